@@ -1,0 +1,142 @@
+"""The command line: `python -m dreamprm_lib COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from dreamprm_lib.errors import DreamPRMError, InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0 success, 1 a failed run, 2 bad arguments or input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger("dreamprm_lib").setLevel(logging.INFO)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print("Stopped. What was complete is kept; the same command goes on from there.", file=sys.stderr)
+        return 1
+    except (DreamPRMError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamprm_lib", description="Process reward models for code: a study that runs on a laptop."
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--verbose", action="store_true", help="show what the libraries underneath log")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute the notebooks of a study in sequence")
+    run.add_argument("--profile", default="quick", help="smoke, quick, live, paper, or a .yaml file (default: quick)")
+    run.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
+    run.add_argument("--fresh", action="store_true", help="run every stage again, complete or not")
+    run.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
+    run.set_defaults(command=_run)
+
+    weights = commands.add_parser("weights", help="list, fetch or verify pinned model weights")
+    actions = weights.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="the pinned files and where they are").set_defaults(command=_weights_list)
+    fetch = actions.add_parser("fetch", help="fetch one file, or go on fetching it")
+    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("--source", type=Path, help="a file that you have already; it is checked and copied")
+    fetch.set_defaults(command=_weights_fetch)
+    actions.add_parser("verify", help="check the digest of every file here").set_defaults(command=_weights_verify)
+
+    record = commands.add_parser("record", help="make or extend the recordings of a profile with a live model")
+    record.add_argument("--profile", default="quick")
+    record.add_argument("--only", choices=("solutions", "rollouts", "candidates"))
+    record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
+    record.set_defaults(command=_record)
+
+    problems = commands.add_parser("problems", help="list or validate problems")
+    actions = problems.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="one line a problem")
+    listing.add_argument("set", nargs="?", default="starter", metavar="SET")
+    listing.set_defaults(command=_problems_list)
+    validate = actions.add_parser("validate", help="run every reference and second solution against the tests")
+    validate.add_argument("set", nargs="?", default="starter", metavar="SET")
+    validate.set_defaults(command=_problems_validate)
+
+    evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
+    evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
+    evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write table.csv and curve.csv there")
+    evaluate.set_defaults(command=_evaluate)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from dreamprm_lib.run import load_profile, parse_overrides, run
+
+    study = run(load_profile(options.profile), options.study, options.fresh, parse_overrides(options.overrides))
+    print(f"The report: {study.folder / 'report.html'}")
+
+
+def _weights_list(_options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.weights import listing
+
+    for row in listing():
+        print(*row, sep="  ")
+
+
+def _weights_fetch(options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.weights import fetch
+
+    print(fetch(options.name, options.source))
+
+
+def _weights_verify(_options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.weights import verify
+    from dreamprm_lib.errors import WeightsError
+
+    states = verify()
+    for name, state in states:
+        print(f"{name}  {state}")
+    if wrong := [name for name, state in states if state == "wrong digest"]:
+        raise WeightsError(f"{', '.join(wrong)}: not the pinned file. Delete it and fetch it again.")
+
+
+def _record(options: argparse.Namespace) -> None:
+    from dreamprm_lib.record import record
+    from dreamprm_lib.run import load_profile
+
+    print(record(load_profile(options.profile), options.only, options.threads))
+
+
+def _problems_list(options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.problems import load_problems
+
+    for p in load_problems(options.set):
+        print(f"{p.id:24} {p.split:6} {p.difficulty:7} {len(p.tests):3} tests  {p.title}")
+
+
+def _problems_validate(options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.problems import load_problems
+    from dreamprm_lib.engine.validation import validate
+
+    table, faults = validate(load_problems(options.set))
+    print(table.to_string(index=False))
+    if faults:
+        raise InputError(f"{len(faults)} faults:\n" + "\n".join(faults))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dreamprm_lib.test_time_scaling import evaluate_file
+
+    print(evaluate_file(options.file, options.prm, options.out).to_string(index=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The tables that one chapter hands to the next, in the folder of a study, and the stages that make them.
+
+Tables are JSON Lines (one dataclass a line) or CSV, so that pandas opens any of them.  Each is written to a temporary
+file and renamed.  `manifest.json` is written last, by the runner, as the proof that a stage is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.errors import InputError, StudyError
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook, the tables that it reads and those that it writes."""
+
+    notebook: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+STAGES = (
+    Stage("00_start_here"),
+    Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
+    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl",)),
+    Stage("03_candidate_solutions", writes=("candidates.jsonl",)),
+    Stage(
+        "04_reward_model",
+        reads=("solutions.jsonl", "labels.jsonl"),
+        writes=("orm.safetensors", "prm_cof.safetensors"),
+    ),
+    Stage(
+        "05_label_correction",
+        reads=("solutions.jsonl", "labels.jsonl", "prm_cof.safetensors"),
+        writes=(
+            "dreamprm.safetensors",
+            "prm_weights.safetensors",
+            "prm_recalibrated.safetensors",
+            "corrected_labels.jsonl",
+        ),
+    ),
+    Stage(
+        "06_test_time_scaling",
+        reads=(
+            "candidates.jsonl",
+            "orm.safetensors",
+            "prm_cof.safetensors",
+            "prm_weights.safetensors",
+            "prm_recalibrated.safetensors",
+            "dreamprm.safetensors",
+        ),
+        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv"),
+    ),
+    Stage("07_paper_scale"),
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graded CoF program (`solutions.jsonl`, `candidates.jsonl`): `steps` are the texts of its functions, `verdict`
+    the kind of `sandbox.Verdict`, `tokens` the length of the reply, `logprob` its log-probability in nats."""
+
+    problem: str
+    sample: int
+    code: str
+    steps: list[str]
+    passed: bool
+    verdict: str
+    tokens: int
+    logprob: float | None = None
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The text up to and including each step."""
+        return ["".join(self.steps[: k + 1]) for k in range(len(self.steps))]
+
+
+@dataclass(frozen=True)
+class StepLabel:
+    """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
+
+    `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.
+    """
+
+    problem: str
+    sample: int
+    step: int
+    prefix: str
+    rollouts: int
+    passes: int
+    label: float
+    clean: bool
+
+
+@dataclass(frozen=True)
+class CorrectedLabel:
+    """A label before and after correction, in [0, 1], and the weight that the weight variant gives it, in [0, 2]."""
+
+    problem: str
+    sample: int
+    step: int
+    before: float
+    after: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """The step scores of one candidate by one method (`scores.jsonl`), each in [0, 1]."""
+
+    method: str
+    problem: str
+    sample: int
+    scores: list[float]
+
+
+class Study:
+    """The folder of one study: `outputs/<name>`."""
+
+    def __init__(self, outputs: str | Path, name: str):
+        self.folder = Path(outputs) / name
+        self.name = name
+
+    def path(self, file: str) -> Path:
+        """Where a file of the study lies; its folder is made."""
+        path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def existing(self, file: str) -> Path:
+        """The path of a file that an earlier chapter made.  Raises `StudyError` if it is not there."""
+        path = self.folder / file
+        if not path.exists():
+            maker = next((s.notebook for s in STAGES if file in s.writes), "an earlier notebook")
+            raise StudyError(
+                f"{path} is missing: {maker} makes it. Run the study up to there with "
+                f"`python -m dreamprm_lib run --profile {self.name}`, or set `study` to one that is complete "
+                "(`reference` is shipped)."
+            )
+        return path
+
+    def write(self, file: str, rows: list) -> Path:
+        """Write dataclass rows as JSON Lines."""
+        path = self.path(file)
+        write_rows(path, rows)
+        return path
+
+    def read(self, file: str, row_type: type[Row]) -> list[Row]:
+        """Read JSON Lines as rows of a dataclass."""
+        return read_rows(self.existing(file), row_type)
+
+    def write_table(self, file: str, table: pd.DataFrame) -> Path:
+        """Write a result table as CSV."""
+        path = self.path(file)
+        text = io.StringIO()
+        table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+        write_atomically(path, text.getvalue().encode())
+        return path
+
+    def read_table(self, file: str) -> pd.DataFrame:
+        """Read a result table."""
+        return pd.read_csv(self.existing(file))
+
+    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
+        """Save a figure as `figures/NAME.png` and `.svg`, the caption in its metadata, and return it for display."""
+        for suffix, metadata in (
+            ("svg", {"Title": name, "Description": caption, "Date": None}),
+            ("png", {"Title": name, "Description": caption}),
+        ):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
+            write_atomically(self.path(f"figures/{name}.{suffix}"), buffer.getvalue())
+        return figure
+
+
+def write_rows(path: Path, rows: list) -> None:
+    """Write dataclass rows as JSON Lines, whole or not at all."""
+    text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(Path(path), text.encode())
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """Read JSON Lines as rows of a dataclass.  Raises `InputError` with file and line."""
+    rows = []
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(row_type(**json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{path}, line {number}: not a row of {row_type.__name__} ({error}).") from error
+    return rows
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,163 @@
+"""Candidate solutions: the graded programs that a selector picks from, and files of them in LiveCodeBench's form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dreamprm_lib.artifacts import Program
+from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.errors import InputError
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that at least one of `k` programs, drawn without replacement from `n` of which `c` pass, passes.
+
+    1 - C(n - c, k) / C(n, k), as a product (Chen et al. 2021, equation 1).  Raises `InputError` unless
+    0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise InputError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, not n = {n}, c = {c}, k = {k}.")
+    if n - c < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:
+    """Per difficulty: how much a selector could win.
+
+    Columns: difficulty (… overall), problems, candidates (a problem, the fewest), pass_at_1, pass_at_n, mixed (share of
+    problems with both passing and failing candidates), functions (mean steps a program), chained (share of programs
+    with two or more steps).
+    """
+    difficulty = {p.id: p.difficulty for p in problems}
+    table = pd.DataFrame(
+        {
+            "problem": [c.problem for c in candidates],
+            "difficulty": [difficulty[c.problem] for c in candidates],
+            "passed": [c.passed for c in candidates],
+            "functions": [len(c.steps) for c in candidates],
+        }
+    )
+    rows = []
+    for name in (*DIFFICULTIES, "overall"):
+        part = table if name == "overall" else table[table.difficulty == name]
+        if part.empty:
+            continue
+        by_problem = part.groupby("problem").passed.agg(["sum", "size"])
+        rows.append(
+            {
+                "difficulty": name,
+                "problems": len(by_problem),
+                "candidates": int(by_problem["size"].min()),
+                "pass_at_1": (by_problem["sum"] / by_problem["size"]).mean(),
+                "pass_at_n": (by_problem["sum"] > 0).mean(),
+                "mixed": ((by_problem["sum"] > 0) & (by_problem["sum"] < by_problem["size"])).mean(),
+                "functions": part.functions.mean(),
+                "chained": (part.functions >= 2).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class GradedProblem:
+    """One problem of a LiveCodeBench `…_eval_all.json`: the question's fields and its graded programs."""
+
+    problem: Problem
+    codes: list[str]
+    passed: list[bool]
+
+    def programs(self) -> list[Program]:
+        """The candidates as the suite's own rows (the file does not tell tokens or the kind of failure)."""
+        return [
+            Program(
+                self.problem.id,
+                i,
+                code,
+                [step.text for step in split_steps(code)],
+                ok,
+                "passed" if ok else "wrong_answer",
+                0,
+            )
+            for i, (code, ok) in enumerate(zip(self.codes, self.passed, strict=True))
+        ]
+
+
+def read_lcb(path: Path | str) -> list[GradedProblem]:
+    """Read LiveCodeBench's `…_eval_all.json` (question fields, `code_list`, `graded_list`).
+
+    Raises `InputError` with the entry and field that is missing or wrong.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path} holds no list of problems, as LiveCodeBench's `…_eval_all.json` does.")
+    graded = []
+    for number, entry in enumerate(entries):
+        where = f"{path}, entry {number}"
+        try:
+            codes = [code if isinstance(code, str) else "" for code in entry["code_list"]]
+            passed = [bool(ok) for ok in entry["graded_list"]]
+            problem = Problem(
+                id=str(entry["question_id"]),
+                title=entry["question_title"],
+                statement=entry["question_content"],
+                difficulty=entry["difficulty"].lower(),
+                split="test",
+                samples=(),
+                tests=(),
+                source=entry.get("platform", ""),
+                date=entry.get("contest_date", "")[:10],
+                starter_code=entry.get("starter_code", ""),
+            )
+        except KeyError as error:
+            raise InputError(f"{where}: the field `{error.args[0]}` is missing.") from error
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{where}: a field has the wrong type ({error}).") from error
+        if problem.difficulty not in DIFFICULTIES:
+            raise InputError(f"{where}: difficulty {problem.difficulty!r} is not one of {', '.join(DIFFICULTIES)}.")
+        if len(codes) != len(passed) or not codes:
+            raise InputError(f"{where}: {len(codes)} programs in `code_list`, {len(passed)} in `graded_list`.")
+        graded.append(GradedProblem(problem, codes, passed))
+    return graded
+
+
+def write_lcb(path: Path | str, problems: Sequence[Problem], candidates: Sequence[Program]) -> None:
+    """Write candidates as LiveCodeBench's `…_eval_all.json`; `read_lcb` gives the same programs and verdicts back."""
+    by_problem: dict[str, list[Program]] = {p.id: [] for p in problems}
+    for candidate in candidates:
+        by_problem[candidate.problem].append(candidate)
+    entries = []
+    for problem in problems:
+        programs = by_problem[problem.id]
+        entries.append(
+            {
+                "question_title": problem.title,
+                "question_content": problem.statement,
+                "platform": problem.source,
+                "question_id": problem.id,
+                "contest_id": "",
+                "contest_date": problem.date,
+                "starter_code": problem.starter_code,
+                "difficulty": problem.difficulty,
+                "output_list": [f"```python\n{p.code}```" for p in programs],
+                "code_list": [p.code for p in programs],
+                "graded_list": [p.passed for p in programs],
+                "pass@1": float(np.mean([p.passed for p in programs])) if programs else 0.0,
+                "metadata": ["{}"] * len(programs),
+            }
+        )
+    write_atomically(Path(path), json.dumps(entries, indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,206 @@
+"""Chain-of-Functions (CoF) programs: the prompt that asks for them, and the splitter that takes them apart.
+
+A CoF program is a chain of top-level functions, the high-level one first, each with a docstring that states its
+strategy.  Each function is one step for a process reward model; prefix *k* is the text up to and including function
+*k*, and the last prefix is the whole program (DreamPRM-Code, section 3.1).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import zip_longest
+
+from dreamprm_lib.artifacts import Program
+from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.problems import Problem, describe, read_toml
+from dreamprm_lib.engine.sandbox import Sandbox
+
+SYSTEM = """\
+You write Python programs as a chain of short top-level functions. main() comes first: it reads the input, calls helper
+functions and prints the answer. The helpers follow. Each function has a docstring that starts with "Strategy:" and
+says how it does its part. Never define a function inside another one. Call main() on the last line. Mind ties, edge
+cases and the exact layout of the input. Answer with code only."""
+
+PLAIN_SYSTEM = "You write Python programs that read standard input and print the answer. Answer with code only."
+
+PREFILL = '```python\ndef main():\n    """Strategy: read the input with a helper,'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a program: the name of its function, and its text with all that belongs to it."""
+
+    name: str
+    text: str
+
+
+# ------------------------------------------------------------------------------------------------- prompting
+
+
+def cof_prompt(problem: Problem) -> Prompt:
+    """The Chain-of-Functions prompt: the instruction, one worked example, the problem, the reply's first words.
+
+    A problem with starter code gets no prefill: its reply begins with that code.
+    """
+    example = worked_example(problem)
+    return Prompt(
+        messages=(
+            ("system", SYSTEM),
+            ("user", describe(example)),
+            ("assistant", f"```python\n{example.reference.strip()}\n```"),
+            ("user", describe(problem)),
+        ),
+        prefill="```python\n" if problem.starter_code else PREFILL,
+    )
+
+
+def plain_prompt(problem: Problem) -> Prompt:
+    """The plain prompt, for comparison: no example, no chain, no opening of a function."""
+    return Prompt(
+        messages=(("system", PLAIN_SYSTEM), ("user", describe(problem))),
+        prefill="```python\n",
+    )
+
+
+def worked_example(problem: Problem) -> Problem:
+    """The worked example whose input has the shape of the problem's first sample: a line of text, a row of numbers
+    (after a line of counts), or several lines of records."""
+    lines = problem.samples[0].input.strip().splitlines() if problem.samples else []
+    if len(lines) > 2:
+        return _worked_examples()["lines"]
+    is_numbers = bool(lines) and all(re.fullmatch(r"[-+.\d\s]+", line) for line in lines)
+    return _worked_examples()["numbers" if is_numbers or len(lines) == 2 else "text"]
+
+
+@cache
+def _worked_examples() -> dict[str, Problem]:
+    folder = resources.files("dreamprm_lib") / "data" / "worked_examples"
+    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines")}
+
+
+def extract_code(reply: str) -> str:
+    """The program in a reply: its first fenced block (closed or cut short), or the whole reply if it has no fence."""
+    fenced = re.search(r"```[\w+-]*[ \t]*\r?\n(.*?)(?:\n?```|\Z)", reply, re.DOTALL)
+    code = fenced.group(1) if fenced else reply
+    return code.rstrip() + "\n" if code.strip() else ""
+
+
+# ------------------------------------------------------------------------------------------------- splitting
+
+
+def split_steps(code: str) -> list[Step]:
+    """The steps of a program, so that `"".join(step.text for step in steps) == code`.
+
+    One step a top-level function (a method, for a class `Solution`), with the blank lines after it.  Imports go with
+    the first step; decorators, comments and other module code with the function that follows them; what follows the
+    last function goes with the last.
+    Every prefix of a program that parses, parses.  A program that does not parse is cut before the lines that open a
+    function; one without functions is a single step `<module>`; an empty one has no steps.
+    """
+    if not code:
+        return []
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", code)  # the line ends that Python knows, and no others
+    try:
+        module = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        names, cuts = _cuts_by_line(lines)
+    else:
+        names, cuts = _cuts_by_tree(module, lines)
+    bounds = [0, *cuts, len(lines)]
+    return [
+        Step(name, "".join(lines[start:end]))
+        for name, start, end in zip(names or ["<module>"], bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def prefixes(steps: list[Step]) -> list[str]:
+    """The text up to and including each step; the last prefix is the whole program."""
+    texts = [step.text for step in steps]
+    return ["".join(texts[: k + 1]) for k in range(len(texts))]
+
+
+def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list[int]]:
+    """Names of the steps, and the line after each step but the last."""
+    functions = []
+    for node in module.body:
+        in_solution = isinstance(node, ast.ClassDef) and node.name == "Solution"
+        for candidate in node.body if in_solution else [node]:
+            if isinstance(candidate, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.append(candidate)
+    names, cuts = [], []
+    for function, following in zip_longest(functions, functions[1:]):
+        names.append(function.name)
+        if following is None:
+            break
+        end = function.end_lineno
+        while not lines[end].strip():
+            end += 1
+        if _parses("".join(lines[:end])):
+            cuts.append(end)
+        else:  # a line continuation that runs on: the function stays with the next one
+            names.pop()
+    return names, cuts
+
+
+def _cuts_by_line(lines: list[str]) -> tuple[list[str], list[int]]:
+    """The same for code that does not parse: a step begins at a top-level `def`, with the lines that belong to it."""
+    names, cuts = [], []
+    in_solution = False
+    for number, line in enumerate(lines):
+        if re.match(r"class\s+Solution\b", line):
+            in_solution = True
+        elif re.match(r"[^\s#)\]}]", line):
+            in_solution = False
+        opening = re.match(r"(?:async\s+)?def\s+(\w+)" if not in_solution else r"\s{1,8}(?:async\s+)?def\s+(\w+)", line)
+        if opening:
+            if names:
+                start = number
+                while start > (cuts[-1] if cuts else 0) + 1 and re.match(r"\s*[@#]", lines[start - 1]):
+                    start -= 1
+                cuts.append(start)
+            names.append(opening.group(1))
+    return names, cuts
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- sampling
+
+
+def sample_programs(
+    policy: Policy,
+    sandbox: Sandbox,
+    problems: list[Problem],
+    n: int,
+    prompt: Callable[[Problem], Prompt] = cof_prompt,
+    temperature: float = 0.8,
+) -> list[Program]:
+    """`n` graded programs for each problem, in order of problem and sample; progress is shown."""
+    replies = policy.sample([prompt(p) for p in problems], n, temperature=temperature)
+    asked = [(p, i, reply) for p, row in zip(problems, replies, strict=True) for i, reply in enumerate(row)]
+    codes = [extract_code(reply.text) for _, _, reply in asked]
+    verdicts = sandbox.grade([(p, code) for (p, _, _), code in zip(asked, codes, strict=True)], progress=True)
+    return [
+        Program(
+            problem=p.id,
+            sample=i,
+            code=code,
+            steps=[step.text for step in split_steps(code)],
+            passed=verdict.passed,
+            verdict=verdict.kind,
+            tokens=reply.tokens,
+            logprob=reply.logprob,
+        )
+        for (p, i, reply), code, verdict in zip(asked, codes, verdicts, strict=True)
+    ]

@@ -1,0 +1,44 @@
+"""Intervals and tests.  Problems are the sample: what is resampled is always the problem, never the program."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def resamples(problems: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap resamples of problems as counts [draws, problems]; use the same ones for all that is compared."""
+    return rng.multinomial(problems, np.full(problems, 1 / problems), size=draws)
+
+
+def interval(values: np.ndarray, counts: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` [problems] under `counts` [draws, problems]."""
+    means = counts @ values / counts.sum(axis=1)
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)
+
+
+def mean_with_interval(values, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of one value a problem, and its 95 % bootstrap interval; three NaN if there is no problem."""
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    counts = resamples(len(values), draws, np.random.default_rng(seed))
+    return float(values.mean()), *interval(values, counts)
+
+
+def wilson_interval(passes, rollouts, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval for a pass rate (arrays broadcast): lower and upper bound in [0, 1].
+
+    Unlike the normal interval it stays sensible at 0 and *n* passes, where most labels from few rollouts lie.
+    """
+    passes, rollouts = np.asarray(passes, float), np.asarray(rollouts, float)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    center = (passes + z**2 / 2) / (rollouts + z**2)
+    half = z * np.sqrt(passes * (rollouts - passes) / rollouts + z**2 / 4) / (rollouts + z**2)
+    return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Exact two-sided McNemar test: the p-value of `wins` against `losses` discordant problems under a fair coin."""
+    return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)

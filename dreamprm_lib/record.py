@@ -1,0 +1,64 @@
+"""Recordings: ask a live model for all that a profile's study needs, and export it for replay."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.chain_of_functions import sample_programs
+from dreamprm_lib.engine.completions import CompletionStore, export_recording, load_recording
+from dreamprm_lib.engine.policy import Endpoint, Policy, recording_path
+from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.weights import WEIGHTS, cache_dir
+from dreamprm_lib.monte_carlo_labels import label_steps
+from dreamprm_lib.run import Profile, stage_parameters
+
+log = logging.getLogger(__name__)
+
+
+def record(profile: Profile, only: str | None = None, threads: int | None = None) -> Path:
+    """Ask for the profile's solutions, rollouts and candidates (or one kind of them) that are not recorded yet.
+
+    Resumable: completions go to the store as they arrive.  At the end all that was used is merged into the
+    recording of the model, whose path is returned.
+    """
+    solutions, rollouts, candidates = (stage_parameters(stage, profile, {}, {}) for stage in STAGES[1:4])
+    endpoint = Endpoint(**solutions["policy"])
+    if threads:
+        endpoint = replace(endpoint, threads=threads)
+    path = recording_path(endpoint.model)
+    recorded = [load_recording(path)] if path.exists() else []
+    store = CompletionStore(cache_dir() / "completions.sqlite")
+    with Policy(endpoint, store, recorded) as policy, Sandbox() as sandbox:
+        if only in (None, "candidates"):
+            test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
+            sample_programs(policy, sandbox, test, candidates["samples"], temperature=candidates["temperature"])
+        if only in (None, "solutions", "rollouts"):
+            for split in ("train", "meta"):
+                problems = load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]]
+                programs = sample_programs(
+                    policy, sandbox, problems, solutions[f"{split}_samples"], temperature=solutions["temperature"]
+                )
+                if split == "train" and only != "solutions":
+                    label_steps(
+                        policy, sandbox, problems, programs, rollouts["rollouts"], temperature=rollouts["temperature"]
+                    )
+        rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
+        for digest, (request, completions) in policy.served.items():
+            rows.setdefault(digest, (request, {}))[1].update(completions)
+    embedded = endpoint.base_url is None
+    manifest = {
+        "model": endpoint.model,
+        "model_sha256": WEIGHTS[endpoint.model].sha256 if endpoint.model in WEIGHTS else None,
+        "engine": f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}" if embedded else "an endpoint",
+        "settings": "temperature, top-p, stop and length stand with each request; top-k and min-p are off",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    export_recording(rows, path, manifest)
+    log.info("%d completions of %s are recorded", sum(len(c) for _, c in rows.values()), endpoint.model)
+    return path

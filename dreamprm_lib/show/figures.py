@@ -1,0 +1,346 @@
+"""Figures: each function takes results and returns a `Figure` with labelled axes, units and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel
+from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.statistics import wilson_interval
+
+PALETTE = sns.color_palette("colorblind")
+METHOD_STYLE = {  # one colour and marker for a method, everywhere
+    "random": ("#777777", "o"),
+    "orm": (PALETTE[1], "s"),
+    "prm_cof": (PALETTE[0], "^"),
+    "prm_weights": (PALETTE[4], "v"),
+    "prm_recalibrated": (PALETTE[5], "D"),
+    "dreamprm_code": (PALETTE[2], "P"),
+    "oracle": ("#000000", "*"),
+}
+DIFFICULTY_COLOR = dict(zip(DIFFICULTIES, (PALETTE[2], PALETTE[1], PALETTE[3]), strict=True))
+
+
+def use_style() -> None:
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "dreamprm",
+        }
+    )
+
+
+def _finished(figure: Figure) -> Figure:
+    """Laid out, and taken from pyplot's list, so that a notebook shows it once: where it is the value of a cell."""
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def steps_figure(names: Sequence[str], texts: Sequence[str], scores: Sequence[float] | None = None) -> Figure:
+    """A program taken apart: each step on its own band, coloured by its score in [0, 1] if `scores` is given."""
+    lines = [text.rstrip("\n").split("\n") for text in texts]
+    total = sum(map(len, lines))
+    figure, axes = plt.subplots(figsize=(9, 0.24 * total + 0.6))
+    row = 0
+    for k, (name, block) in enumerate(zip(names, lines, strict=True)):
+        color = sns.light_palette(PALETTE[k % 10], 6)[1] if scores is None else mpl.colormaps["RdYlBu"](scores[k])
+        axes.axhspan(row, row + len(block), color=color, alpha=0.55 if scores is not None else 1, lw=0)
+        for i, line in enumerate(block):
+            axes.text(0.01, row + i + 0.5, line[:100], family="monospace", fontsize=9, va="center")
+        value = "" if scores is None else f"  score {scores[k]:.2f}"
+        axes.text(0.995, row + 0.55, f"step {k + 1}: {name}{value}", ha="right", va="center", fontsize=9, weight="bold")
+        row += len(block)
+    axes.set(xlim=(0, 1), ylim=(total, 0))
+    axes.axis("off")
+    return _finished(figure)
+
+
+def prompt_comparison_figure(table: pd.DataFrame) -> Figure:
+    """Steps a program and pass rate by prompt.  `table`: a row a program, with prompt, steps, passed."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    counts = table.groupby("prompt", sort=False).steps.value_counts(normalize=True).rename("share").reset_index()
+    sns.barplot(counts, x="steps", y="share", hue="prompt", ax=left)
+    left.yaxis.set_major_formatter(PercentFormatter(1))
+    left.set(xlabel="steps (functions) a program", ylabel="share of programs", title="How long the chain is")
+    for x, (_prompt, part) in enumerate(table.groupby("prompt", sort=False)):
+        low, high = wilson_interval(part.passed.sum(), len(part))
+        rate = part.passed.mean()
+        right.errorbar(x, rate, [[rate - low], [high - rate]], fmt="o", ms=9, capsize=5, color=PALETTE[x])
+        right.annotate(f"n = {len(part)}", (x, high), xytext=(0, 5), textcoords="offset points", ha="center")
+    right.set(
+        xticks=range(table.prompt.nunique()),
+        xticklabels=table.prompt.unique(),
+        xlim=(-0.5, table.prompt.nunique() - 0.5),
+        ylim=(0, 1),
+        ylabel="programs that pass",
+        title="How often it passes",
+    )
+    right.yaxis.set_major_formatter(PercentFormatter(1))
+    return _finished(figure)
+
+
+def labels_figure(labels: Sequence[StepLabel]) -> Figure:
+    """Left: how labels are spread, open and clean steps apart.  Right: labels of chains, step by step, by outcome."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    table = pd.DataFrame(
+        {
+            "label": [x.label for x in labels],
+            "kind": ["last step (clean)" if x.clean else "open step (MC)" for x in labels],
+            "step": [x.step + 1 for x in labels],
+            "program": [f"{x.problem}/{x.sample}" for x in labels],
+            "clean": [x.clean for x in labels],
+        }
+    )
+    sns.histplot(
+        table, x="label", hue="kind", bins=np.linspace(-0.05, 1.05, 12), stat="count", multiple="dodge", ax=left
+    )
+    left.set(xlabel="label (share of rollouts that pass)", ylabel="steps", title=f"{len(labels)} labels")
+    passes = table[table.clean].set_index("program").label.gt(0.5)
+    table["outcome"] = table.program.map(passes).map({True: "program passes", False: "program fails"})
+    sns.pointplot(
+        table[table.step <= 5],
+        x="step",
+        y="label",
+        hue="outcome",
+        hue_order=["program passes", "program fails"],
+        palette=[PALETTE[2], PALETTE[3]],
+        errorbar=("ci", 95),
+        seed=0,
+        ax=right,
+    )
+    right.set(xlabel="step", ylabel="mean label", ylim=(0, 1), title="Value along the chain (95 % bootstrap)")
+    return _finished(figure)
+
+
+def noise_figure(few: np.ndarray, many: np.ndarray, n_few: int, n_many: int) -> Figure:
+    """Labels from few rollouts against those from many, same prefixes, with the binomial band that noise explains."""
+    figure, axes = plt.subplots(figsize=(5.4, 4.6))
+    grid = np.linspace(0, 1, 101)
+    band = 1.96 * np.sqrt(grid * (1 - grid) * (1 / n_few - 1 / n_many))
+    axes.fill_between(grid, grid - band, grid + band, color="#dddddd", label="95 % of what noise explains")
+    jitter = np.random.default_rng(0).uniform(-0.015, 0.015, (2, len(few)))
+    axes.plot(many + jitter[0], few + jitter[1], "o", alpha=0.6, color=PALETTE[0], label=f"{len(few)} prefixes")
+    axes.plot([0, 1], [0, 1], color="black", lw=1)
+    axes.set(
+        xlabel=f"label from {n_many} rollouts", ylabel=f"label from the first {n_few}", xlim=(-0.05, 1.05),
+        ylim=(-0.05, 1.05), title=f"n = {n_few} against n = {n_many}",
+    )  # fmt: skip
+    axes.legend(loc="upper left")
+    return _finished(figure)
+
+
+def headroom_figure(problems: Sequence[Problem], candidates: Sequence[Program]) -> Figure:
+    """Pass rate of every problem, sorted, by difficulty: between 0 and 1 lies the room for a selector."""
+    by_id = {p.id: p for p in problems}
+    rate = pd.Series([c.passed for c in candidates]).groupby([c.problem for c in candidates]).mean()
+    order = sorted(rate.index, key=lambda i: (DIFFICULTIES.index(by_id[i].difficulty), -rate[i]))
+    figure, axes = plt.subplots(figsize=(9, 3.4))
+    for x, name in enumerate(order):
+        color = DIFFICULTY_COLOR[by_id[name].difficulty]
+        axes.vlines(x, 0, rate[name], color=color, lw=4, alpha=0.6)
+        axes.plot(x, rate[name], "o", color=color)
+    for name, color in DIFFICULTY_COLOR.items():
+        axes.plot([], [], "o", color=color, label=name)
+    axes.set(
+        xticks=range(len(order)),
+        ylim=(-0.03, 1.03),
+        ylabel="candidates that pass",
+        title=f"{len(candidates) // max(len(order), 1)} candidates for each of {len(order)} test problems",
+    )
+    axes.set_xticklabels(order, rotation=90, fontsize=8)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(ncol=3, loc="upper right")
+    axes.grid(False, axis="x")
+    return _finished(figure)
+
+
+def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, object]) -> Figure:
+    """Cross-validated within-problem ranking.  `table`: columns x, hue, ranking, ci_low, ci_high."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.8))
+    for k, (name, part) in enumerate(table.groupby(hue, sort=False)):
+        axes.plot(part[x], part.ranking, "o-", color=PALETTE[k], label=f"{hue} {name}")
+        axes.fill_between(part[x], part.ci_low, part.ci_high, color=PALETTE[k], alpha=0.12)
+    axes.axhline(0.5, color="black", lw=1, ls=":")
+    axes.annotate("chance", (table[x].max(), 0.5), xytext=(-4, 4), textcoords="offset points", ha="right")
+    axes.axvline(chosen[x], color="#555555", lw=1, ls="--")
+    axes.set(
+        xlabel=x,
+        ylabel="within-problem ranking",
+        title="Chosen on training problems: " + ", ".join(f"{k} {v}" for k, v in chosen.items()),
+    )
+    axes.legend(fontsize=9, ncol=2)
+    return _finished(figure)
+
+
+def correction_figure(
+    losses: np.ndarray, stop: int, labels: Sequence[CorrectedLabel], movable: Sequence[bool]
+) -> Figure:
+    """Left: held-out loss by iteration and where it is stopped.  Right: each movable label before and after."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    left.plot(losses, color=PALETTE[0])
+    left.axvline(stop, color="#555555", ls="--", lw=1)
+    left.annotate(f"stopped after {stop}", (stop, losses.max()), xytext=(6, -4), textcoords="offset points", va="top")
+    left.set(xlabel="iteration", ylabel="loss on held-out meta problems (nats)", title="When to stop")
+    moved = [x for x, m in zip(labels, movable, strict=True) if m]
+    before, after = np.array([x.before for x in moved]), np.array([x.after for x in moved])
+    jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(before))
+    right.plot([0, 1], [0, 1], color="black", lw=1)
+    right.scatter(before + jitter, after, c=after - before, cmap="coolwarm_r", vmin=-0.5, vmax=0.5, s=22, alpha=0.8)
+    right.set(
+        xlabel="Monte-Carlo label", ylabel="corrected label", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05),
+        title=f"{len(moved)} labels of open steps",
+    )  # fmt: skip
+    return _finished(figure)
+
+
+def planted_figure(table: pd.DataFrame) -> Figure:
+    """Known truth: ranking of held-out states, and label error, by bias and method, with 95 % intervals over seeds.
+
+    `table`: columns bias, method, seed, ranking, label_mse.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+    sns.barplot(table, x="bias", y="ranking", hue="method", errorbar=("ci", 95), seed=0, ax=left)
+    left.set(
+        ylabel="ranking of held-out states", xlabel="bias of the completer", ylim=(0.5, 1), title="What best-of-N needs"
+    )
+    left.get_legend().remove()
+    sns.barplot(table, x="bias", y="label_mse", hue="method", errorbar=("ci", 95), seed=0, ax=right)
+    right.set(
+        ylabel="mean squared label error", xlabel="bias of the completer", title="How far labels are from the truth"
+    )
+    right.legend(fontsize=8, title=None, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return _finished(figure)
+
+
+def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> Figure:
+    """Best-of-N against N, a line a method; bands (of `random` and `oracle`) are 95 % intervals over problems."""
+    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    for method in methods or curve.method.unique():
+        part = curve[curve.method == method]
+        color, marker = METHOD_STYLE.get(method, (PALETTE[5], "x"))
+        axes.plot(part.n, part.pass_rate, marker=marker, color=color, label=method, zorder=3)
+        if method in ("random", "oracle"):
+            axes.fill_between(part.n, part.ci_low, part.ci_high, color=color, alpha=0.1, lw=0)
+    ticks = sorted(curve.n.unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="candidates N", ylabel="problems solved (best-of-N)", title="Test-time scaling")
+    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _finished(figure)
+
+
+def difficulty_figure(table: pd.DataFrame) -> Figure:
+    """Best-of-N by difficulty with intervals, a marker a method."""
+    levels = [d for d in (*DIFFICULTIES, "overall") if d in set(table.difficulty)]
+    methods = list(table.method.unique())
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for k, method in enumerate(methods):
+        color, marker = METHOD_STYLE.get(method, (PALETTE[5], "x"))
+        part = table[table.method == method].set_index("difficulty").loc[levels]
+        x = np.arange(len(levels)) + (k - (len(methods) - 1) / 2) * 0.11
+        error = np.clip([part.pass_rate - part.ci_low, part.ci_high - part.pass_rate], 0, None)
+        axes.errorbar(x, part.pass_rate, error, fmt=marker, color=color, label=method, capsize=2, ms=7, lw=1)
+    counts = table[table.method == methods[0]].set_index("difficulty").problems
+    axes.set_xticks(range(len(levels)), [f"{d}\n({counts[d]} problems)" for d in levels])
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(ylabel=f"problems solved (best of {table.n.iloc[0]})", title="By difficulty", ylim=(-0.03, 1.03))
+    axes.legend(fontsize=8, ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left")
+    axes.grid(False, axis="x")
+    return _finished(figure)
+
+
+def forest_figure(table: pd.DataFrame) -> Figure:
+    """Differences in best-of-N with paired 95 % intervals, a row a pair."""
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2))
+    for y, row in enumerate(table.itertuples()):
+        color = METHOD_STYLE.get(row.method, (PALETTE[5], "x"))[0]
+        axes.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=color, lw=2)
+        axes.plot(100 * row.difference, y, "o", color=color, ms=8)
+    axes.axvline(0, color="black", lw=1)
+    axes.set_yticks(range(len(table)), [f"{r.method} − {r.baseline}" for r in table.itertuples()])
+    axes.set(xlabel="difference in problems solved (points)", title="Paired differences, 95 % intervals")
+    axes.invert_yaxis()
+    return _finished(figure)
+
+
+def published_figure(published: pd.DataFrame) -> Figure:
+    """The published overall pass rates with exact 95 % binomial intervals.  Columns: method, solved, problems."""
+    from scipy.stats import binomtest
+
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(published) + 1.2))
+    for y, row in enumerate(published.itertuples()):
+        span = binomtest(row.solved, row.problems).proportion_ci(0.95)
+        axes.plot([span.low, span.high], [y, y], color=PALETTE[0], lw=2)
+        axes.plot(row.solved / row.problems, y, "o", color=PALETTE[0])
+        axes.annotate(
+            f"{row.solved} / {row.problems}", (span.high, y), xytext=(6, -4), textcoords="offset points", fontsize=9
+        )
+    axes.set_yticks(range(len(published)), published.method)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="problems solved, overall", title="Published results (LiveCodeBench), with intervals added here")
+    axes.invert_yaxis()
+    return _finished(figure)
+
+
+def costs_figure(costs: pd.DataFrame) -> Figure:
+    """Requests or tokens by stage on a logarithmic axis.  Columns: stage, quantity, profile."""
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    sns.barplot(costs, y="stage", x="tokens", hue="profile", ax=axes)
+    axes.set_xscale("log")
+    axes.set(xlabel="tokens generated (log scale)", ylabel="", title="What each stage asks of the policy")
+    return _finished(figure)
+
+
+def distribution_figure(labels: np.ndarray, share: np.ndarray, value: float) -> Figure:
+    """The exact distribution of a Monte-Carlo label around the true value."""
+    figure, axes = plt.subplots(figsize=(6, 3))
+    _draw_distribution(axes, labels, share, value)
+    axes.set(title=f"{len(labels) - 1} rollouts", ylabel="probability")
+    return _finished(figure)
+
+
+def distribution_grid(rollouts: Sequence[int], value: float) -> Figure:
+    """The same for several numbers of rollouts, side by side."""
+    from scipy.stats import binom
+
+    figure, row = plt.subplots(1, len(rollouts), figsize=(3.4 * len(rollouts), 2.8), sharey=True)
+    for axes, n in zip(row, rollouts, strict=True):
+        _draw_distribution(axes, np.arange(n + 1) / n, binom(n, value).pmf(np.arange(n + 1)), value)
+        axes.set(title=f"{n} rollouts")
+    row[0].set(ylabel="probability")
+    return _finished(figure)
+
+
+def _draw_distribution(axes, labels: np.ndarray, share: np.ndarray, value: float) -> None:
+    axes.bar(labels, share, width=0.6 / max(len(labels) - 1, 4), color=PALETTE[0])
+    axes.axvline(value, color=PALETTE[3], lw=2, label=f"true value {value:.2f}")
+    axes.set(xlabel="label", xlim=(-0.1, 1.1))
+    axes.legend(fontsize=8)
+
+
+def planted_bars(table: pd.DataFrame) -> Figure:
+    """One planted world: ranking of held-out states and label error, a bar a method."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), sharey=True)
+    sns.barplot(table, y="method", x="ranking", hue="method", ax=left)
+    left.set(xlim=(0.5, 1), xlabel="ranking of held-out states", ylabel="", title=f"bias: {table.bias.iloc[0]}")
+    sns.barplot(table, y="method", x="label_mse", hue="method", ax=right)
+    right.set(xlabel="mean squared label error")
+    return _finished(figure)

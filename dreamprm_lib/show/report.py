@@ -1,0 +1,96 @@
+"""The report of a study: one self-contained HTML file, readable on a phone, printable."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from dreamprm_lib.artifacts import STAGES, Study
+from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.test_time_scaling import verdict
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ study }}: a process reward model study</title>
+<style>
+ body { font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1rem; color: #1b1b1f; }
+ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 2px solid #d8dee9; padding-bottom: .2rem; }
+ .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; white-space: nowrap; }
+ th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e6ee; text-align: right; }
+ th:first-child, td:first-child { text-align: left; }
+ figure { margin: 1.5rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
+ figcaption { color: #50545e; font-size: .92rem; } code { background: #f0f2f7; padding: .1em .3em; border-radius: 3px; }
+ .note { background: #f6f8fc; border-left: 4px solid #4c72b0; padding: .6rem 1rem; }
+</style></head><body>
+<h1>A process reward model for code, measured</h1>
+<p class="note">Study <code>{{ study }}</code>, profile <code>{{ profile }}</code>. Every number below was computed in
+this run, from the tables beside this file; <code>manifest.json</code> has parameters, digests and versions.</p>
+<h2>What may be concluded</h2>
+<ul>{% for sentence in verdict %}<li>{{ sentence }}</li>{% endfor %}</ul>
+<p>Problems are the sample: the intervals say how far another draw of such problems might differ. They do not cover
+another policy, another backbone or harder problems.</p>
+<h2>Problems solved by difficulty</h2><div class="scroll">{{ table }}</div>
+{% for chapter, figures in chapters %}<h2>{{ chapter }}</h2>
+{% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
+<figcaption>{{ caption }}</figcaption></figure>{% endfor %}{% endfor %}
+<h2>How it was run</h2><div class="scroll">{{ stages }}</div>
+<p>{{ versions }}</p>
+</body></html>
+"""
+
+
+def write_report(study: Study, manifest: dict) -> Path:
+    """Write `report.html` from the study's tables and figures; each figure brings its caption in its metadata."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = environment.from_string(_TEMPLATE).render(
+        study=study.name,
+        profile=manifest["profile"],
+        verdict=[_code(s) for s in verdict(study.read_table("differences.csv"))],
+        table=jinja2.utils.markupsafe.Markup(_wide(study.read_table("table.csv")).to_html(border=0)),
+        chapters=[(title, figures) for title, figures in _chapters(study) if figures],
+        stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
+        versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+    )
+    path = study.path("report.html")
+    write_atomically(path, text.encode())
+    return path
+
+
+def _code(sentence: str):
+    """Back-quoted words as <code>."""
+    parts = html.escape(sentence).split("`")
+    marked = "".join(f"<code>{part}</code>" if k % 2 else part for k, part in enumerate(parts))
+    return jinja2.utils.markupsafe.Markup(marked)
+
+
+def _wide(table: pd.DataFrame) -> pd.DataFrame:
+    cell = [f"{100 * r.pass_rate:.1f} ({100 * r.ci_low:.0f}–{100 * r.ci_high:.0f})" for r in table.itertuples()]
+    table = table.assign(cell=cell, group=[f"{r.difficulty} ({r.problems})" for r in table.itertuples()])
+    wide = table.pivot(index="method", columns="group", values="cell")
+    return wide.loc[table.method.unique(), table.group.unique()].rename_axis(index=None, columns="best-of-N in %")
+
+
+def _chapters(study: Study):
+    for stage in STAGES:
+        number, title = stage.notebook[:2], stage.notebook[3:].replace("_", " ").capitalize()
+        files = sorted((study.folder / "figures").glob(f"{number}_*.png"))
+        yield title, [(base64.b64encode(f.read_bytes()).decode(), _caption(f)) for f in files]
+
+
+def _caption(path: Path) -> str:
+    with Image.open(path) as image:
+        return image.info.get("Description", path.stem)
+
+
+def _stages(manifest: dict) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"notebook": name, "seconds": entry["seconds"], "tokens in its tables": entry["tokens"]}
+            for name, entry in manifest["stages"].items()
+        ]
+    )

@@ -1,0 +1,95 @@
+"""pass@k against enumeration, headroom literals, LiveCodeBench files in and out."""
+
+import json
+from itertools import combinations
+
+import pytest
+
+from dreamprm_lib.artifacts import Program
+from dreamprm_lib.candidate_solutions import headroom, pass_at_k, read_lcb, write_lcb
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.test_time_scaling import evaluate_file
+
+
+def test_pass_at_k_equals_enumeration():
+    for n in range(1, 7):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                draws = list(combinations([True] * c + [False] * (n - c), k))
+                assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+@pytest.mark.parametrize("n, c, k", [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_what_has_no_meaning(n, c, k):
+    with pytest.raises(InputError):
+        pass_at_k(n, c, k)
+
+
+def problem(name, difficulty):
+    return Problem(name, name.title(), "Do it.", difficulty, "test", (), (), source="starter", date="2025-02-01")
+
+
+def programs(name, outcomes, steps=("a\n", "b\n")):
+    return [
+        Program(name, i, "".join(steps), list(steps), ok, "passed" if ok else "wrong_answer", 7)
+        for i, ok in enumerate(outcomes)
+    ]
+
+
+def test_headroom_literals():
+    rows = headroom(
+        [problem("p", "easy"), problem("q", "hard")],
+        programs("p", [True, False, False, False]) + programs("q", [False] * 4, ("a\n",)),
+    ).set_index("difficulty")
+    assert list(rows.index) == ["easy", "hard", "overall"]
+    assert rows.pass_at_1["overall"] == 0.125 and rows.pass_at_n["overall"] == 0.5 and rows.mixed["easy"] == 1
+    assert rows.chained["overall"] == 0.5 and rows.functions["hard"] == 1
+
+
+def test_lcb_files_round_trip(tmp_path):
+    problems = [problem("p", "easy"), problem("q", "medium")]
+    candidates = programs("p", [True, False]) + programs("q", [False, False])
+    write_lcb(tmp_path / "x_eval_all.json", problems, candidates)
+    back = read_lcb(tmp_path / "x_eval_all.json")
+    assert [g.passed for g in back] == [[True, False], [False, False]]
+    assert [g.codes for g in back] == [["a\nb\n"] * 2] * 2
+    assert [(g.problem.id, g.problem.difficulty, g.problem.date) for g in back] == [
+        ("p", "easy", "2025-02-01"),
+        ("q", "medium", "2025-02-01"),
+    ]
+    assert json.loads((tmp_path / "x_eval_all.json").read_text())[0]["pass@1"] == 0.5
+
+
+def test_evaluate_prints_the_share_that_passes(tmp_path):
+    write_lcb(
+        tmp_path / "x.json", [problem("p", "easy"), problem("q", "hard")], programs("p", [1]) + programs("q", [0])
+    )
+    table = evaluate_file(tmp_path / "x.json", out=tmp_path / "out").set_index(["method", "difficulty"])
+    assert table.pass_rate["random", "easy"] == 1 and table.pass_rate["random", "overall"] == 0.5
+    assert (tmp_path / "out" / "table.csv").exists() and (tmp_path / "out" / "curve.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda e: e.pop("difficulty"), "entry 0: the field `difficulty` is missing"),
+        (lambda e: e.update(difficulty="trivial"), "'trivial'"),
+        (lambda e: e.update(graded_list=[]), "in `graded_list`"),
+        (lambda e: e.update(graded_list=3), "wrong type"),
+    ],
+)
+def test_a_malformed_file_is_named_with_entry_and_field(tmp_path, change, said):
+    write_lcb(tmp_path / "x.json", [problem("p", "easy")], programs("p", [True]))
+    entries = json.loads((tmp_path / "x.json").read_text())
+    change(entries[0])
+    (tmp_path / "x.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=said):
+        read_lcb(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("text, said", [("{", "not JSON"), ("{}", "no list")])
+def test_what_is_no_such_file_is_refused(tmp_path, text, said):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_lcb(tmp_path / "x.json")

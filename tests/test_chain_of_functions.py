@@ -1,0 +1,162 @@
+"""Splitting is lossless, prefixes of programs parse, and steps lie where a reader would put them."""
+
+import ast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamprm_lib.chain_of_functions import (
+    PREFILL,
+    cof_prompt,
+    extract_code,
+    plain_prompt,
+    prefixes,
+    split_steps,
+    worked_example,
+)
+from dreamprm_lib.engine.problems import load_problems
+
+PROGRAM = '''import sys
+from math import gcd
+
+# reads and prints
+def main():
+    """Strategy: all."""
+    def inner():
+        return 1
+    print(helper(int(input())))
+
+
+LIMIT = 3  # of the helper
+
+@staticmethod
+# why not
+def helper(n):
+    return n + LIMIT
+
+async def last():
+    pass
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def texts(code):
+    return [step.text for step in split_steps(code)]
+
+
+def test_steps_lie_where_a_reader_would_put_them():
+    steps = split_steps(PROGRAM)
+    assert [s.name for s in steps] == ["main", "helper", "last"]
+    assert steps[0].text.startswith("import sys") and steps[0].text.endswith("print(helper(int(input())))\n\n\n")
+    assert steps[1].text == (
+        "LIMIT = 3  # of the helper\n\n@staticmethod\n# why not\ndef helper(n):\n    return n + LIMIT\n\n"
+    )
+    assert steps[2].text.endswith('if __name__ == "__main__":\n    main()\n')
+
+
+def test_methods_of_a_solution_class_are_steps():
+    code = "class Solution:\n    x = 1\n    def a(self):\n        pass\n\n    def b(self):\n        pass\n"
+    assert [s.name for s in split_steps(code)] == ["a", "b"]
+    assert texts(code)[0] == "class Solution:\n    x = 1\n    def a(self):\n        pass\n\n"
+
+
+def test_other_classes_are_no_steps():
+    code = "class Node:\n    def push(self):\n        pass\n\ndef main():\n    pass\n"
+    assert [s.name for s in split_steps(code)] == ["main"]
+
+
+@pytest.mark.parametrize("code, names", [("", []), ("print(1)\n", ["<module>"]), ("\n\n", ["<module>"])])
+def test_programs_without_functions(code, names):
+    assert [s.name for s in split_steps(code)] == names
+
+
+def test_broken_code_is_cut_before_the_lines_that_open_a_function():
+    code = "import re\ndef main():\n    print('a\n\n# helps\n@cache\ndef helper(:\n    return 1\n\nmain()\n"
+    steps = split_steps(code)
+    assert [s.name for s in steps] == ["main", "helper"]
+    assert steps[1].text.startswith("# helps\n@cache\ndef helper")
+    assert "".join(s.text for s in steps) == code
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_are_those_that_python_knows(end):
+    code = f'def a():{end}    x = "\x0c \u2028"{end}{end}def b():{end}    pass'
+    assert "".join(texts(code)) == code
+    assert [s.name for s in split_steps(code)] == ["a", "b"]
+
+
+def test_a_line_continuation_does_not_cut_a_prefix_that_cannot_parse():
+    code = "def a(): return 1 \\\n\ndef b(): return 2\n"
+    assert "".join(texts(code)) == code
+    assert all(parses(p) for p in prefixes(split_steps(code)))
+
+
+def parses(code):
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+FRAGMENTS = [
+    "def f():\n    pass\n",
+    "def g(x): return x\n",
+    "async def h():\n    '''doc\n\ndef no(): pass\n'''\n",
+    "@dec\ndef k():\n    return [\n1]\n",
+    "class Solution:\n    def m(self):\n        pass\n    y = 1\n    def n(self): pass\n",
+    "class Other:\n    def m(self):\n        pass\n",
+    "# comment\n",
+    "\n",
+    "x = 1\n",
+    "if x:\n    def hidden():\n        pass\n",
+    "s = 'é\u2028ü'\n",
+]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_every_prefix_of_a_program_parses_and_nothing_is_lost(code):
+    assert parses(code)
+    steps = split_steps(code)
+    assert "".join(s.text for s in steps) == code
+    assert all(s.text for s in steps)
+    assert all(parses(p) for p in prefixes(steps))
+
+
+@given(st.text(alphabet="def f():\n\r\t x@#\"'\\\x0c\u2028", max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_nothing_is_lost_in_any_text(code):
+    assert "".join(texts(code)) == code
+
+
+@pytest.mark.parametrize(
+    "reply, code",
+    [
+        ("```python\nx = 1\n```\nDone.", "x = 1\n"),
+        ("Sure:\n```py\nx = 1\n```\n```\nother\n```", "x = 1\n"),
+        ("```python\ndef main():\n    pass", "def main():\n    pass\n"),
+        ("x = 1", "x = 1\n"),
+        ("```python\n```", ""),
+        ("", ""),
+    ],
+)
+def test_code_is_taken_from_the_first_fence(reply, code):
+    assert extract_code(reply) == code
+
+
+def test_the_prompts_differ_in_what_they_promise():
+    problem = load_problems("starter")[0]
+    chain, plain = cof_prompt(problem), plain_prompt(problem)
+    assert chain.prefill == PREFILL and "Strategy" not in plain.messages[0][1]
+    assert problem.statement.strip() in chain.messages[-1][1] and problem.statement.strip() in plain.messages[-1][1]
+
+
+def test_the_worked_example_has_the_shape_of_the_input():
+    for problem in load_problems("starter"):
+        lines = problem.samples[0].input.strip().splitlines()
+        example = worked_example(problem).id
+        assert (example == "example-lines") == (len(lines) > 2), problem.id

@@ -1,0 +1,150 @@
+"""The notebooks keep their rules, and all of them run in sequence on the smoke profile."""
+
+import ast
+import itertools
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.run import load_profile, run
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TAGS = {"parameters", "hide-input", "from-scratch", "exercise", "solution", "raises-exception"}
+
+
+def cells_of(path, kind=None):
+    return [c for c in nbformat.read(path, 4).cells if kind in (None, c.cell_type)]
+
+
+def tagged(path, tag):
+    return [c for c in cells_of(path) if tag in c.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+class TestRules:
+    def test_it_is_valid_and_its_outputs_are_stripped(self, path):
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        assert all(not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code")
+
+    def test_one_parameters_cell_of_commented_literals(self, path):
+        (cell,) = tagged(path, "parameters")
+        for line in cell.source.splitlines():
+            assert "#" in line, line
+            (node,) = ast.parse(line).body
+            ast.literal_eval(node.value)
+
+    def test_cells_are_small_and_each_is_introduced(self, path):
+        cells = cells_of(path)
+        for before, cell in itertools.pairwise(cells):
+            if cell.cell_type == "code":
+                lines = cell.source.splitlines()
+                assert len(lines) <= 25 and max(map(len, lines)) <= 79, cell.source
+                both_code = before.cell_type == "code"
+                assert not both_code or len(before.source.splitlines()) <= 15
+        assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+
+    def test_tags_are_known(self, path):
+        assert {t for c in cells_of(path) for t in c.metadata.get("tags", [])} <= TAGS
+
+    def test_nothing_that_belongs_elsewhere(self, path):
+        for cell in cells_of(path, "code"):
+            tree = ast.parse(cell.source)
+            assert not any(isinstance(n, ast.ClassDef | ast.Global) for n in ast.walk(tree))
+            assert not re.search(r"^\s*[!%]|sys\.path|import \*|input\(\)", cell.source, re.MULTILINE)
+
+    def test_it_has_a_figure_an_explorer_and_two_checked_exercises(self, path):
+        code = "\n".join(c.source for c in cells_of(path, "code"))
+        assert "save_figure(" in code and "widgets.explorer(" in code
+        checked = re.findall(r'^check\("(\w+)"', code, re.MULTILINE)
+        assert len(set(checked)) >= 2
+        assert len(tagged(path, "solution")) == len(checked)
+        prose = "\n".join(c.source for c in cells_of(path, "markdown"))
+        assert "You will" in prose and "## Exercises" in prose and "## References" in prose
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One smoke study, run from nothing."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return run(load_profile("smoke"), outputs=outputs)
+
+
+@pytest.mark.weights
+class TestSmoke:
+    def test_every_stage_leaves_its_tables_and_its_executed_notebook(self, smoke):
+        for stage in STAGES:
+            for file in stage.writes:
+                assert (smoke.folder / file).stat().st_size > 0, file
+            executed = nbformat.read(smoke.folder / "notebooks" / f"{stage.notebook}.ipynb", 4)
+            pictures = [
+                o
+                for c in executed.cells
+                if c.cell_type == "code"
+                for o in c.outputs
+                if "image/png" in o.get("data", {})
+            ]
+            assert pictures, stage.notebook
+
+    def test_every_exercise_of_the_solved_edition_is_right(self, smoke):
+        for stage in STAGES:
+            executed = nbformat.read(smoke.folder / "notebooks" / f"{stage.notebook}.ipynb", 4)
+            answers = [
+                o.data["text/plain"]
+                for c in executed.cells
+                if "exercise" in c.metadata.get("tags", [])
+                for o in c.outputs
+                if o.output_type == "execute_result"
+            ]
+            assert len(answers) >= 2 and all(a.startswith("✔") for a in answers), (stage.notebook, answers)
+
+    def test_from_scratch_equals_the_library(self, smoke):
+        text = (smoke.folder / "notebooks" / "01_chain_of_functions.ipynb").read_text()
+        assert "same steps: True" in text and "lossless:   True" in text
+        gap = r"largest (?:gap|difference(?: to the closed form)?):? ([\d.e+-]+)"
+        for name, limit in (("03", 1e-12), ("05", 1e-8), ("06", 1e-12)):
+            (path,) = (smoke.folder / "notebooks").glob(f"{name}_*.ipynb")
+            assert float(re.search(gap, path.read_text()).group(1)) < limit, name
+
+    def test_the_tables_keep_the_contract(self, smoke):
+        table, curve = pd.read_csv(smoke.folder / "table.csv"), pd.read_csv(smoke.folder / "curve.csv")
+        assert list(table.columns) == ["method", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
+        assert list(curve.columns) == ["method", "n", "pass_rate", "ci_low", "ci_high"]
+        methods = {"random", "orm", "prm_cof", "prm_weights", "prm_recalibrated", "dreamprm_code", "oracle"}
+        assert set(table.method) == set(curve.method) == methods
+        assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
+        overall = table[table.difficulty == "overall"].set_index("method").pass_rate
+        assert overall["oracle"] == overall.max()
+        # At N = 1 there is nothing to choose: every method is the base model.
+        assert curve[curve.n == 1].pass_rate.nunique() == 1
+
+    def test_the_report_is_one_file_with_its_figures(self, smoke):
+        text = (smoke.folder / "report.html").read_text()
+        assert text.count("data:image/png;base64") >= 10 and "<script" not in text
+        assert not re.search(r"(src|href)=\"(?!data:)", text)
+        assert "interval" in text and "smoke" in text
+
+    def test_nothing_of_this_machine_is_in_the_results(self, smoke):
+        for path in smoke.folder.rglob("*"):
+            if path.suffix in (".json", ".jsonl", ".csv", ".html"):
+                assert str(ROOT) not in path.read_text(), path
+
+    def test_a_second_run_skips_all_and_a_damaged_table_is_made_again(self, smoke):
+        manifest = (smoke.folder / "manifest.json").read_text()
+        outputs = smoke.folder.parent
+        run(load_profile("smoke"), outputs=outputs)
+        assert (smoke.folder / "manifest.json").read_text() == manifest
+        before = (smoke.folder / "candidates.jsonl").read_bytes()
+        (smoke.folder / "candidates.jsonl").write_bytes(before[: len(before) // 2])
+        run(load_profile("smoke"), outputs=outputs)
+        assert (smoke.folder / "candidates.jsonl").read_bytes() == before
+        after = json.loads((smoke.folder / "manifest.json").read_text())["stages"]
+        known = json.loads(manifest)["stages"]
+        again = [name for name in known if after[name]["finished"] != known[name]["finished"]]
+        assert again in (["03_candidate_solutions"], ["03_candidate_solutions", "06_test_time_scaling"])

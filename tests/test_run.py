@@ -1,0 +1,179 @@
+"""The runner refuses what it does not know, names what failed, and resumes; the command line keeps its exit codes."""
+
+import json
+
+import nbformat
+import pytest
+
+from dreamprm_lib import run as runner
+from dreamprm_lib.__main__ import main
+from dreamprm_lib.artifacts import Program, Stage, Study
+from dreamprm_lib.errors import InputError, StudyError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of two small notebooks, the second of which reads what the first wrote."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "dreamprm_lib").mkdir()
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 1  # c\n'
+    write_notebook(
+        tmp_path / "notebooks" / "01_first.ipynb",
+        start,
+        "from pathlib import Path\nPath(outputs, study, 'a.csv').write_text(str(n))",
+    )
+    write_notebook(
+        tmp_path / "notebooks" / "02_second.ipynb",
+        start,
+        "from pathlib import Path\ntext = Path(outputs, study, 'a.csv').read_text()\nassert n > 0, 'n is too small'\n"
+        "Path(outputs, study, 'b.csv').write_text(text * n)",
+    )
+    (tmp_path / "profiles" / "tiny.yaml").write_text("02_second: {n: 2}\n")
+    stages = (Stage("01_first", (), ("a.csv",)), Stage("02_second", ("a.csv",), ("b.csv",)))
+    monkeypatch.setattr(runner, "PROJECT", tmp_path)
+    monkeypatch.setattr(runner, "STAGES", stages)
+    monkeypatch.setattr(runner, "write_report", lambda study, manifest: study.path("report.html").write_text("r"))
+    return tmp_path
+
+
+def write_notebook(path, parameters, code, tags=("parameters",)):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)}), nbformat.v4.new_code_cell(code)]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def run(project, **options):
+    return runner.run(runner.load_profile("tiny"), outputs=project / "outputs", **options)
+
+
+def seconds_of(study):
+    return {k: v["finished"] for k, v in json.loads((study.folder / "manifest.json").read_text())["stages"].items()}
+
+
+def test_parameters_come_from_the_notebook_then_the_profile_then_the_overrides(project):
+    study = run(project)
+    assert (study.folder / "b.csv").read_text() == "11"
+    study = run(project, overrides=runner.parse_overrides(["01.n=3"]))
+    assert (study.folder / "b.csv").read_text() == "33"
+    entry = json.loads((study.folder / "manifest.json").read_text())["stages"]["02_second"]
+    assert entry["parameters"] == {"outputs": "../outputs", "study": "tiny", "n": 2}
+    assert set(entry["inputs"]) == {"a.csv"} and set(entry["outputs"]) == {"b.csv"}
+
+
+def test_a_complete_stage_is_skipped_until_what_it_depends_on_changes(project, monkeypatch):
+    study = run(project)
+    ran = []
+    monkeypatch.setattr(runner, "_execute", lambda stage, *_: ran.append(stage.notebook) or 0.0)
+    run(project)
+    assert ran == []
+    run(project, overrides={"02_second": {"n": 3}})
+    assert ran == ["02_second"]
+    ran.clear()
+    (project / "dreamprm_lib" / "x.py").write_text("1")
+    run(project, overrides={"02_second": {"n": 3}})
+    assert ran == ["01_first", "02_second"]
+    ran.clear()
+    run(project, overrides={"02_second": {"n": 3}}, fresh=True)
+    assert ran == ["01_first", "02_second"]
+    assert study.name == "tiny"
+
+
+def test_a_failed_cell_is_named_and_the_next_run_goes_on_there(project):
+    with pytest.raises(StudyError, match="02_second failed in cell 3 with AssertionError: n is too small"):
+        run(project, overrides={"02_second": {"n": 0}})
+    study = Study(project / "outputs", "tiny")
+    assert set(seconds_of(study)) == {"01_first"} and not (study.folder / "b.csv").exists()
+    done = seconds_of(study)["01_first"]
+    run(project)
+    assert seconds_of(study)["01_first"] == done and (study.folder / "b.csv").exists()
+
+
+def test_a_manifest_that_was_cut_short_only_costs_a_new_run(project):
+    study = run(project)
+    path = study.folder / "manifest.json"
+    path.write_text(path.read_text()[:50])
+    run(project)
+    assert set(seconds_of(study)) == {"01_first", "02_second"}
+
+
+def test_a_stage_that_writes_nothing_is_an_error(project):
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass")
+    with pytest.raises(StudyError, match=r"without writing a\.csv"):
+        run(project)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["02.colour=1"], "no parameter `colour`: known are n, outputs, study"),
+        (["09.n=1"], "no notebook '09'"),
+        (["n=1"], "-p takes NOTEBOOK.parameter=value"),
+        (["02.n"], "-p takes NOTEBOOK.parameter=value"),
+    ],
+)
+def test_unknown_parameters_are_errors(project, options, said):
+    with pytest.raises(InputError, match=said):
+        run(project, overrides=runner.parse_overrides(options))
+
+
+def test_a_notebook_without_the_tag_is_an_error(project):
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass", tags=())
+    with pytest.raises(InputError, match="no cell tagged `parameters`"):
+        run(project)
+
+
+def test_a_profile_that_names_no_notebook_is_an_error(project):
+    (project / "profiles" / "tiny.yaml").write_text("03_third: {n: 2}\n")
+    with pytest.raises(InputError, match="no notebook '03_third'"):
+        runner.load_profile("tiny")
+
+
+def test_the_shipped_profiles_fit_the_notebooks():
+    for name in ("smoke", "quick", "live", "paper"):
+        profile = runner.load_profile(name)
+        for stage in runner.STAGES:
+            runner.stage_parameters(stage, profile, {}, {})
+
+
+@pytest.mark.parametrize(
+    "arguments, status, said",
+    [
+        (["run", "--profile", "none"], 2, "no profile 'none'"),
+        (["run", "-p", "04.colour=1"], 2, "no parameter `colour`"),
+        (["evaluate", "gone.json"], 2, "no file gone.json"),
+        (["problems", "list", "nowhere"], 2, "No problems at nowhere"),
+        (["weights", "fetch", "none"], 2, "none"),
+    ],
+)
+def test_errors_are_one_paragraph_on_stderr_with_their_status(capsys, arguments, status, said):
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.startswith("error: ") and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["weights"]])
+def test_arguments_that_do_not_parse_exit_with_2(arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert all(word in text for word in ("run", "weights", "record", "problems", "evaluate"))
+
+
+def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
+    study = Study(tmp_path, "s")
+    rows = [Program("p", 0, "x\n", ["x\n"], True, "passed", 3, -0.5)]
+    path = study.write("solutions.jsonl", rows)
+    assert study.read("solutions.jsonl", Program) == rows
+    path.write_text(path.read_text() + '{"problem": "q"}\n')
+    with pytest.raises(InputError, match=r"solutions\.jsonl, line 2"):
+        study.read("solutions.jsonl", Program)
+    with pytest.raises(StudyError, match=r"labels\.jsonl is missing: 02_monte_carlo_labels makes it"):
+        study.existing("labels.jsonl")
