@@ -87,8 +87,8 @@ def _run(options: argparse.Namespace) -> None:
 def _weights_list(_options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.weights import listing
 
-    for row in listing():
-        print(*row, sep="  ")
+    for name, size, present, where in listing():
+        print(f"{name:40} {size / 1e6:6.0f} MB  {where if present else 'missing'}")
 
 
 def _weights_fetch(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -181,7 +182,8 @@ class Study:
             ("png", {"Title": name, "Description": caption}),
         ):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # the same figure gives the same file
+                figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
             write_atomically(self.path(f"figures/{name}.{suffix}"), buffer.getvalue())
         return figure
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.chain_of_functions import sample_programs
+from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, export_recording, load_recording
 from dreamprm_lib.engine.policy import Endpoint, Policy, recording_path
 from dreamprm_lib.engine.problems import load_problems
@@ -39,15 +39,23 @@ def record(profile: Profile, only: str | None = None, threads: int | None = None
             test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
             sample_programs(policy, sandbox, test, candidates["samples"], temperature=candidates["temperature"])
         if only in (None, "solutions", "rollouts"):
-            for split in ("train", "meta"):
-                problems = load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]]
-                programs = sample_programs(
-                    policy, sandbox, problems, solutions[f"{split}_samples"], temperature=solutions["temperature"]
-                )
-                if split == "train" and only != "solutions":
-                    label_steps(
-                        policy, sandbox, problems, programs, rollouts["rollouts"], temperature=rollouts["temperature"]
-                    )
+            heat = solutions["temperature"]
+            train, meta = (
+                load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]]
+                for split in ("train", "meta")
+            )
+            programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
+            if only != "rollouts":
+                sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
+                compared = train[: solutions["compared"]]
+                sample_programs(policy, sandbox, compared, solutions["train_samples"], plain_prompt, heat)
+            if only != "solutions":
+                dense = {p.id for p in train[: rollouts["many_problems"]]}
+                for n, chosen in (
+                    (rollouts["rollouts"], programs),
+                    (rollouts["many_rollouts"], [p for p in programs if p.problem in dense]),
+                ):
+                    label_steps(policy, sandbox, train, chosen, n, temperature=rollouts["temperature"])
         rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
         for digest, (request, completions) in policy.served.items():
             rows.setdefault(digest, (request, {}))[1].update(completions)

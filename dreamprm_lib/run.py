@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
@@ -161,9 +162,20 @@ def _execute(stage: Stage, study: Study, parameters: dict) -> float:
             f"{stage.notebook} failed in cell {error.cell_index + 1} with {error.ename}: {error.evalue}\n"
             f"The executed copy shows where: {executed}. What was complete before it is kept."
         ) from error
+    _forget_paths(executed, stage)
     if missing := [file for file in stage.writes if not (study.folder / file).exists()]:
         raise StudyError(f"{stage.notebook} ended without writing {', '.join(missing)}.")
     return time.monotonic() - started
+
+
+def _forget_paths(executed: Path, stage: Stage) -> None:
+    """Papermill notes absolute paths in the executed copy; they say nothing on another machine."""
+    notebook = nbformat.read(executed, 4)
+    notebook.metadata.papermill |= {
+        "input_path": f"notebooks/{stage.notebook}.ipynb",
+        "output_path": f"notebooks/{stage.notebook}.ipynb",
+    }
+    write_atomically(executed, nbformat.writes(notebook).encode())
 
 
 def _fingerprint(stage: Stage, study: Study, parameters: dict) -> dict:

@@ -132,7 +132,7 @@ class TestSmoke:
 
     def test_nothing_of_this_machine_is_in_the_results(self, smoke):
         for path in smoke.folder.rglob("*"):
-            if path.suffix in (".json", ".jsonl", ".csv", ".html"):
+            if path.suffix in (".json", ".jsonl", ".csv", ".html", ".ipynb"):
                 assert str(ROOT) not in path.read_text(), path
 
     def test_a_second_run_skips_all_and_a_damaged_table_is_made_again(self, smoke):

@@ -40,7 +40,6 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "svg.fonttype": "none",
-            "svg.hashsalt": "dreamprm",
         }
     )
 

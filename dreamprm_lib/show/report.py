@@ -51,7 +51,7 @@ def write_report(study: Study, manifest: dict) -> Path:
         study=study.name,
         profile=manifest["profile"],
         verdict=[_code(s) for s in verdict(study.read_table("differences.csv"))],
-        table=jinja2.utils.markupsafe.Markup(_wide(study.read_table("table.csv")).to_html(border=0)),
+        table=jinja2.utils.markupsafe.Markup(wide_table(study.read_table("table.csv")).to_html(border=0)),
         chapters=[(title, figures) for title, figures in _chapters(study) if figures],
         stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -68,11 +68,21 @@ def _code(sentence: str):
     return jinja2.utils.markupsafe.Markup(marked)
 
 
-def _wide(table: pd.DataFrame) -> pd.DataFrame:
+def wide_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`table.csv` as people read it: a row a method, a column a difficulty, cells `rate (low–high)` in percent."""
     cell = [f"{100 * r.pass_rate:.1f} ({100 * r.ci_low:.0f}–{100 * r.ci_high:.0f})" for r in table.itertuples()]
     table = table.assign(cell=cell, group=[f"{r.difficulty} ({r.problems})" for r in table.itertuples()])
     wide = table.pivot(index="method", columns="group", values="cell")
     return wide.loc[table.method.unique(), table.group.unique()].rename_axis(index=None, columns="best-of-N in %")
+
+
+def results_markdown(study: Study) -> str:
+    """The results of a study as Markdown: the table by difficulty and the verdict's sentences."""
+    wide = wide_table(study.read_table("table.csv"))
+    rows = [f"| best-of-N in % | {' | '.join(wide.columns)} |", "|" + "---|" * (len(wide.columns) + 1)]
+    rows += [f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values, strict=True)]
+    said = [f"- {sentence}" for sentence in verdict(study.read_table("differences.csv"))]
+    return "\n".join([*rows, "", *said]) + "\n"
 
 
 def _chapters(study: Study):

@@ -1,0 +1,109 @@
+"""Every figure draws from small results, has labelled axes, and is shown once; explorers redraw from their controls."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel, Study
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.paper_scale import published_counts, rollout_budget
+from dreamprm_lib.show import figures, widgets
+
+PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
+PROGRAMS = [Program(n, i, "x\n", ["x\n"], i == 0, "passed", 1) for n in "pq" for i in range(2)]
+LABELS = [StepLabel("p", 0, k, "x", 4, k, k / 4, False) for k in range(3)] + [
+    StepLabel("p", 0, 3, "x", 1, 1, 1.0, True)
+]
+MOVED = [CorrectedLabel("p", 0, k, k / 4, 0.5, 1.0) for k in range(4)]
+METHODS = ("random", "prm_cof", "dreamprm_code", "something_new")
+
+
+def rates(**columns):
+    rows = [
+        dict(method=m, pass_rate=0.5, ci_low=0.4, ci_high=0.7, **{k: v for k, v in zip(columns, values, strict=True)})
+        for m in METHODS
+        for values in zip(*columns.values(), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+PLANTED = pd.DataFrame(
+    [
+        dict(bias=b, method=m, ranking=0.8, label_mse=0.1)
+        for b in ("none", "by state")
+        for m in ("raw labels", "corrected")
+        for _ in range(2)
+    ]
+)
+COSTS = rollout_budget(
+    dict(problems=10, programs=1, steps=3, rollouts=4, test_problems=5, candidates=8, program_tokens=100)
+).assign(profile="quick")
+PUBLISHED = published_counts().query("difficulty == 'overall'")
+
+DRAWINGS = {
+    "prompts": lambda: figures.prompt_comparison_figure(
+        pd.DataFrame({"prompt": ["a", "a", "b"], "steps": [1, 2, 3], "passed": [True, False, True]})
+    ),
+    "labels": lambda: figures.labels_figure(LABELS),
+    "noise": lambda: figures.noise_figure(np.array([0.25, 0.5]), np.array([0.3, 0.4]), 4, 16),
+    "headroom": lambda: figures.headroom_figure(PROBLEMS, PROGRAMS),
+    "choice": lambda: figures.choice_figure(
+        pd.DataFrame({"layer": [1, 2], "ridge": [0.1, 0.1], "ranking": [0.5, 0.6], "ci_low": 0.4, "ci_high": 0.8}),
+        "layer",
+        "ridge",
+        {"layer": 2, "ridge": 0.1},
+    ),
+    "correction": lambda: figures.correction_figure(np.array([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
+    "planted": lambda: figures.planted_figure(PLANTED),
+    "planted bars": lambda: figures.planted_bars(PLANTED[PLANTED.bias == "none"]),
+    "curve": lambda: figures.curve_figure(rates(n=[1, 2, 4])),
+    "difficulty": lambda: figures.difficulty_figure(rates(difficulty=["easy", "overall"], n=[4, 4], problems=[1, 2])),
+    "forest": lambda: figures.forest_figure(
+        pd.DataFrame([dict(method="prm_cof", baseline="random", difference=0.1, ci_low=-0.1, ci_high=0.3)])
+    ),
+    "published": lambda: figures.published_figure(PUBLISHED),
+    "costs": lambda: figures.costs_figure(COSTS),
+    "distribution": lambda: figures.distribution_figure(np.array([0, 0.5, 1]), np.array([0.2, 0.5, 0.3]), 0.4),
+    "distributions": lambda: figures.distribution_grid([2, 4], 0.3),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_has_labelled_axes_and_is_shown_once(name):
+    figure = DRAWINGS[name]()
+    assert all(axes.get_xlabel() or axes.get_xticklabels() for axes in figure.axes)
+    assert any(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
+    assert not plt.get_fignums()
+    figure.canvas.draw()
+
+
+def test_steps_show_names_and_scores():
+    figure = figures.steps_figure(["main", "add"], ["def main():\n    pass\n\n", "def add(): pass\n"], [0.25, 0.75])
+    words = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "step 1: main" in words and "score 0.75" in words and "def add(): pass" in words
+
+
+def test_a_saved_figure_carries_its_caption_and_is_the_same_twice(tmp_path):
+    from PIL import Image
+
+    study = Study(tmp_path, "s")
+    paths = [study.folder / "figures" / f"01_x.{kind}" for kind in ("png", "svg")]
+    study.save_figure(DRAWINGS["costs"](), "01_x", "What it costs.")
+    first = [p.read_bytes() for p in paths]
+    study.save_figure(DRAWINGS["costs"](), "01_x", "What it costs.")
+    assert [p.read_bytes() for p in paths] == first
+    assert Image.open(paths[0]).info["Description"] == "What it costs."
+
+
+def test_an_explorer_draws_anew_when_a_control_moves():
+    drawn = []
+
+    def render(n, name):
+        drawn.append((n, name))
+        return figures.distribution_figure(np.array([0, 1]), np.array([0.5, 0.5]), n / 10)
+
+    control = widgets.slider(1, 8, "n", 3)
+    box = widgets.explorer(render, n=control, name=widgets.choice(["a", "b"], "name", "b"))
+    control.value = 5
+    assert drawn == [(3, "b"), (5, "b")] and len(box.children) == 2

@@ -1,0 +1,78 @@
+"""Validation finds planted faults, and the shipped problems have none."""
+
+from dataclasses import replace
+
+import pytest
+
+from dreamprm_lib.__main__ import main
+from dreamprm_lib.engine import problems
+from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.engine.validation import difficulty_by_rules, mutate, validate
+
+GOOD = Problem(
+    "p",
+    "P",
+    "Print the larger number.",
+    "easy",
+    "train",
+    (problems.Test("1 2\n", "2\n"),),
+    tuple(problems.Test(f"{a} {b}\n", f"{max(a, b)}\n") for a, b in ((3, 2), (2, 3), (5, 5), (-1, -2))),
+    rules=("maximum",),
+    reference="a, b = map(int, input().split())\nif a > b:\n    print(a)\nelse:\n    print(b)\n",
+    brute="print(max(map(int, input().split())))\n",
+    generator='def generate(rng):\n    return f"{rng.randint(-5, 5)} {rng.randint(-5, 5)}\\n"\n',
+)
+
+
+def test_a_sound_problem_has_no_faults_and_its_row_tells_what_was_done():
+    table, faults = validate([replace(GOOD, equivalent=("a > b: on a tie both are the same",))])
+    assert faults == []
+    row = table.iloc[0]
+    assert (row.tests, row.agreed) == (4, 30) and row.mutants >= 3 and row.killed >= row.mutants - 1
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(reference="print(0)\n"), "the reference fails test 0"),
+        (dict(brute="print(input().split()[0])\n"), "the second solution fails"),
+        (dict(brute="a, b = input().split()\nprint(max(int(a), int(b)) if a != '-5' else 0)\n"), "agree on"),
+        (dict(difficulty="hard"), "1 rules make it easy"),
+        (dict(tests=GOOD.tests[:1]), "mutants are killed"),
+        (dict(tests=GOOD.tests + GOOD.tests[:1]), "an input stands twice"),
+        (dict(generator="def generate(rng):\n    return 1 / 0\n"), "agree on 0 of 30"),
+    ],
+)
+def test_planted_faults_are_found(change, said):
+    _, faults = validate([replace(GOOD, **change)])
+    assert any(said in fault and fault.startswith("p: ") for fault in faults), faults
+
+
+def test_mutants_are_one_change_each_and_parse():
+    mutants = {m.change: m.code for m in mutate("if a < 3 and b:\n    c = min(a, b) + 1\n")}
+    assert set(mutants) == {
+        "comparison",
+        "and / or",
+        "constant",
+        "min / max",
+        "operator",
+        "branch dropped",
+        "branch forced",
+    }
+    assert mutants["comparison"].startswith("if a <= 3 and b:") and "max(a, b)" in mutants["min / max"]
+
+
+@pytest.mark.parametrize("count, level", [(1, "easy"), (2, "easy"), (3, "medium"), (4, "hard"), (6, "hard")])
+def test_the_rule_for_the_difficulty(count, level):
+    assert difficulty_by_rules(["x"] * count) == level
+
+
+def test_shipped_problems_validate():
+    """Every ninth here; `python -m dreamprm_lib problems validate` does all."""
+    _, faults = validate(load_problems("starter")[::9])
+    assert faults == []
+
+
+def test_the_command_prints_a_table(tmp_path, capsys):
+    assert main(["problems", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(load_problems("starter"))
