@@ -29,7 +29,7 @@ for _name in (
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
 CLONE_NEWUSER = 0x10000000
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 16384, 1 << 18
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 
@@ -83,6 +83,13 @@ def _own_user_namespace():
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+    # A process namespace that this user namespace owns, to come back to between programs.
+    call("unshare", CLONE_NEWPID)
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        os._exit(0)
+    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _read_only_root():
@@ -120,8 +127,8 @@ def execute(request, own_pids):
     err_read, err_write = os.pipe()
     started = time.monotonic()
     if own_pids is not None:
-        libc.setns(own_pids, CLONE_NEWPID)  # so that the next unshare starts from this process's own namespace
-        libc.unshare(CLONE_NEWPID)
+        call("setns", own_pids, CLONE_NEWPID)  # so that the next unshare starts from this process's own namespace
+        call("unshare", CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
         _child(request, folder, stdin, out_write, err_write)
