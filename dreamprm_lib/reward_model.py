@@ -130,9 +130,10 @@ def _cut_middle(tokens: list[int], room: int) -> list[int]:
 def _open_model(name: str, layers: int | None = None):
     """Tokenizer and decoder, cut after `layers` layers and without the final norm; bf16 where it is fast."""
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging as reports
 
-    disable_progress_bar()
+    reports.set_verbosity_error()  # it would report the language-model head, which a reward model does not need
+    reports.disable_progress_bar()
     source = str(safetensors_folder(name)) if name in WEIGHTS else name
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModel.from_pretrained(source, dtype=fast_dtype()).eval().requires_grad_(False)
@@ -316,13 +317,14 @@ def cross_validated_scores(
     problems: Sequence[str],
     ridge: float,
     folds: np.ndarray,
-    train_on: np.ndarray | None = None,
+    train_on: np.ndarray | slice = slice(None),
 ) -> np.ndarray:
     """Out-of-fold scores [m]: each problem's rows are scored by a head that never saw that problem.
 
-    `train_on` [m] bool keeps some rows for training only in part (the ORM trains on last steps alone).
+    `train_on` selects the rows that heads learn from (the ORM learns from last steps alone); all are scored.
     """
-    keep = np.ones(len(labels), bool) if train_on is None else train_on
+    keep = np.zeros(len(labels), bool)
+    keep[train_on] = True
     scores = np.empty(len(labels))
     for fold in np.unique(folds):
         held_out = folds == fold

@@ -218,8 +218,8 @@ def _bring(weights: Weights, source: Path | None) -> None:
         log.info("%s: %s", weights.name, failures[-1])
     raise WeightsError(
         f"{weights.name} could not be fetched. {'. '.join(failures)}. Parts that arrived whole are kept for the next "
-        f"attempt. Without a network, give the path of a copy of {weights.file} ({weights.size:,} bytes, SHA-256 "
-        f"{weights.sha256})."
+        f"attempt. Without a network, bring a copy of {weights.file} ({weights.size:,} bytes, SHA-256 "
+        f"{weights.sha256}): `python -m dreamprm_lib weights fetch {weights.name} --source FILE`."
     )
 
 

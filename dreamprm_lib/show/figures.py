@@ -85,7 +85,7 @@ def prompt_comparison_figure(table: pd.DataFrame) -> Figure:
     right.set(
         xticks=range(table.prompt.nunique()),
         xticklabels=table.prompt.unique(),
-        xlim=(-0.5, table.prompt.nunique() - 0.5),
+        xlim=(-0.5, max(table.prompt.nunique(), 1) - 0.5),
         ylim=(0, 1),
         ylabel="programs that pass",
         title="How often it passes",
@@ -181,7 +181,7 @@ def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, ob
     axes.set(
         xlabel=x,
         ylabel="within-problem ranking",
-        title="Chosen on training problems: " + ", ".join(f"{k} {v}" for k, v in chosen.items()),
+        title="Chosen without the test split: " + ", ".join(f"{k} {v}" for k, v in chosen.items()),
     )
     axes.legend(fontsize=9, ncol=2)
     return _finished(figure)
