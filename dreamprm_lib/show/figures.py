@@ -61,13 +61,17 @@ def steps_figure(names: Sequence[str], texts: Sequence[str], scores: Sequence[fl
         color = sns.light_palette(PALETTE[k % 10], 6)[1] if scores is None else mpl.colormaps["RdYlBu"](scores[k])
         axes.axhspan(row, row + len(block), color=color, alpha=0.55 if scores is not None else 1, lw=0)
         for i, line in enumerate(block):
-            axes.text(0.01, row + i + 0.5, line[:100], family="monospace", fontsize=9, va="center")
+            axes.text(0.01, row + i + 0.5, _cut(line), family="monospace", fontsize=9, va="center")
         value = "" if scores is None else f"  score {scores[k]:.2f}"
         axes.text(0.995, row + 0.55, f"step {k + 1}: {name}{value}", ha="right", va="center", fontsize=9, weight="bold")
         row += len(block)
     axes.set(xlim=(0, 1), ylim=(total, 0))
     axes.axis("off")
     return _finished(figure)
+
+
+def _cut(line: str, width: int = 92) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def prompt_comparison_figure(table: pd.DataFrame) -> Figure:
