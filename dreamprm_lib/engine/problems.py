@@ -13,16 +13,22 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import tomllib
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+from dreamprm_lib.engine.leakage import refuse_leaks
 from dreamprm_lib.errors import InputError
 
 DIFFICULTIES = ("easy", "medium", "hard")
 SPLITS = ("train", "meta", "test")
+RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
+DATES = ("since", "before", "train_before", "test_from")
+OPTIONS = ("release", *DATES, "drop")
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Problem:
     `split` is train, meta, test or "" (not assigned); `rules` are the things that a right program must do beyond
     reading and printing, and fix the difficulty of a starter problem; `reference`, `brute` and `generator` are
     program texts (the generator defines `generate(rng) -> str`, an input); `tolerance` is the relative and absolute
-    error allowed for numbers in an answer (0: exact).
+    error allowed for numbers in an answer (0: exact); `checker`, for problems with many right answers, is a program
+    text that defines `check(input, output, expected) -> bool`.
     """
 
     id: str
@@ -66,6 +73,7 @@ class Problem:
     reference: str = field(default="", repr=False)
     brute: str = field(default="", repr=False)
     generator: str = field(default="", repr=False)
+    checker: str = field(default="", repr=False)
     equivalent: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -73,37 +81,78 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
     """Problems of `starter`, `humaneval`, `livecodebench`, or of a path, in a fixed order.
 
     `split` keeps one of train, meta, test.  HumanEval and LiveCodeBench get their split by a stable hash of the
-    problem's id (60 / 15 / 25 percent).  Raises `InputError` with the file, line and field that is wrong.
+    problem's id (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
+    `livecodebench?release=v5&train_before=2024-08-01&test_from=2025-02-01`:
+
+    - `release`: `v1` … `v6`, LiveCodeBench's releases, each with all before it (default: v6);
+    - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
+    - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
+      ones test, and those between are left out;
+    - `drop`: ids to leave out, with commas between.
+
+    Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that stands
+    twice, or near-identical statements in different splits.
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if source == "starter":
+    place, _, query = str(source).partition("?")
+    options = _options(source, query)
+    if place == "starter":
         problems = _read_folder(resources.files("dreamprm_lib") / "data" / "starter")
-    elif source == "humaneval":
+    elif place == "humaneval":
         problems = _read_humaneval()
-    elif source == "livecodebench":
-        problems = _read_livecodebench()
+    elif place == "livecodebench":
+        problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
-        path = Path(source)
-        if not path.exists():
-            raise InputError(
-                f"No problems at {source}: give `starter`, `humaneval`, `livecodebench`, a .toml file, a folder of "
-                "them, or a .jsonl file in LiveCodeBench's schema."
-            )
-        if path.is_dir():
-            problems = _read_folder(path)
-        elif path.suffix == ".toml":
-            problems = [read_toml(path)]
-        else:
-            problems = read_lcb_problems(path)
-    _refuse_repeats(problems, source)
+        problems = _read_path(Path(place))
+    problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
+    if not problems:
+        raise InputError(f"{source}: no problem is left.")
+    refuse_leaks(problems, source)
     return [p for p in problems if split is None or p.split == split]
+
+
+def _options(source: str | Path, query: str) -> dict[str, str]:
+    """What follows the question mark of a source, checked."""
+    options = dict(parse_qsl(query))
+    if query and not options:
+        raise InputError(f"{source}: options are written `?name=value&name=value`.")
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise InputError(f"{source}: there is no option {name!r}; known are {', '.join(OPTIONS)}.")
+        if name in DATES and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise InputError(f"{source}: {name}={value!r} is no date YYYY-MM-DD.")
+        if name == "release" and value not in RELEASES:
+            raise InputError(f"{source}: there is no release {value!r}; known are {', '.join(RELEASES)}.")
+    if ("train_before" in options) != ("test_from" in options):
+        raise InputError(f"{source}: a split by date needs both `train_before` and `test_from`.")
+    if options.get("train_before", "") > options.get("test_from", ""):
+        raise InputError(f"{source}: `train_before` lies after `test_from`, so some problems would be in both.")
+    return options
+
+
+def _split_by_date(problems: list[Problem], options: dict[str, str], source: str | Path) -> list[Problem]:
+    """The problems in the window of dates, with their split by date if one is asked for."""
+    asked = [name for name in DATES if name in options]
+    if asked and (undated := [p.id for p in problems if not p.date]):
+        raise InputError(f"{source}: {undated[0]!r} has no date, so {asked[0]} can't be used.")
+    kept = [p for p in problems if options.get("since", "") <= p.date < options.get("before", "9999")]
+    if "test_from" not in options:
+        return kept
+    early = [p for p in kept if p.date < options["train_before"]]
+    late = [replace(p, split="test") for p in kept if p.date >= options["test_from"]]
+    return [replace(p, split="meta" if _share(p.id) < 0.2 else "train") for p in early] + late
 
 
 def split_of(problem_id: str) -> str:
     """The split of a problem that has none of its own: a stable hash, 60 % train, 15 % meta, 25 % test."""
-    share = int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) / 16**8
+    share = _share(problem_id)
     return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
+
+
+def _share(problem_id: str) -> float:
+    """A number in [0, 1) that belongs to an id for good."""
+    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def describe(problem: Problem) -> str:
@@ -203,6 +252,17 @@ def _test(entry: dict, where: str) -> Test:
     return Test(entry["input"], entry["output"], entry.get("testtype", "stdin"))
 
 
+def _read_path(path: Path) -> list[Problem]:
+    if not path.exists():
+        raise InputError(
+            f"No problems at {path}: give `starter`, `humaneval`, `livecodebench`, a .toml file, a folder of them, or "
+            "a .jsonl file in LiveCodeBench's schema."
+        )
+    if path.is_dir():
+        return _read_folder(path)
+    return [read_toml(path)] if path.suffix == ".toml" else read_lcb_problems(path)
+
+
 def _read_folder(folder) -> list[Problem]:
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     if not files:
@@ -240,25 +300,16 @@ def _read_humaneval() -> list[Problem]:
     return problems
 
 
-def _read_livecodebench() -> list[Problem]:
+def _read_livecodebench(release: str) -> list[Problem]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    names = ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, RELEASES.index(release) + 2))]
     try:
-        folder = snapshot_download(
-            "livecodebench/code_generation_lite", repo_type="dataset", allow_patterns="test*.jsonl"
-        )
+        folder = snapshot_download("livecodebench/code_generation_lite", repo_type="dataset", allow_patterns=names)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             "LiveCodeBench could not be fetched from the Hugging Face hub. Check the network, or download the raw "
             f"test*.jsonl files by hand and give their path instead of `livecodebench`. ({type(error).__name__})"
         ) from error
-    return [p for f in sorted(Path(folder).glob("test*.jsonl")) for p in read_lcb_problems(f)]
-
-
-def _refuse_repeats(problems: list[Problem], source) -> None:
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise InputError(f"{source}: the problem id {problem.id!r} stands twice.")
-        seen.add(problem.id)
+    return [p for name in names for p in _read_path(Path(folder) / name)]

@@ -1,291 +1,504 @@
-"""The process that runs programs: it forks one fresh child for each, and sends back what the child printed.
+"""The process that runs programs for `sandbox.py`: it forks one fresh child a test and tells how the child ended.
 
-Started as `python -I sandbox_worker.py`, it knows no expected output and shares no memory with the grader.  It needs
-the standard library alone.  Requests and replies are JSON behind a length of four bytes, on descriptors that the
-children never see.
+`Sandbox` starts this module in an interpreter of its own that holds nothing of the grader.  The worker imports common
+modules, closes itself in (`sandbox_layers.py`), then answers requests from the socket on its standard input until that
+closes.  A child shuts itself in further and becomes the program.
+
+Not covered: secrets of a `check` test, whose text has to enter the program's process (it comes only after the program's
+own top level ran, but a program written to beat its check can read it then).
 """
 
-import ctypes
+from __future__ import annotations
+
+import atexit
+import builtins
+import contextlib
+import fcntl
 import gc
 import importlib
+import io
 import json
+import linecache
 import os
-import resource
+import random
 import select
-import shutil
 import signal
-import struct
+import site
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
+import types
 
-# What programs often import is loaded once, so that a fork is all that a test costs.
-for _name in (
-    "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re string typing"
-).split():
-    importlib.import_module(_name)
+from dreamprm_lib.engine.sandbox_layers import Cell, is_first_in_namespace, remove_tree
 
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
-CLONE_NEWUSER = 0x10000000
-MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-SYS_MOUNT_SETATTR = 442  # the same number on every architecture
-AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+COMMON_MODULES = (
+    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "io itertools json math operator os queue random re statistics string sys textwrap threading time typing"
+).split()
 
-SYNTAX_ERROR, RUNTIME_ERROR, MEMORY_ERROR = 101, 102, 103  # exit codes of a child; no verdict rests on 0 alone
+# What LiveCodeBench's own runner imports before a program, in its order: a later star import hides an earlier one.
+GIVEN_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+).split()
+GIVEN_IMPORTS = "".join(
+    [f"from {name} import *\n" for name in [*GIVEN_MODULES, "builtins", "typing"]]
+    + [f"import {name}\n" for name in GIVEN_MODULES]
+)
+GIVEN_RECURSION_LIMIT = 50_000
 
-libc = ctypes.CDLL(None, use_errno=True)
+# How a child tells what became of the program, by its exit status.
+OK, RUNTIME_ERROR, SYNTAX_ERROR, MEMORY_LIMIT, WRONG_ANSWER = 0, 1, 101, 102, 103
+KINDS = {
+    OK: "ok",
+    SYNTAX_ERROR: "syntax_error",
+    MEMORY_LIMIT: "memory_limit",
+    WRONG_ANSWER: "wrong_answer",
+}
+
+CONFINED = b"\1"  # what a child says once it is shut in, and before the program starts
+
+NONCE_BYTES = 32
+STDERR_TAIL = 4000
 
 
-def call(name, *arguments):
-    """A libc function that returns a negative number on failure; raises OSError then."""
-    if getattr(libc, name)(*arguments) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{name}: {os.strerror(code)}")
+# --- Talking: a frame is four bytes of length and that many bytes -----------------------------------------------------
+
+# Bound here, because a program may put its own functions in their place.
+_read, _write, _exit, _settrace, _setprofile = os.read, os.write, os._exit, sys.settrace, sys.setprofile
 
 
-def mount(source, target, kind, flags, data=None):
-    call("mount", source.encode(), target.encode(), kind and kind.encode(), flags, data and data.encode())
+def write_frame(file: int, body: bytes) -> None:
+    body = len(body).to_bytes(4, "big") + body
+    while body:
+        body = body[_write(file, body) :]
 
 
-# ------------------------------------------------------------------------------------------------- isolation
+def read_frame(file: int) -> bytes | None:
+    """The next frame; None once the other side has closed."""
+    head = read_exactly(file, 4)
+    return None if head is None else read_exactly(file, int.from_bytes(head, "big"))
 
 
-def isolate(hidden):
-    """Put each layer on that the kernel gives; returns {layer: True, or why not}."""
-    report = {}
+def read_exactly(file: int, size: int) -> bytes | None:
+    parts = []
+    while size:
+        part = _read(file, min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
-    def layer(name, action):
+
+# --- The child: the program -------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A program that runs in this very process, the child.  Its own files are `program.py` in name only."""
+
+    def __init__(self, code: str, given: dict | None):
+        self.code = code
+        self.given = given
+
+    def run(self, link: int | None, entry: dict | None) -> int:
+        """Run the program, then the call that comes over `link` if there is one; returns the exit status."""
+        try:
+            compiled = compile(self.code, "program.py", "exec", dont_inherit=True)
+        except MemoryError:
+            return MEMORY_LIMIT
+        except Exception as error:
+            self._tell(error, whole=False)
+            return SYNTAX_ERROR
+        main = types.ModuleType("__main__" if entry is None else "program")
+        main.__file__ = "program.py"
+        if self.given is not None:
+            vars(main).update({k: v for k, v in self.given.items() if k not in vars(main)})
+            sys.setrecursionlimit(GIVEN_RECURSION_LIMIT)
+        sys.modules.pop("__main__", None)
+        sys.modules[main.__name__] = main
+        sys.argv[:] = ["program.py"]
+        status = self._guarded(lambda: exec(compiled, vars(main)))
+        if entry is None:
+            ended = self._guarded(lambda: self._end(vars(main)))
+            return status or ended
+        return status or self._guarded(lambda: answer(link, entry, vars(main)))
+
+    def _guarded(self, action) -> int:
+        """Do `action` as Python does a script: an exception is printed, `sys.exit(0)` is a good end."""
         try:
             action()
-            report[name] = True
-        except OSError as error:
-            report[name] = str(error)
+            return OK
+        except MemoryError:
+            _exit(MEMORY_LIMIT)
+        except SystemExit as end:
+            if end.code is None or (isinstance(end.code, int) and end.code & 0xFF == 0):
+                return OK
+            self._tell(end, whole=False)
+            return RUNTIME_ERROR
+        except CheckFailed as failure:
+            self._tell(failure.__cause__)
+            return WRONG_ANSWER
+        except BaseException as error:
+            self._tell(error)
+            return RUNTIME_ERROR
 
-    if os.geteuid() != 0:
-        layer("user namespace", _own_user_namespace)
-    layer("mount namespace", lambda: (call("unshare", CLONE_NEWNS), mount("none", "/", None, MS_REC | MS_PRIVATE)))
-    layer("network namespace", lambda: call("unshare", CLONE_NEWNET))
-    layer("ipc namespace", lambda: call("unshare", CLONE_NEWIPC))
-    if report["mount namespace"] is True:
-        layer("read-only files", _read_only_root)
-        layer("private temporary directory", lambda: mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=64m"))
-        layer("hidden answers", lambda: [_hide(path) for path in hidden if os.path.isdir(path)])
-    layer("process namespace", _try_process_namespace)
-    layer("no new privileges", lambda: call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    return report
+    def _tell(self, error: BaseException, whole: bool = True) -> None:
+        """Print an error to standard error with its last frames, without this module's own."""
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        lines = self.code.splitlines(keepends=True)
+        linecache.cache["program.py"] = (len(self.code), None, lines, "program.py")
+        frames = error.__traceback__ if whole else None
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames, limit=-8, chain=False))
+        os.write(2, text.encode("utf-8", "replace"))
 
-
-def _own_user_namespace():
-    uid, gid = os.getuid(), os.getgid()
-    call("unshare", CLONE_NEWUSER)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
-    # A process namespace that this user namespace owns, to come back to between programs.
-    call("unshare", CLONE_NEWPID)
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        os._exit(0)
-    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _read_only_root():
-    attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
-    call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes))
+    def _end(self, names: dict) -> None:
+        """What the interpreter does at the end of a script: wait for threads, run exit handlers, write out files."""
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        for file in [sys.stdout, sys.stderr, sys.__stdout__, *names.values()]:
+            if isinstance(file, io.IOBase) and not file.closed:
+                file.flush()
 
 
-def _hide(path):
-    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | 1, "size=4k")
+class CheckFailed(Exception):
+    """The result is not the expected one for sure: the error that shows it is the cause of this."""
 
 
-def _try_process_namespace():
-    pid = os.fork()
-    if pid == 0:
+def answer(link: int, entry: dict, names: dict) -> None:
+    """Ask for the call now that the program stands, make it, and send back the nonce and the result as JSON.
+
+    The nonce is read only after the call, so that no end of the process before this one can be taken for success.
+    """
+    _write(link, b"?")
+    asked = read_frame(link).decode()
+    if entry["kind"] == "functional":
+        value = call_function(asked, entry["name"], names)
         try:
-            call("unshare", CLONE_NEWPID)
-            os._exit(0)
-        except OSError as error:
-            os._exit(error.errno)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code:
-        raise OSError(code, f"unshare: {os.strerror(code)}")
+            result = json.dumps(value, default=lambda number: number.item())  # numpy's numbers know their value
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckFailed from TypeError(f"the function returned a {type(value).__name__}, not JSON: {error}")
+    else:
+        check(asked, entry["name"], names)
+        result = "null"
+    write_frame(link, read_exactly(link, NONCE_BYTES) + result.encode())
 
 
-# ------------------------------------------------------------------------------------------------- one program
+def call_function(text: str, name: str, names: dict):
+    """Call the method of `Solution`, or else the function, with one JSON argument a line."""
+    solution = names.get("Solution")
+    function = getattr(solution(), name) if isinstance(solution, type) else names[name]
+    return function(*[json.loads(line) for line in text.split("\n") if line.strip()])
 
 
-def execute(request, own_pids):
-    """Run one program in a fresh child; a dictionary of status, stdout, stderr, cpu and wall seconds."""
-    folder = tempfile.mkdtemp(prefix="program-")
-    stdin = os.memfd_create("stdin")
-    os.write(stdin, request["stdin"].encode("utf-8", "surrogatepass"))
-    os.lseek(stdin, 0, os.SEEK_SET)
-    out_read, out_write = os.pipe()
-    err_read, err_write = os.pipe()
+def check(text: str, name: str, names: dict) -> None:
+    """Run the code of a `check` test, with Python's own builtins again and with results turned to plain data."""
+    _settrace(None)
+    _setprofile(None)
+    inside = builtins.__dict__
+    inside.clear()
+    inside.update(BUILTINS)
+    program = names.get(name)
+    scope = {key: value for key, value in names.items() if key not in BUILTINS}
+    scope.update(__name__="check", __builtins__=builtins)
+    if callable(program):
+        scope[name] = lambda *arguments, **named: plain(program(*arguments, **named))
+    compiled = compile(text, "check.py", "exec", dont_inherit=True)
+    try:
+        exec(compiled, scope)
+    except AssertionError as error:
+        raise CheckFailed from error
+
+
+def plain(value):
+    """The same data in Python's own types, whose comparisons the program can't have written.
+
+    Raises TypeError for a value that is no such data.
+    """
+    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+        return value
+    for kind in (int, float, complex, str, bytes):
+        if isinstance(value, kind):
+            return kind.__getnewargs__(value)[0] if kind is not complex else complex(*kind.__getnewargs__(value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
+        return kind([plain(item) for item in kind.__iter__(value)])
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in dict.items(value)}
+    raise TypeError(f"the function returned a {type(value).__name__}, which the check can't compare")
+
+
+BUILTINS = dict(vars(builtins))
+
+
+def become_program(cell: Cell, request: dict, given: dict, files: tuple[int, int, int], link: int | None) -> None:
+    """Turn this fresh child into the program.  Never returns.
+
+    The first byte on standard error is `CONFINED`, and comes from here: no program can take it back.
+    """
+    status = RUNTIME_ERROR
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        cell.confine(keep=link)
+        os.write(2, CONFINED)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        random.seed(0)
+        status = Program(request["code"], given if request["given"] else None).run(link, request["entry"])
+    except MemoryError:
+        status = MEMORY_LIMIT
+    except BaseException as error:
+        os.write(2, repr(error).encode("utf-8", "replace"))
+    finally:
+        _exit(status)
+
+
+# --- The worker: watching a child -------------------------------------------------------------------------------------
+
+
+def run_request(cell: Cell, channel: int, request: dict, given: dict) -> dict:
+    """Run one program once, in a fresh child, and tell how it went.  Nothing of it is left when this returns."""
+    stdin = input_file(request["stdin"])
+    out, program_out = os.pipe()
+    err, program_err = os.pipe()
+    for file in (program_out, program_err):
+        os.fchmod(file, 0o666)  # so that another user can open /dev/stdout
+    link, program_link = (end.detach() for end in socket.socketpair()) if request["entry"] else (None, None)
     started = time.monotonic()
-    if own_pids is not None:
-        call("setns", own_pids, CLONE_NEWPID)  # so that the next unshare starts from this process's own namespace
-        call("unshare", CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
-        _child(request, folder, stdin, out_write, err_write)
-    for descriptor in (stdin, out_write, err_write):
-        os.close(descriptor)
-    reason, stdout, stderr = _watch(pid, out_read, err_read, started + request["wall"], request["output"])
-    _, status, usage = os.wait4(pid, 0)
-    try:
-        os.killpg(pid, signal.SIGKILL)  # what outlives its parent where there is no process namespace
-    except (ProcessLookupError, PermissionError):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    seconds = usage.ru_utime + usage.ru_stime
+        become_program(cell, request, given, (stdin, program_out, program_err), program_link)
+    for file in (stdin, program_out, program_err, program_link):
+        if file is not None:
+            os.close(file)
+    # The call is read only now: a child forked before can't have it in its memory.
+    message = b"" if link is None else read_frame(channel)
+    watch = Watch(cell, pid, started, out, err, link, message)
+    reason = watch.until_end(channel)
+    seconds, state = bury(pid, watch.ended)
+    watch.drain_and_close()
     return {
-        "status": reason or _status_of(os.waitstatus_to_exitcode(status), seconds, request["cpu"]),
-        "stdout": stdout.decode("utf-8", "replace"),
-        "stderr": stderr[-2000:].decode("utf-8", "replace"),
-        "cpu": seconds,
-        "wall": time.monotonic() - started,
+        "status": reason or kind_of_end(state, seconds > cell.time_limit),
+        "confined": watch.confined or os.WIFSIGNALED(state),
+        "stdout": watch.text(out),
+        "stderr": watch.text(err),
+        "result": watch.result.decode("utf-8", "replace"),
+        "cpu": round(seconds, 4),
+        "wall": round(time.monotonic() - started, 4),
+        "signal": signal_name(os.WTERMSIG(state)) if os.WIFSIGNALED(state) else "",
     }
 
 
-def _watch(pid, out_read, err_read, deadline, limit):
-    """Read both pipes until the child has ended; kill it at the deadline or over the output limit."""
-    reason, chunks = None, {out_read: b"", err_read: b""}
-    ended = os.pidfd_open(pid)
-    waiting = {out_read, err_read, ended}
-    while ended in waiting:
-        ready, _, _ = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            reason = "wall_limit"
-            break
-        for descriptor in ready:
-            if descriptor == ended:
-                waiting.discard(ended)
-                continue
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                waiting.discard(descriptor)
-            elif descriptor == err_read:
-                chunks[descriptor] = (chunks[descriptor] + chunk)[-4000:]
-            elif len(chunks[descriptor]) + len(chunk) > limit:
-                reason = "output_limit"
-            else:
-                chunks[descriptor] += chunk
-        if reason:
-            break
-    if reason:
-        os.kill(pid, signal.SIGKILL)
-    for descriptor in (out_read, err_read):
-        os.set_blocking(descriptor, False)
-        while not reason:
-            try:
-                chunk = os.read(descriptor, 1 << 16)
-            except BlockingIOError:
-                break
-            if not chunk:
-                break
-            chunks[descriptor] += chunk
-            if len(chunks[descriptor]) > limit:
-                reason = "output_limit"
-    for descriptor in (out_read, err_read, ended):
-        os.close(descriptor)
-    return reason, chunks[out_read], chunks[err_read]
-
-
-def _status_of(code, seconds, limit):
-    if code < 0:  # the kernel kills at the CPU limit; the first process of a namespace cannot kill itself
-        return "time_limit" if seconds >= 0.95 * limit else "killed"
-    return {0: "ok", SYNTAX_ERROR: "syntax_error", MEMORY_ERROR: "memory_limit"}.get(code, "runtime_error")
-
-
-def _child(request, folder, stdin, out_write, err_write):
-    """The program's own process; never returns."""
-    code = RUNTIME_ERROR
+def signal_name(number: int) -> str:
     try:
-        os.setsid()
-        os.chdir(folder)
-        for descriptor, number in ((stdin, 0), (out_write, 1), (err_write, 2)):
-            os.dup2(descriptor, number)
-        os.closerange(3, 256)
-        os.environ.clear()
-        for limit, value in (
-            (resource.RLIMIT_CPU, request["cpu"]),
-            (resource.RLIMIT_AS, request["memory"]),
-            (resource.RLIMIT_FSIZE, 16 << 20),
-            (resource.RLIMIT_NOFILE, 64),
-            (resource.RLIMIT_NPROC, 64),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(limit, (value, value))
-        code = _run(request["code"])
-    except BaseException:
-        pass
-    finally:
-        os._exit(code)
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
-def _run(text):
-    """Run the program as `__main__`; its exit code."""
-    sys.argv = ["program.py"]
-    sys.stdin, sys.stdout = open(0, encoding="utf-8", closefd=False), open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    main = type(sys)("__main__")
-    main.__builtins__ = __builtins__
-    sys.modules["__main__"] = main
-    code = 0
-    try:
+def kind_of_end(state: int, too_long: bool) -> str:
+    """The kind of a child's end by its wait status."""
+    if too_long or (os.WIFSIGNALED(state) and os.WTERMSIG(state) == signal.SIGXCPU):
+        return "time_limit"
+    if os.WIFSIGNALED(state):
+        return "killed"
+    return KINDS.get(os.WEXITSTATUS(state), "runtime_error")
+
+
+def input_file(text: str) -> int:
+    """An open file that holds `text`, at its start; it has no name."""
+    data = text.encode("utf-8", "replace")
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.seek(0)
+            return os.dup(file.fileno())
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    written = 0
+    while written < len(data):
+        written += os.write(file, data[written:])
+    os.lseek(file, 0, os.SEEK_SET)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return file
+
+
+class Watch:
+    """Looks after a running child: reads what it writes, and finds the limit that it breaks.
+
+    `message` goes over `link` once the child asks for it; what comes back is the result.
+    """
+
+    def __init__(self, cell: Cell, pid: int, started: float, out: int, err: int, link: int | None, message: bytes):
+        self.cell, self.pid, self.started = cell, pid, started
+        self.out, self.err, self.link = out, err, link
+        self.message, self.to_send = message, b""
+        self.confined = False
+        self.ended: tuple | None = None  # what wait4 told, where no handle of the process can
+        self.written = {file: bytearray() for file in (out, err, link) if file is not None}
+        self.poll = select.poll()
+        for file in self.written:
+            os.set_blocking(file, False)
+            self.poll.register(file, select.POLLIN)
+        self.handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+        if self.handle is not None:
+            self.poll.register(self.handle, select.POLLIN)
+
+    @property
+    def result(self) -> bytes:
+        """What came over the link, without the asking mark and the frame's length."""
+        return bytes(self.written[self.link][5:]) if self.link is not None else b""
+
+    def until_end(self, channel: int) -> str | None:
+        """Wait for the child's end; returns the limit that it broke first, or None."""
+        self.poll.register(channel, 0)  # only a hang-up is told: then nobody is left to answer
+        limit, deadline = self.cell.time_limit, self.started + self.cell.wall_limit
+        pause = min(limit / self.cell.cores, self.cell.wall_limit)
+        while True:
+            if self.handle is None:
+                pause = min(pause, 0.005)
+            for file, event in self.poll.poll(pause * 1000):
+                if file == channel:
+                    bury(self.pid)
+                    raise BrokenPipeError("nobody is left to answer")
+                if file == self.handle:
+                    return None
+                self._serve(file, event)
+            if self.handle is None and (ended := os.wait4(self.pid, os.WNOHANG))[0]:
+                self.ended = ended
+                return None
+            left, time_left = limit - cpu_seconds(self.pid), deadline - time.monotonic()
+            if any(len(self.written[f]) > self.cell.output_bytes for f in (self.out, self.link) if f is not None):
+                return "output_limit"
+            if left < 0:
+                return "time_limit"
+            if time_left < 0:
+                return "wall_limit"
+            pause = min(time_left, max(left / self.cell.cores, 0.002))
+
+    def _serve(self, file: int, event: int) -> None:
+        """Read or write what a file is ready for."""
+        if event & select.POLLOUT:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                self.to_send = self.to_send[os.write(file, self.to_send) :]
+        if event & ~select.POLLOUT and not self._take(file):
+            self.poll.unregister(file)
+        elif file == self.link:
+            if self.message:
+                self.to_send, self.message = self.message, b""
+            self.poll.modify(file, select.POLLIN | (select.POLLOUT if self.to_send else 0))
+
+    def _take(self, file: int) -> bool:
+        """Take up to 64 KB that the child wrote; False if there is nothing."""
         try:
-            program = compile(text, "program.py", "exec")
-        except (SyntaxError, ValueError) as error:
-            sys.stderr.write(f"{type(error).__name__}: {error}")
-            return SYNTAX_ERROR
-        exec(program, main.__dict__)
-    except SystemExit as stop:
-        code = 0 if stop.code in (None, 0) else RUNTIME_ERROR
-    except MemoryError:
-        return MEMORY_ERROR
-    except BaseException:
-        sys.stderr.write(traceback.format_exc(limit=-4))
-        code = RUNTIME_ERROR
+            data = os.read(file, 1 << 16)
+        except (BlockingIOError, ConnectionResetError):
+            return False
+        written = self.written[file]
+        written += data
+        if file == self.err:
+            if not self.confined and written.startswith(CONFINED):
+                self.confined = True
+                del written[: len(CONFINED)]
+            del written[:-STDERR_TAIL]
+        return bool(data)
+
+    def drain_and_close(self) -> None:
+        """Read what is left in the pipes of a child that has ended, up to the limit."""
+        for file, written in self.written.items():
+            while len(written) <= self.cell.output_bytes and self._take(file):
+                pass
+            os.close(file)
+        if self.handle is not None:
+            os.close(self.handle)
+
+    def text(self, file: int) -> str:
+        data = self.written[file][-STDERR_TAIL:] if file == self.err else self.written[file]
+        return data[: self.cell.output_bytes].decode("utf-8", "replace")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a running child, all its threads; 0 where only the kernel's own limit can tell (not Linux)."""
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        code = code or RUNTIME_ERROR
-    try:
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
-    return code
+        return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid(3) names
+    except (OSError, OverflowError, AttributeError):
+        return 0.0
 
 
-# ------------------------------------------------------------------------------------------------- the loop
+def bury(pid: int, ended: tuple | None = None) -> tuple[float, int]:
+    """Kill a child and all that came from it, and wait for them; returns (CPU seconds of all, its wait status).
+
+    `ended` is what wait4 told of the child, if it was waited for already.
+    """
+    if ended is None:
+        os.kill(pid, signal.SIGKILL)  # nothing happens to one that has ended, and its number is still taken
+        ended = os.wait4(pid, 0)
+    _, state, usage = ended
+    seconds = usage.ru_utime + usage.ru_stime
+    with contextlib.suppress(ChildProcessError):
+        while True:  # what it left is now ours, or will be when its own parent is killed
+            found, _, usage = os.wait4(-1, os.WNOHANG)
+            if not found:
+                kill_descendants(pid)
+                _, _, usage = os.wait4(-1, 0)
+            seconds += usage.ru_utime + usage.ru_stime
+    return seconds, state
 
 
-def main():
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):
-        os.dup2(null, number)
-
-    def send(reply):
-        data = json.dumps(reply).encode()
-        replies.write(struct.pack("!I", len(data)) + data)
-        replies.flush()
-
-    report = isolate(json.loads(sys.argv[1]))
-    tempfile.tempdir = "/tmp" if report.get("private temporary directory") is True else None
-    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if report["process namespace"] is True else None
-    send(report)
-    gc.freeze()
-    while True:
-        head = requests.read(4)
-        if len(head) < 4:
+def kill_descendants(session: int) -> None:
+    """Kill what a program left: everything else in our namespace, or else its session and all our children."""
+    with contextlib.suppress(OSError):
+        if is_first_in_namespace():
+            os.kill(-1, signal.SIGKILL)
             return
-        send(execute(json.loads(requests.read(*struct.unpack("!I", head))), own_pids))
+        os.killpg(session, signal.SIGKILL)
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+        for child in file.read().split():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def serve(channel: int) -> None:
+    """Answer requests until the channel closes."""
+    settings = json.loads(read_frame(channel))
+    sys.path += settings["module_folders"]
+    for name in COMMON_MODULES + settings["modules"]:
+        importlib.import_module(name)
+    sys.path[:] = [p for p in sys.path if p not in settings["module_folders"]]
+    given: dict = {}
+    exec(GIVEN_IMPORTS, given)
+    site.setquit()
+    os.environ.clear()
+    cell = Cell(settings)
+    if not cell.close_in():
+        return
+    gc.collect()
+    gc.freeze()
+    write_frame(channel, json.dumps({"layers": cell.layers, "folder": cell.folder}).encode())
+    try:
+        while (request := read_frame(channel)) is not None:
+            reply = run_request(cell, channel, json.loads(request), given)
+            write_frame(channel, json.dumps(reply).encode())
+            cell.clear_scratch()
+    finally:
+        if cell.folder:
+            remove_tree(cell.folder)
+
+
+def main() -> None:
+    """Take the channel from standard input, and leave nothing there that a program could inherit."""
+    sys.path.remove(os.environ["PYTHONPATH"])  # where this module came from
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    channel = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(nothing, number)
+    os.close(nothing)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(channel)
 
 
 if __name__ == "__main__":

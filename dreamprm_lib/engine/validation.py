@@ -15,45 +15,41 @@ from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox import Sandbox, outputs_match
 
 GENERATED = 30  # random inputs on which the two solutions must agree
+MIN_TESTS = 10
+KILLED = 0.9  # share of the mutants, without the equivalent ones, that the tests must kill
 
 
 def validate(problems: Sequence[Problem]) -> tuple[pd.DataFrame, list[str]]:
     """A row for each problem, and the faults found, in words.
 
     Columns: problem, split, difficulty, tests, agreed (generated inputs on which reference and second solution agree),
-    mutants, killed (wrong programs made from the reference, and how many a test fails).  Faults: the rule for the
-    difficulty is broken, an input stands twice, the reference or the second solution fails, the two disagree, or fewer
-    than 90 % of the mutants that are not known as equivalent are killed.
+    mutants (wrong programs made from the reference), equivalent (those listed as no wrong programs), killed (how many
+    of the others a test fails), survivors (the changed lines of those that all tests pass).  Faults: the rule for the
+    difficulty is broken, there are fewer than ten tests, an input stands twice, the reference or the second solution
+    fails, the two disagree, a mutant that is listed as equivalent is none, or fewer than 90 % of the others are killed.
     """
     rows, faults = [], []
     with Sandbox() as sandbox:
         for problem in tqdm(problems, desc="validating", unit="problem"):
             found = _form_faults(problem)
-            solutions = [code for code in (problem.reference, problem.brute) if code]
+            solutions = {"reference": problem.reference, "second solution": problem.brute}
             whole = replace(problem, tests=problem.samples + problem.tests)
             for name, verdict in zip(
-                ("reference", "second solution"), sandbox.grade([(whole, code) for code in solutions]), strict=False
+                solutions, sandbox.grade([(whole, code) for code in solutions.values()]), strict=True
             ):
                 if not verdict.passed:
                     found.append(f"the {name} fails test {verdict.test}: {verdict.kind} {verdict.detail}")
-            agreed = _agreement(problem, sandbox, found) if problem.generator and problem.brute else 0
-            mutants = list(dict.fromkeys(m.code for m in mutate(problem.reference))) if problem.reference else []
-            killed = sum(not v.passed for v in sandbox.grade([(problem, code) for code in mutants]))
-            survivors = len(mutants) - killed
-            if mutants and survivors > len(problem.equivalent) and killed < 0.9 * len(mutants):
-                found.append(f"only {killed} of {len(mutants)} mutants are killed")
-            faults += [f"{problem.id}: {fault}" for fault in found]
             rows.append(
                 {
                     "problem": problem.id,
                     "split": problem.split,
                     "difficulty": problem.difficulty,
                     "tests": len(problem.tests),
-                    "agreed": agreed,
-                    "mutants": len(mutants),
-                    "killed": killed,
+                    "agreed": _agreement(problem, sandbox, found),
+                    **_mutant_columns(problem, sandbox, found),
                 }
             )
+            faults += [f"{problem.id}: {fault}" for fault in found]
     return pd.DataFrame(rows), faults
 
 
@@ -66,10 +62,37 @@ def _form_faults(problem: Problem) -> list[str]:
     faults = []
     if problem.rules and problem.difficulty != difficulty_by_rules(problem.rules):
         faults.append(f"{len(problem.rules)} rules make it {difficulty_by_rules(problem.rules)}")
+    if len(problem.tests) < MIN_TESTS:
+        faults.append(f"{len(problem.tests)} tests are fewer than {MIN_TESTS}")
     inputs = [t.input for t in problem.samples + problem.tests]
-    if problem.source == "starter" and len(set(inputs)) < len(inputs):
+    if len(set(inputs)) < len(inputs):
         faults.append("an input stands twice")
     return faults
+
+
+def _mutant_columns(problem: Problem, sandbox: Sandbox, faults: list[str]) -> dict:
+    """What becomes of the mutants; faults are added to `faults`.
+
+    An entry of `problem.equivalent` is the changed line, two blanks, and `# why it changes nothing`.
+    """
+    mutants = list({m.code: m for m in mutate(problem.reference)}.values())
+    verdicts = sandbox.grade([(problem, m.code) for m in mutants])
+    surviving = [m.text for m, verdict in zip(mutants, verdicts, strict=True) if verdict.passed]
+    equivalent = [entry.split("  # ")[0] for entry in problem.equivalent]
+    for line in equivalent:
+        if line not in surviving:
+            faults.append(f"{line!r} is listed as equivalent, but no such mutant passes all tests")
+    survivors = [line for line in surviving if line not in equivalent]
+    wrong = len(mutants) - len(surviving) + len(survivors)
+    killed = wrong - len(survivors)
+    if killed < KILLED * wrong:
+        faults.append(f"only {killed} of {wrong} mutants are killed; these pass: {'; '.join(survivors)}")
+    return {
+        "mutants": len(mutants),
+        "equivalent": len(mutants) - wrong,
+        "killed": killed,
+        "survivors": "; ".join(survivors),
+    }
 
 
 def _agreement(problem: Problem, sandbox: Sandbox, faults: list[str]) -> int:
@@ -93,10 +116,10 @@ def _agreement(problem: Problem, sandbox: Sandbox, faults: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong program made from a right one: what was changed, in which line, and the text."""
+    """A wrong program made from a right one: the kind of change, the changed line as it reads now, and the program."""
 
     change: str
-    line: int
+    text: str
     code: str
 
 
@@ -108,11 +131,14 @@ _OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDi
 def mutate(code: str) -> Iterator[Mutant]:
     """Small wrong changes, one at a time: comparisons, operators, constants + 1, and / or, min / max, branches."""
     tree = ast.parse(code)
+    original = ast.unparse(tree).splitlines()
     for index, node in enumerate(ast.walk(tree)):
         for change, edit in _edits(node):
             changed = copy.deepcopy(tree)
             edit(list(ast.walk(changed))[index])
-            yield Mutant(change, getattr(node, "lineno", 0), ast.unparse(ast.fix_missing_locations(changed)))
+            mutant = ast.unparse(ast.fix_missing_locations(changed))
+            text = next((new for old, new in zip(original, mutant.splitlines(), strict=False) if new != old), "")
+            yield Mutant(change, text.strip(), mutant)
 
 
 def _edits(node: ast.AST) -> Iterator[tuple]:

@@ -1,0 +1,60 @@
+"""Leakage between splits: a problem that stands in training and in test makes every score too good.
+
+Two statements are near-identical if most of their runs of three words or marks are the same ones.
+
+Not covered: the same task told in other words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dreamprm_lib.errors import InputError
+
+if TYPE_CHECKING:
+    from dreamprm_lib.engine.problems import Problem
+
+NEAR_IDENTICAL = 0.8  # Jaccard similarity of the sets of word triples
+
+
+def statement_similarity(statements: Sequence[str]) -> np.ndarray:
+    """Jaccard similarity of the sets of word triples, in [0, 1]: an array [statements, statements]."""
+    triples: dict[tuple[str, ...], int] = {}
+    rows, columns = [], []
+    for row, statement in enumerate(statements):
+        words = ["", "", *re.findall(r"\w+|[^\w\s]", statement.lower())]
+        found = {triples.setdefault(triple, len(triples)) for triple in zip(words, words[1:], words[2:], strict=False)}
+        rows += [row] * len(found)
+        columns += found
+    present = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(statements), max(len(triples), 1)))
+    shared = (present @ present.T).toarray()
+    sizes = shared.diagonal()
+    return shared / np.maximum(sizes[:, None] + sizes[None, :] - shared, 1)
+
+
+def leaks(problems: Sequence[Problem]) -> list[tuple[Problem, Problem, float]]:
+    """Pairs of problems of different splits with near-identical statements, and their similarity."""
+    texts = [f"{p.statement}\n{p.starter_code}" for p in problems]
+    first, second = np.nonzero(np.triu(similarity := statement_similarity(texts), k=1) >= NEAR_IDENTICAL)
+    pairs = [(problems[a], problems[b], float(similarity[a, b])) for a, b in zip(first, second, strict=True)]
+    return [pair for pair in pairs if pair[0].split != pair[1].split]
+
+
+def refuse_leaks(problems: Sequence[Problem], source: object) -> None:
+    """Raise `InputError` if an id stands twice or near-identical statements stand in different splits."""
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise InputError(f"{source}: the problem id {problem.id!r} stands twice.")
+        seen.add(problem.id)
+    if found := leaks(problems):
+        pairs = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {s:.0%} alike" for a, b, s in found[:5])
+        raise InputError(
+            f"{source}: {len(found)} pairs of near-identical statements stand in different splits: {pairs}. Put each "
+            "pair into one split, or leave problems out by `?drop=ID,ID` behind the source."
+        )

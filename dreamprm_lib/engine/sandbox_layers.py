@@ -1,0 +1,516 @@
+"""The layers of isolation that a kernel may give, for the sandbox's worker and its children.
+
+A `Cell` closes the worker in (namespaces, a root of its own) and, in each child, adds what binds that child alone
+(another user, resource limits, Landlock, seccomp).  Every layer is tried before it is relied on, and a layer that this
+kernel or this user does not have is told as off.  Only the standard library is used: the worker runs without others.
+
+Not covered: a hole in the kernel; and, where the layer named `seccomp` is missing, memory in total: it is limited for
+each of `processes` processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import glob
+import math
+import os
+import platform
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+
+NOBODY = 65534
+STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main thread's stack free of other mappings
+FILE_BYTES = 16 << 20
+OPEN_FILES = 64
+SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=700"
+MOUNT_POINT = "/sys"  # where the private root is built: any folder would do, since the mount is seen here only
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+PID_MAX_FLOOR = 300  # the kernel numbers processes from here on once the numbers were used up
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+# --- System calls that Python 3.11 has no function for ----------------------------------------------------------------
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+CLONE_NEWUSER = 0x10000000
+NAMESPACES = {
+    "mount namespace": 0x00020000,
+    "pid namespace": 0x20000000,
+    "network namespace": 0x40000000,
+    "ipc namespace": 0x08000000,
+    "host name namespace": 0x04000000,
+}
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 442, 444, 445, 446
+MACHINE = platform.machine()
+
+
+def call(function: str, *arguments) -> int:
+    """Call a function of the C library; raises OSError where it answers -1 (or the library has no such function)."""
+    try:
+        answer = getattr(libc, function)(*arguments)
+    except AttributeError:
+        raise OSError(errno.ENOSYS, f"{function} is missing on this platform") from None
+    if answer == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+    return answer
+
+
+def syscall(number: int | None, *arguments) -> int:
+    if number is None or not sys.platform.startswith("linux"):
+        raise OSError(errno.ENOSYS, "not known on this platform")
+    return call("syscall", ctypes.c_long(number), *arguments)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    names = [None if name is None else os.fsencode(name) for name in (source, target, kind)]
+    call("mount", *names, ctypes.c_ulong(flags), os.fsencode(options))
+
+
+def prctl(option: int, value: int) -> None:
+    call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of this thread, for good (version 3 of the interface: two words of each set)."""
+    header = struct.pack("=Ii", 0x20080522, 0)
+    syscall(SYS_CAPSET.get(MACHINE), header, bytes(24))
+
+
+# --- Layers that close the worker -------------------------------------------------------------------------------------
+
+
+def works_in_a_child(action) -> bool:
+    """Whether `action` runs without an error, tried in a child so that this process stays as it is."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def enter_user_namespace() -> None:
+    """Own a user namespace.  Root keeps two users in it, itself and nobody; an ordinary user keeps itself.
+
+    The maps have to be written from outside, so a helper that stays behind does it.
+    """
+    worker, uid, gid = os.getpid(), os.geteuid(), os.getegid()
+    other = f"\n{NOBODY} {NOBODY} 1" if uid == 0 else ""
+    go, tell = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        status = 1
+        try:
+            os.close(tell)
+            if os.read(go, 1):
+                if uid != 0:
+                    write_text(f"/proc/{worker}/setgroups", "deny")
+                write_text(f"/proc/{worker}/gid_map", f"{gid} {gid} 1{other}")
+                write_text(f"/proc/{worker}/uid_map", f"{uid} {uid} 1{other}")
+                status = 0
+        finally:
+            os._exit(status)
+    os.close(go)
+    try:
+        call("unshare", CLONE_NEWUSER)
+        os.write(tell, b"1")
+    finally:
+        os.close(tell)
+        status = os.waitpid(helper, 0)[1]
+    if status:
+        raise OSError(errno.EPERM, "the maps of the user namespace could not be written")
+
+
+def write_text(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def readable_places() -> list[str]:
+    """What a program may read: the standard library, the shared libraries, time zones."""
+    places = [p for p in sys.path if p] + ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
+    return [p for p in dict.fromkeys(places) if os.path.exists(p)]
+
+
+def hidden_places(places: list[str]) -> list[str]:
+    """Folders of installed packages inside `places`: they may hold a benchmark's answers."""
+    names = [f"{between}{kind}-packages" for between in ("", "python3*/") for kind in ("site", "dist")]
+    return [folder for p in places for name in names for folder in glob.glob(f"{glob.escape(p)}/{name}")]
+
+
+def enter_private_root(places: list[str], packages: list[str], numbers: bool) -> None:
+    """Change to a root that holds nothing but `places` and `packages`, read-only, a few devices and, if `numbers` (a
+    PID namespace is on), a /proc that shows the processes of this namespace."""
+    root = MOUNT_POINT
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    for place in [*places, *DEVICES]:
+        bind(place, root + place)
+    for place in hidden_places(places):
+        mount("tmpfs", root + place, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=755")
+    for place in packages:
+        bind(place, root + place)
+    for name in ("proc", "tmp"):
+        os.mkdir(f"{root}/{name}")
+    if numbers:
+        with contextlib.suppress(OSError):
+            mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=2")
+            for name, target in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")]:
+                os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
+    read_only = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, read_only, ctypes.c_size_t(len(read_only)))
+    os.chdir(root)
+    syscall(SYS_PIVOT_ROOT.get(MACHINE), b".", b".")
+    call("umount2", b".", MNT_DETACH)
+    os.chdir("/")
+
+
+def bind(place: str, target: str) -> None:
+    """Show `place` at `target` too."""
+    if not os.path.exists(target):
+        if os.path.isdir(place):
+            os.makedirs(target)
+        else:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            open(target, "x").close()
+    mount(place, target, None, MS_BIND | MS_REC)
+
+
+def limit_process_numbers(processes: int) -> str:
+    """Let this PID namespace have about `processes` processes at once; returns the limit.
+
+    Before Linux 6.14 the same file sets the limit of the whole machine, so nothing is written there.
+    """
+    if tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 14):
+        raise OSError(errno.ENOSYS, "the limit is the whole machine's before Linux 6.14")
+    if not is_first_in_namespace():
+        raise OSError(errno.EPERM, "not in a PID namespace of its own")
+    limit = str(PID_MAX_FLOOR + max(processes, 2))
+    write_text("/proc/sys/kernel/pid_max", limit)
+    with open("/proc/sys/kernel/pid_max") as file:
+        if file.read().strip() != limit:
+            raise OSError(errno.EINVAL, "the limit was not taken")
+    return f"pid_max {limit}"
+
+
+def is_first_in_namespace() -> bool:
+    return os.getpid() == 1 and os.getppid() == 0
+
+
+# --- Layers that close a child: Landlock and seccomp ------------------------------------------------------------------
+
+READ_FILE, READ_DIR, EXECUTE, WRITE_FILE, TRUNCATE = 1 << 2, 1 << 3, 1 << 0, 1 << 1, 1 << 14
+LANDLOCK_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+NO_TCP, NO_OUTSIDE = 0b11, 0b11  # bind and connect; abstract sockets and signals
+
+
+def landlock_version() -> int:
+    return syscall(SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+
+
+def landlock_rules(version: int, read: list[str], list_only: list[str], write: list[str]) -> int:
+    """A ruleset (a file descriptor): below `read` files may be read, below `list_only` folders be listed, below
+    `write` all be done; from version 4 on no TCP, from version 6 on no signal to a process outside."""
+    rights = LANDLOCK_FILE_RIGHTS[max(v for v in LANDLOCK_FILE_RIGHTS if v <= version)]
+    attributes = struct.pack("=QQQ", rights, NO_TCP, NO_OUTSIDE)[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    rules = syscall(SYS_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    for paths, allowed in [
+        (read, READ_FILE | READ_DIR | EXECUTE),
+        (list_only, READ_DIR),
+        (write, rights),
+        (DEVICES, READ_FILE | WRITE_FILE),
+    ]:
+        for path in paths:
+            allowed_here = allowed if os.path.isdir(path) else allowed & (READ_FILE | WRITE_FILE | EXECUTE | TRUNCATE)
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            syscall(SYS_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed_here, place), 0)
+            os.close(place)
+    return rules
+
+
+# Numbers of the system calls that no contest program needs, on x86_64 and aarch64 (None: not there).  They answer
+# EPERM: new processes and programs, other processes' memory, mounts and namespaces, keys, kernel modules, sockets
+# (a pair of connected ones is allowed, asyncio uses it), and memory that outlives or evades the address space limit.
+REFUSED_CALLS = {
+    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97), "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429),
+    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
+    "mount_setattr": (442, 442), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "acct": (163, 89), "quotactl": (179, 60),
+    "syslog": (103, 116), "open_by_handle_at": (304, 265), "iopl": (172, None), "ioperm": (173, None),
+    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "socket": (41, 198),
+}  # fmt: skip
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+SYS_CLONE, SYS_CLONE3, CLONE_THREAD = {"x86_64": 56, "aarch64": 220}, 435, 0x10000
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, REFUSE, PRETEND_MISSING = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+
+
+def seccomp_filter(machine: str) -> bytes:
+    """The filter as BPF instructions: (code, steps if true, steps if false, operand), eight bytes each."""
+    if machine not in AUDIT_ARCH:
+        raise OSError(errno.ENOSYS, f"no table of system calls for {machine}")
+    column = list(AUDIT_ARCH).index(machine)
+    program = [
+        (LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, REFUSE),  # another architecture's call
+        (LOAD, 0, 0, 0), (JUMP_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE),  # x32 calls
+        (JUMP_EQUAL, 0, 1, SYS_CLONE3), (RETURN, 0, 0, PRETEND_MISSING),  # its flags can't be read here: glibc clones
+        (JUMP_EQUAL, 0, 4, SYS_CLONE[machine]), (LOAD, 0, 0, 16), (JUMP_ANY_BIT, 1, 0, CLONE_THREAD),
+        (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW),
+    ]  # fmt: skip
+    for numbers in REFUSED_CALLS.values():
+        if numbers[column] is not None:
+            program += [(JUMP_EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE)]
+    program.append((RETURN, 0, 0, ALLOW))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+class FilterProgram(ctypes.Structure):
+    """The kernel's `struct sock_fprog`."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+    @classmethod
+    def of(cls, instructions: bytes) -> FilterProgram:
+        return cls(len(instructions) // 8, instructions)
+
+
+def install_filter(program: FilterProgram) -> None:
+    call("prctl", PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+# --- The child: limits, layers, and the program -----------------------------------------------------------------------
+
+
+class Cell:
+    """The closed worker: what every child inherits, and the layers that a child puts on itself.
+
+    `layers` tells for each layer whether it is on (or, as text, to which degree).
+    """
+
+    def __init__(self, settings: dict):
+        self.time_limit: float = settings["time_limit"]
+        self.wall_limit: float = settings["wall_limit"]
+        self.output_bytes: int = settings["output_bytes"]
+        self.memory_bytes: int = settings["memory_bytes"]
+        self.processes: int = settings["processes"]
+        self.packages: list[str] = settings["packages"]
+        self.without: set[str] = set(settings["without"])
+        self.layers: dict[str, bool | str] = {}
+        self.user = os.geteuid()
+        self.folder = ""  # on the disk, where there is no private root
+        self.scratch = ""
+        self.untouched = (0, 0)
+        self.rules = -1
+        self.filter: FilterProgram | None = None
+        self.cores = os.cpu_count() or 1
+        self.base_bytes = address_space_bytes()
+
+    def close_in(self) -> bool:
+        """Put on every layer that the kernel gives.  False in the process that only waits outside."""
+        self._try("user namespace", self._enter_user_namespace)
+        for name, flag in NAMESPACES.items():
+            self._try(name, lambda flag=flag: call("unshare", flag))
+        if self.layers["pid namespace"]:
+            if inside := os.fork():
+                os.waitpid(inside, 0)
+                return False
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        else:
+            with contextlib.suppress(OSError):
+                prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self._try("process limit", lambda: limit_process_numbers(self.processes))
+        self._try("private root", self._enter_private_root)
+        self._try("unprivileged user", self._choose_user)
+        self._try("resource limits", lambda: self._needs(self._limit_resources))
+        self._try("no capabilities", lambda: self._needs(drop_capabilities))
+        self.fresh_scratch()
+        with contextlib.suppress(OSError):
+            prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
+        self._try("no new privileges", lambda: self._needs(lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
+        self._try("landlock", self._plan_landlock)
+        self._try("seccomp", self._plan_seccomp)
+        return True
+
+    def _try(self, name: str, action) -> None:
+        """Do `action` for the layer `name` unless it is switched off; text that it returns tells the degree."""
+        self.layers[name] = False
+        if name not in self.without:
+            with contextlib.suppress(OSError):
+                self.layers[name] = action() or True
+
+    @staticmethod
+    def _needs(action) -> None:
+        """Raise unless a child can do `action`."""
+        if not works_in_a_child(action):
+            raise OSError(errno.EPERM, "refused to a child")
+
+    def _enter_user_namespace(self) -> None:
+        self._needs(enter_user_namespace)
+        enter_user_namespace()
+
+    def _enter_private_root(self) -> None:
+        if not self.layers["mount namespace"]:
+            raise OSError(errno.EPERM, "needs a mount namespace")
+        enter_private_root(readable_places(), self.packages, bool(self.layers["pid namespace"]))
+
+    def _choose_user(self) -> str:
+        """Who the program will be.  Root gives way to nobody, if nobody can read the standard library."""
+        if os.geteuid() != 0:
+            return f"uid {os.geteuid()}"
+        self._needs(lambda: (become(NOBODY), os.listdir(os.path.dirname(os.__file__))))
+        self.user = NOBODY
+        return f"uid {NOBODY}"
+
+    def _plan_landlock(self) -> str:
+        version = landlock_version()
+        self._renew_rules()
+        self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)))
+        return f"version {version}"
+
+    def _renew_rules(self) -> None:
+        """Landlock's rules follow the scratch folder, which may be a new one."""
+        if self.rules >= 0:
+            os.close(self.rules)
+        read, list_only = ["/"], []
+        if not self.layers["private root"]:
+            read, list_only = list(self.packages), readable_places()
+            hidden = set(hidden_places(list_only))
+            for place in list_only:
+                inside = [os.path.join(place, n) for n in os.listdir(place)] if os.path.isdir(place) else [place]
+                read += [p for p in inside if p not in hidden and os.path.exists(p)]
+        self.rules = landlock_rules(landlock_version(), read, list_only, [self.scratch])
+
+    def _plan_seccomp(self) -> None:
+        program = FilterProgram.of(seccomp_filter(MACHINE))
+        self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), install_filter(program)))
+        self.filter = program
+
+    def fresh_scratch(self) -> None:
+        """An empty folder for the next program to work in: a new file system in memory, or else a new folder."""
+        if self.layers["private root"]:
+            if self.scratch:
+                os.chdir("/")
+                call("umount2", b"/tmp", MNT_DETACH)
+            group = self.user if self.user != os.geteuid() else os.getegid()
+            options = f"{SCRATCH_OPTIONS},uid={self.user},gid={group}"
+            mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
+            self.scratch = "/tmp"
+        else:
+            if not self.folder:
+                self.folder = tempfile.mkdtemp(prefix="sandbox-")
+                os.chmod(self.folder, 0o711)
+            if self.scratch:
+                remove_tree(self.scratch)
+            self.scratch = os.path.join(self.folder, f"scratch-{time.monotonic_ns()}")
+            os.mkdir(self.scratch, 0o700)
+            if self.user != os.geteuid():
+                os.chown(self.scratch, self.user, self.user)
+        self.untouched = self._look_of_scratch()
+        if self.rules >= 0:
+            self._renew_rules()
+
+    def _look_of_scratch(self) -> tuple[int, int]:
+        about = os.stat(self.scratch)
+        return about.st_mode, about.st_ctime_ns
+
+    def clear_scratch(self) -> None:
+        """A fresh scratch folder, if the last program touched it: mounting one takes as long as a test."""
+        try:
+            clean = self._look_of_scratch() == self.untouched and not os.listdir(self.scratch)
+        except OSError:
+            clean = False
+        if not clean:
+            self.fresh_scratch()
+
+    def confine(self, keep: int | None) -> None:
+        """In the child: limits and the layers of its own.  Leaves 0, 1, 2 and `keep` open, nothing else."""
+        os.setsid()
+        os.chdir(self.scratch)
+        os.umask(0o077)
+        if self.layers["resource limits"]:
+            self._limit_resources()
+        if self.user != os.geteuid():
+            become(self.user)
+        with contextlib.suppress(OSError):
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker, no program
+        if self.layers["no capabilities"]:
+            drop_capabilities()
+        if self.layers["no new privileges"]:
+            prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if self.layers["landlock"]:
+            syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)
+        if self.layers["seccomp"]:
+            install_filter(self.filter)
+        if keep is None:
+            os.closerange(3, 256)
+        else:
+            os.closerange(3, keep)
+            os.closerange(keep + 1, 256)
+
+    def _limit_resources(self) -> None:
+        """Limits of one process, both the soft and the hard one; a limit that is lower already stays."""
+        limits = {
+            resource.RLIMIT_CPU: math.ceil(self.time_limit) + 1,
+            resource.RLIMIT_AS: self.base_bytes + self.memory_bytes,
+            resource.RLIMIT_NOFILE: OPEN_FILES,
+            resource.RLIMIT_FSIZE: FILE_BYTES,
+            resource.RLIMIT_NPROC: self.processes,
+            resource.RLIMIT_STACK: STACK_BYTES,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+        }
+        for which, limit in limits.items():
+            hard = resource.getrlimit(which)[1]
+            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(which, (limit, limit))
+
+
+def become(user: int) -> None:
+    """Be `user`, who has no other groups, for good; only root can."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder, and folders in it that a program took its own rights from.  What is nested a thousand deep may
+    stay: without a private root there is no limit to that."""
+    with contextlib.suppress(OSError, RecursionError):
+        os.chmod(folder, 0o700)
+        for place, names, _ in os.walk(folder):
+            for path in (os.path.join(place, name) for name in names):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def address_space_bytes() -> int:
+    """What this process has mapped already, in bytes (a guess where /proc is missing)."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 256 << 20
