@@ -7,7 +7,6 @@ file and renamed.  `manifest.json` is written last, by the runner, as the proof 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -204,9 +203,3 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path}, line {number}: not a row of {row_type.__name__} ({error}).") from error
     return rows
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

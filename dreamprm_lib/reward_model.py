@@ -1,159 +1,37 @@
 """The reward model: a causal LM reads the problem and the program, and gives each step a score in [0, 1].
 
-A backbone with frozen weights turns each step into one feature vector (the hidden state of the step's last token), and
-a linear head with a sigmoid turns that into a score.  A causal model has computed every prefix when it has read the
-whole program, so one pass scores all steps.  Trained on Monte-Carlo labels of all steps the model is PRM-CoF; trained
-on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).
+A backbone with frozen weights (`engine/backbone.py`) turns each prefix into one feature vector, for all steps of all
+candidates in one pass, and a linear head with a sigmoid turns that into a score.  Trained on Monte-Carlo labels of all
+steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).
 
 Not covered here: fine-tuning of the backbone's own weights.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from joblib import Memory
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from dreamprm_lib.artifacts import file_digest
 from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.engine.backbone import Backbone, Template
 from dreamprm_lib.engine.completions import write_atomically
 from dreamprm_lib.engine.problems import Problem, describe
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, safetensors_folder
 from dreamprm_lib.errors import InputError, WeightsError
 
-log = logging.getLogger(__name__)
-
-TEMPLATE = "Problem:\n{statement}\n\nProgram:\n"  # the steps follow, each tokenised apart
-MAX_TOKENS = 2048
-FEATURE_CACHE_BYTES = 2 * 1024**3
+FORMAT = "dreamprm-head-2"
 
 
-# ------------------------------------------------------------------------------------------------- the backbone
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen causal LM, read after the layers in `layers` (0 is the embedding; layers count from 1).
-
-    `name` is a pinned model of `engine.weights`, or a folder or hub name that `transformers` can open.  Layers above
-    the highest one that is asked for are never computed.
-    """
-
-    name: str
-    layers: tuple[int, ...]
-
-    @property
-    def digest(self) -> str:
-        """Names the weights: SHA-256 of a pinned model or of a folder's weight files, commit of a model on the hub."""
-        return WEIGHTS[self.name].sha256 if self.name in WEIGHTS else _digest(self.name)
-
-    def features(self, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
-        """Hidden states at the end of each step: an array [steps, layers, width], float32, for each program.
-
-        The statement is computed once for all programs of a problem, and each program once for all its steps.
-        Results are kept on disk by content; `FEATURE_CACHE_BYTES` bounds the folder.
-        """
-        steps = [[step.text for step in split_steps(code)] for code in programs]
-        return _cached_features()(self.digest, TEMPLATE, self.name, self.layers, describe(problem), steps)
-
-
-@cache
-def _digest(name: str) -> str:
-    from transformers import AutoConfig
-
-    files = sorted(Path(name).glob("*.safetensors"))
-    if files:
-        return hashlib.sha256("".join(file_digest(f) for f in files).encode()).hexdigest()
-    return AutoConfig.from_pretrained(name)._commit_hash or hashlib.sha256(name.encode()).hexdigest()
-
-
-@cache
-def _cached_features():
-    memory = Memory(cache_dir() / "features", verbose=0)
-    memory.reduce_size(bytes_limit=FEATURE_CACHE_BYTES)
-    return memory.cache(_features, ignore=["name"])
-
-
-def _features(
-    digest: str, template: str, name: str, layers: tuple[int, ...], statement: str, programs: list[list[str]]
-) -> list[np.ndarray]:
-    tokenizer, model = _open_model(name, max(layers))
-    head = tokenizer(template.format(statement=statement), add_special_tokens=False).input_ids
-    bodies = [
-        [tokenizer(text, add_special_tokens=False).input_ids or [tokenizer.eos_token_id] for text in steps]
-        for steps in programs
-    ]
-    longest = max((sum(map(len, body)) for body in bodies), default=0)
-    head = _cut_middle(head, MAX_TOKENS - longest)
-    ends = [np.cumsum([len(ids) for ids in body]) - 1 for body in bodies]
-
-    filled = [i for i, body in enumerate(bodies) if body]
-    states: list[np.ndarray] = [np.zeros((0, len(layers), model.config.hidden_size), np.float32)] * len(bodies)
-    if not filled:
-        return states
-    flat = [torch.tensor([token for ids in bodies[i] for token in ids]) for i in filled]
-    # What pads a row stands after all that it reads, so a causal model needs no mask for it.
-    body = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True).to(model.device)
-    with torch.inference_mode():
-        cached = model(input_ids=torch.tensor([head], device=model.device), use_cache=True).past_key_values
-        cached.batch_repeat_interleave(len(filled))
-        hidden = model(input_ids=body, past_key_values=cached, use_cache=True, output_hidden_states=True).hidden_states
-    for row, i in enumerate(filled):
-        picked = [hidden[layer][row, ends[i]].float().cpu().numpy() for layer in layers]
-        states[i] = np.stack(picked, axis=1)
-    return states
-
-
-def _cut_middle(tokens: list[int], room: int) -> list[int]:
-    """The first and last tokens that fit into `room`; a statement loses its middle, and the loss is logged."""
-    if len(tokens) <= room:
-        return tokens
-    if room < 64:
-        raise InputError(f"A program leaves {room} of {MAX_TOKENS} tokens for its statement; at least 64 are needed.")
-    log.warning("a statement of %d tokens was cut in its middle to %d", len(tokens), room)
-    return tokens[: room // 2] + tokens[len(tokens) - (room - room // 2) :]
-
-
-@cache
-def _open_model(name: str, layers: int | None = None):
-    """Tokenizer and decoder, cut after `layers` layers and without the final norm; bf16 where it is fast."""
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as reports
-
-    reports.set_verbosity_error()  # it would report the language-model head, which a reward model does not need
-    reports.disable_progress_bar()
-    source = str(safetensors_folder(name)) if name in WEIGHTS else name
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModel.from_pretrained(source, dtype=fast_dtype()).eval().requires_grad_(False)
-    if layers is not None:
-        if layers > len(model.layers):
-            raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
-        model.layers = model.layers[:layers]
-        model.norm = torch.nn.Identity()
-    if torch.cuda.is_available():
-        model = model.cuda()
-    return tokenizer, model
-
-
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the device computes it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16
-    native = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if "AVX512" in native and "avx512_bf16" in flags else torch.float32
+def step_features(backbone: Backbone, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
+    """Hidden states at the end of each step of each program: arrays [steps, layers, width], float32, kept on disk."""
+    return backbone.features(describe(problem), [[step.text for step in split_steps(code)] for code in programs])
 
 
 # ------------------------------------------------------------------------------------------------- the head
@@ -234,18 +112,18 @@ class RewardModel:
 
     def score(self, problem: Problem, programs: Sequence[str]) -> list[list[float]]:
         """The score of every step of every program, in [0, 1].  An empty program has no steps and no scores."""
-        states = self.backbone.features(problem, programs)
+        states = step_features(self.backbone, problem, programs)
         return [self.head.scores(s[:, 0]).tolist() if len(s) else [] for s in states]
 
     def save(self, path: Path | str) -> None:
         """Write the checkpoint: head as safetensors, and in its metadata the backbone with its digest, the layer, the
         template and `about`."""
         metadata = {
-            "format": "dreamprm-head-1",
+            "format": FORMAT,
             "backbone": self.backbone.name,
             "backbone_digest": self.backbone.digest,
             "layer": str(self.backbone.layers[0]),
-            "template": TEMPLATE,
+            "template": json.dumps(asdict(self.backbone.template)),
             "about": json.dumps(self.about, sort_keys=True),
         }
         tensors = {
@@ -259,8 +137,8 @@ class RewardModel:
 
     @classmethod
     def load(cls, path: Path | str) -> RewardModel:
-        """Read a checkpoint.  Raises `WeightsError` if it is no such file, was made with another template, or with
-        other weights under the backbone's name."""
+        """Read a checkpoint.  Raises `WeightsError` if it is no such file, or was made with other weights under the
+        backbone's name."""
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -269,11 +147,13 @@ class RewardModel:
             raise WeightsError(f"There is no checkpoint {path}. Notebook 04 makes those of a study.") from error
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is not a whole safetensors file ({error}). Run notebook 04 again.") from error
-        if metadata.get("format") != "dreamprm-head-1":
-            raise WeightsError(f"{path} is not a checkpoint of this suite: its format is {metadata.get('format')!r}.")
-        if metadata["template"] != TEMPLATE:
-            raise WeightsError(f"{path} was trained with another template. Train it again with notebook 04.")
-        backbone = Backbone(metadata["backbone"], (int(metadata["layer"]),))
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(
+                f"{path} is of format {metadata.get('format')!r}, not {FORMAT!r}: not a checkpoint of this version of "
+                "the suite. Train it again with notebook 04."
+            )
+        template = Template(**json.loads(metadata["template"]))
+        backbone = Backbone(metadata["backbone"], (int(metadata["layer"]),), template)
         if backbone.digest != metadata["backbone_digest"]:
             raise WeightsError(
                 f"{path} was trained on other weights of {backbone.name} (digest {metadata['backbone_digest'][:12]}…, "

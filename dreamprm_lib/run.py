@@ -23,9 +23,9 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from dreamprm_lib.artifacts import STAGES, Stage, Study, file_digest
+from dreamprm_lib.artifacts import STAGES, Stage, Study
 from dreamprm_lib.engine.completions import write_atomically
-from dreamprm_lib.engine.weights import fetch
+from dreamprm_lib.engine.weights import fetch, file_digest
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
 

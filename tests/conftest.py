@@ -1,4 +1,4 @@
-"""Shared fakes: a policy that replies from a script, and an OpenAI-compatible server on loopback."""
+"""Shared fakes: an OpenAI-compatible server on loopback that replies from a script, and a small random backbone."""
 
 import json
 import threading
@@ -70,3 +70,42 @@ def fake_server():
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory):
+    """A Llama of 3 layers with random weights and a byte-level tokenizer, as a folder that transformers opens."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("backbone")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.add_special_tokens(["<end>"])
+    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=4096,
+    )  # fmt: skip
+    LlamaModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def float32_backbones(tmp_path, monkeypatch):
+    """Backbones computed in float32, with a cache of their own."""
+    import torch
+
+    from dreamprm_lib.engine import backbone
+
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    monkeypatch.setattr(backbone, "fast_dtype", lambda: torch.float32)
+    kept = (backbone._cached_features, backbone.open_model)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()

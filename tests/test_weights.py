@@ -372,7 +372,7 @@ def test_the_hubs_offline_mode_is_honoured(cache, index, monkeypatch, tmp_path):
 def test_the_digest_is_computed_once_and_again_after_a_change(cache, index, monkeypatch):
     path = fetch("fake")
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_sha256", lambda _: pytest.fail("the digest was computed again"))
+        patch.setattr(weights, "file_digest", lambda _: pytest.fail("the digest was computed again"))
         assert weights_path("fake") == path
     os.utime(path, ns=(1, 1))
     assert weights_path("fake") == path

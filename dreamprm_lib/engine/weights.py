@@ -173,7 +173,7 @@ def safetensors_folder(name: str) -> Path:
     elif (path := weights_path(name)).is_dir():
         return path
     else:
-        digest = _sha256(path)
+        digest = file_digest(path)
         label = f"{path.stem}-{digest[:12]}"
     folder = cache_dir() / "safetensors" / label
     if not _is_converted(folder, digest):
@@ -208,7 +208,7 @@ def _bring(weights: Weights, source: Path | None) -> None:
         (folder / "joined").unlink(missing_ok=True)
         try:
             file = supply(weights, folder)
-            if _sha256(file) == weights.sha256:
+            if file_digest(file) == weights.sha256:
                 _install(file, weights)
                 return
             shutil.rmtree(folder)
@@ -243,7 +243,7 @@ def _from_hub(weights: Weights, folder: Path) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     cached = try_to_load_from_cache(weights.hub_repo, weights.file)
-    if isinstance(cached, str) and _sha256(Path(cached)) == weights.sha256:
+    if isinstance(cached, str) and file_digest(Path(cached)) == weights.sha256:
         return _from_path(Path(cached), weights, folder)
     try:
         # Asked once, without retries, so that a closed network is noticed in seconds.
@@ -358,7 +358,7 @@ def _is_right(path: Path, weights: Weights) -> bool:
     with contextlib.suppress(OSError, ValueError):
         if json.loads(_stamp(path).read_text()) == _stamp_of(path, weights):
             return True
-    if _sha256(path) != weights.sha256:
+    if file_digest(path) != weights.sha256:
         return False
     _remember(path, weights)
     return True
@@ -395,8 +395,9 @@ def _partial(weights: Weights) -> Path:
     return cache_dir() / "partial" / weights.name
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

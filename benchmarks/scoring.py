@@ -1,0 +1,100 @@
+"""Scoring every step of every candidate: one pass over the tree against one pass a prefix, on the same model and dtype.
+
+    python benchmarks/scoring.py [--study reference] [--candidates 8 16] [--problems 4] [--statement 0]
+
+Prints the measured ratio beside the one that token counts allow (tokens the plain way must read, over tokens each read
+once), and the tokens a second of the one pass as a share of the machine's measured matrix-product limit.  Real
+candidates, real step counts; `--statement` N lengthens statements to N tokens (LiveCodeBench's have about 500).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from dreamprm_lib.artifacts import Program, Study
+from dreamprm_lib.engine.backbone import Template, Tree, open_model
+from dreamprm_lib.engine.problems import describe, load_problems
+
+ROUNDS = 3
+
+
+def seconds(action) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def matrix_product_flops(dtype: torch.dtype, rows: int, width: int) -> float:
+    """FLOP/s of a plain matrix product of the sizes at hand."""
+    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(width, 4 * width, dtype=dtype)
+    best = min(seconds(lambda: [left @ right for _ in range(10)]) for _ in range(5))
+    return 10 * 2 * rows * width * 4 * width / best
+
+
+def plain(model, tree: Tree) -> int:
+    """One pass a prefix; returns the tokens read."""
+    read = 0
+    for steps in tree.branches:
+        for k in range(len(steps)):
+            ids = [*tree.root, *chain(*steps[: k + 1]), *tree.leaf]
+            model(torch.tensor([ids]))
+            read += len(ids)
+    return read
+
+
+def once(model, tree: Tree) -> int:
+    """One pass over the tree; returns the tokens read."""
+    for _ in tree.passes(model, (len(model.layers),)):
+        pass
+    return len(tree.root) + sum(len(step) + len(tree.leaf) for steps in tree.branches for step in steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", default="reference")
+    parser.add_argument("--backbone", default="qwen2.5-coder-0.5b-instruct-q4_k_m")
+    parser.add_argument("--layers", type=int, default=None, help="of the backbone (default: all)")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--problems", type=int, default=4)
+    parser.add_argument("--statement", type=int, default=0, metavar="N")
+    options = parser.parse_args()
+    tokenizer, model = open_model(options.backbone, options.layers)
+    dtype = next(model.parameters()).dtype
+    weights = sum(p.numel() for layer in model.layers for p in layer.parameters())
+    rows = Study(Path(__file__).parent.parent / "outputs", options.study).read("candidates.jsonl", Program)
+    problems = {p.id: p for p in load_problems("starter")}
+    limit = matrix_product_flops(dtype, 1024, model.config.hidden_size)
+    print(f"{options.backbone}, {len(model.layers)} layers, {dtype}; matrix products {limit / 1e9:.0f} GFLOP/s")
+    for count in options.candidates:
+        trees = []
+        for name in list(dict.fromkeys(row.problem for row in rows))[: options.problems]:
+            programs = [row.steps for row in rows if row.problem == name][:count]
+            tree = Tree.of(tokenizer, Template(), describe(problems[name]), programs)
+            if options.statement > len(tree.root):
+                tree = Tree((tree.root * options.statement)[: options.statement], tree.branches, tree.leaf)
+            trees.append(tree)
+        with torch.inference_mode():
+            tokens = sum(once(model, tree) for tree in trees)
+            ours, theirs = [], []
+            for _ in range(ROUNDS):
+                ours.append(seconds(lambda trees=trees: [once(model, tree) for tree in trees]))
+                started = time.perf_counter()
+                many = sum(plain(model, tree) for tree in trees)
+                theirs.append(time.perf_counter() - started)
+        a, b = statistics.median(ours), statistics.median(theirs)
+        steps = sum(len(program) for tree in trees for program in tree.branches) / sum(len(t.branches) for t in trees)
+        print(
+            f"{count} candidates of {steps:.1f} steps, statements of {sum(len(t.root) for t in trees) / len(trees):.0f} "
+            f"tokens: {b / a:.2f} times as fast, token counts allow {many / tokens:.2f} ({b / a * tokens / many:.0%}); "
+            f"{tokens / a:.0f} tokens/s, {2 * weights * tokens / a / limit:.0%} of the limit"
+        )
+
+
+if __name__ == "__main__":
+    main()
