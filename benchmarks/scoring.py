@@ -19,7 +19,7 @@ import torch
 
 from dreamprm_lib.artifacts import Program, Study
 from dreamprm_lib.engine.backbone import Template, Tree, open_model
-from dreamprm_lib.engine.problems import describe, load_problems
+from dreamprm_lib.engine.problems import load_problems
 
 ROUNDS = 3
 
@@ -75,7 +75,7 @@ def main() -> None:
         trees = []
         for name in list(dict.fromkeys(row.problem for row in rows))[: options.problems]:
             programs = [row.steps for row in rows if row.problem == name][:count]
-            tree = Tree.of(tokenizer, Template(), describe(problems[name]), programs)
+            tree = Tree.of(tokenizer, Template().root(problems[name]), "", programs)
             if options.statement > len(tree.root):
                 tree = Tree((tree.root * options.statement)[: options.statement], tree.branches, tree.leaf)
             trees.append(tree)
@@ -88,10 +88,11 @@ def main() -> None:
                 many = sum(plain(model, tree) for tree in trees)
                 theirs.append(time.perf_counter() - started)
         a, b = statistics.median(ours), statistics.median(theirs)
-        steps = sum(len(program) for tree in trees for program in tree.branches) / sum(len(t.branches) for t in trees)
+        steps = statistics.mean(len(program) for tree in trees for program in tree.branches)
+        roots = statistics.mean(len(tree.root) for tree in trees)
         print(
-            f"{count} candidates of {steps:.1f} steps, statements of {sum(len(t.root) for t in trees) / len(trees):.0f} "
-            f"tokens: {b / a:.2f} times as fast, token counts allow {many / tokens:.2f} ({b / a * tokens / many:.0%}); "
+            f"{count} candidates of {steps:.1f} steps, statements of {roots:.0f} tokens: {b / a:.2f} times as fast, "
+            f"token counts allow {many / tokens:.2f} ({b / a * tokens / many:.0%}); "
             f"{tokens / a:.0f} tokens/s, {2 * weights * tokens / a / limit:.0%} of the limit"
         )
 

@@ -31,10 +31,19 @@ def label_steps(
     programs: Sequence[Program],
     n: int,
     temperature: float = 0.8,
+    rolled: int | None = None,
 ) -> list[StepLabel]:
-    """A label for every step of every program, in their order: `n` graded rollouts for each step but the last."""
+    """A label for every step of every program, in their order: `n` graded rollouts for each step but the last.
+
+    Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.
+    """
     by_id = {p.id: p for p in problems}
-    open_prefixes = [(program, k, prefix) for program in programs for k, prefix in enumerate(program.prefixes[:-1])]
+    open_prefixes = [
+        (program, k, prefix)
+        for program in programs
+        if rolled is None or program.sample < rolled
+        for k, prefix in enumerate(program.prefixes[:-1])
+    ]
     prompts = [rollout_prompt(by_id[program.problem], prefix) for program, _, prefix in open_prefixes]
     replies = policy.sample(prompts, n, temperature=temperature)
     # A rollout is the prefix and its continuation, also where the endpoint could not be prefilled.
@@ -49,19 +58,14 @@ def label_steps(
     }
     labels = []
     for program in programs:
-        last = len(program.steps) - 1
         for k, prefix in enumerate(program.prefixes):
-            clean = k == last
-            count = int(program.passed) if clean else found[program.problem, program.sample, k]
-            trials = 1 if clean else n
-            labels.append(StepLabel(program.problem, program.sample, k, prefix, trials, count, count / trials, clean))
+            clean = k == len(program.steps) - 1
+            count = int(program.passed) if clean else found.get((program.problem, program.sample, k))
+            if count is not None:
+                trials = 1 if clean else n
+                row = StepLabel(program.problem, program.sample, k, prefix, trials, count, count / trials, clean)
+                labels.append(row)
     return labels
-
-
-def label_noise(value: np.ndarray, rollouts: int) -> np.ndarray:
-    """Standard deviation of an MC label from `rollouts` completions of a prefix of the given value(s) in [0, 1]."""
-    value = np.asarray(value, float)
-    return np.sqrt(value * (1 - value) / rollouts)
 
 
 def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -59,23 +59,24 @@ def record(profile: Profile, only: str | None = None, threads: int | None = None
             programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
             if only != "rollouts":
                 sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
-                compared = train[: solutions["compared"]]
-                sample_programs(policy, sandbox, compared, solutions["train_samples"], plain_prompt, heat)
+                both = [p for p in train if p.id in solutions["compared"]] or train[:1]
+                sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
             if only != "solutions":
-                dense = {p.id for p in train[: rollouts["many_problems"]]}
-                for n, chosen in (
-                    (rollouts["rollouts"], programs),
-                    (rollouts["many_rollouts"], [p for p in programs if p.problem in dense]),
-                ):
-                    label_steps(policy, sandbox, train, chosen, n, temperature=rollouts["temperature"])
+                heat, dense = rollouts["temperature"], [p for p in train if p.id in rollouts["many_problems"]]
+                label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
+                chosen = [p for p in programs if p.problem in {q.id for q in dense or train[:1]}]
+                label_steps(policy, sandbox, train, chosen, rollouts["many_rollouts"], heat)
         rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
         for digest, (request, completions) in policy.served.items():
             rows.setdefault(digest, (request, {}))[1].update(completions)
-    embedded = endpoint.base_url is None
+    engines = [recording.manifest["engine"] for recording in recorded]
+    if policy.asked:
+        embedded = f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}"
+        engines.append(embedded if endpoint.base_url is None else "an endpoint")
     manifest = {
         "model": endpoint.model,
         "model_sha256": WEIGHTS[endpoint.model].sha256 if endpoint.model in WEIGHTS else None,
-        "engine": f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}" if embedded else "an endpoint",
+        "engine": "; ".join(dict.fromkeys(engines)),
         "settings": "temperature, top-p, stop and length stand with each request; top-k and min-p are off",
         "date": time.strftime("%Y-%m-%d"),
     }

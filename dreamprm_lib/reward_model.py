@@ -4,7 +4,7 @@ A backbone with frozen weights (`engine/backbone.py`) turns each prefix into one
 candidates in one pass, and a linear head with a sigmoid turns that into a score.  Trained on Monte-Carlo labels of all
 steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).
 
-Not covered here: fine-tuning of the backbone's own weights.
+Not covered here: fine-tuning of the backbone's own weights (`engine/fine_tuning.py`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.torch import save
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.backbone import Backbone, Template
+from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.completions import write_atomically
-from dreamprm_lib.engine.problems import Problem, describe
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
+from dreamprm_lib.engine.released import read_released
 from dreamprm_lib.errors import InputError, WeightsError
 
-FORMAT = "dreamprm-head-2"
+FORMAT = "dreamprm-reward-model-2"
 
 
 def step_features(backbone: Backbone, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
     """Hidden states at the end of each step of each program: arrays [steps, layers, width], float32, kept on disk."""
-    return backbone.features(describe(problem), [[step.text for step in split_steps(code)] for code in programs])
+    return backbone.features(problem, [[step.text for step in split_steps(code)] for code in programs])
 
 
 # ------------------------------------------------------------------------------------------------- the head
@@ -116,23 +119,26 @@ class RewardModel:
         return [self.head.scores(s[:, 0]).tolist() if len(s) else [] for s in states]
 
     def save(self, path: Path | str) -> None:
-        """Write the checkpoint: head as safetensors, and in its metadata the backbone with its digest, the layer, the
-        template and `about`."""
+        """Write the checkpoint: head and tuning as safetensors, and in the metadata the backbone with its digest, the
+        layer, the template and `about`."""
+        tuning = self.backbone.tuning
         metadata = {
             "format": FORMAT,
             "backbone": self.backbone.name,
             "backbone_digest": self.backbone.digest,
             "layer": str(self.backbone.layers[0]),
             "template": json.dumps(asdict(self.backbone.template)),
+            "alpha": str(tuning.alpha if tuning else 0.0),
             "about": json.dumps(self.about, sort_keys=True),
         }
-        tensors = {
+        head = {
             "weight": self.head.weight,
             "bias": np.array([self.head.bias]),
             "mean": self.head.mean,
             "scale": self.head.scale,
         }
-        tensors = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in tensors.items()}
+        tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in head.items()}
+        tensors |= {name: t.contiguous() for name, t in (tuning.tensors() if tuning else {}).items()}
         write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
@@ -140,7 +146,7 @@ class RewardModel:
         """Read a checkpoint.  Raises `WeightsError` if it is no such file, or was made with other weights under the
         backbone's name."""
         try:
-            with safe_open(str(path), framework="numpy") as file:
+            with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except FileNotFoundError as error:
@@ -153,14 +159,25 @@ class RewardModel:
                 "the suite. Train it again with notebook 04."
             )
         template = Template(**json.loads(metadata["template"]))
-        backbone = Backbone(metadata["backbone"], (int(metadata["layer"]),), template)
+        tuning = Tuning.of_tensors(tensors, float(metadata["alpha"]))
+        backbone = Backbone(metadata["backbone"], (int(metadata["layer"]),), template, tuning)
         if backbone.digest != metadata["backbone_digest"]:
             raise WeightsError(
                 f"{path} was trained on other weights of {backbone.name} (digest {metadata['backbone_digest'][:12]}…, "
                 f"here {backbone.digest[:12]}…). Fetch those, or train it again."
             )
-        head = Head(tensors["weight"], float(tensors["bias"][0]), tensors["mean"], tensors["scale"])
-        return cls(backbone, head, json.loads(metadata["about"]))
+        weight, mean, scale = (tensors[name].numpy() for name in ("weight", "mean", "scale"))
+        return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), json.loads(metadata["about"]))
+
+    @classmethod
+    def from_released(cls, path: Path | str, backbone: str, alpha: float = 16.0) -> RewardModel:
+        """The reward model of a checkpoint of the original project, `reward_model_step_*.pt`, read without running
+        anything in it.  `backbone` is the model that it was trained on; see `engine.released` for what is refused."""
+        tuning, weight, bias = read_released(path, backbone, alpha)
+        eye = Backbone(backbone, (layer_count(backbone),), RELEASED_TEMPLATE, tuning)
+        width = len(weight)
+        head = Head(weight.numpy(), bias, np.zeros(width), np.ones(width))
+        return cls(eye, head, {"released": Path(path).name, "alpha": alpha})
 
 
 # ------------------------------------------------------------------------------------------------- evidence

@@ -1,5 +1,6 @@
 """One pass over the tree against one pass a prefix, on real programs, for templates with and without text behind."""
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -11,18 +12,19 @@ from dreamprm_lib.engine import backbone as bb
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree
 from dreamprm_lib.engine.completions import load_recording
 from dreamprm_lib.engine.policy import EMBEDDED, recording_path
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("float32_backbones")
 
-STATEMENT = "Add the two numbers of the line."
+PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
 PROGRAMS = [
     "def main():\n    print(add(read()))\n\n\ndef read():\n    return input().split()\n\n\ndef add(x):\n    return 1\n",
     "print(1)\n",
     "def main(:\n    broken\n\ndef more():\n    pass\n",
     "",
 ]
-TEMPLATES = [Template(), Template("<problem>{statement}</problem>\n<code>", "</code><score>")]
+TEMPLATES = [Template(), Template("<title>{title}</title>\n<problem>{content}</problem>\n<code>", "</code><score>")]
 
 
 def steps_of(programs):
@@ -35,10 +37,10 @@ def recorded_programs(count):
     return [c.text for _, completions in rows for c in completions.values()][:count]
 
 
-def one_pass_a_prefix(name, layers, template, statement, steps):
+def one_pass_a_prefix(name, layers, template, steps):
     """The plain way: each prefix with what stands around it in a pass of its own, of the tree's very tokens."""
     tokenizer, model = bb.open_model(name, max(layers))
-    tree = Tree.of(tokenizer, template, statement, [steps])
+    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, [steps])
     rows = []
     for k in range(len(steps)):
         ids = [*tree.root, *chain(*tree.branches[0][: k + 1]), *tree.leaf]
@@ -55,11 +57,11 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
     monkeypatch.setattr(bb, "PACK_TOKENS", pack_tokens)
     steps = steps_of([*PROGRAMS, *recorded_programs(12)])
     layers = (0, 1, 3)
-    together = Backbone(tiny_backbone, layers, template).features(STATEMENT, steps)
+    together = Backbone(tiny_backbone, layers, template).features(PROBLEM, steps)
     assert [s.shape for s in together[:4]] == [(3, 3, 32), (1, 3, 32), (2, 3, 32), (0, 3, 32)]
     for mine, states in zip(steps, together, strict=True):
         if mine:
-            alone = one_pass_a_prefix(tiny_backbone, layers, template, STATEMENT, mine)
+            alone = one_pass_a_prefix(tiny_backbone, layers, template, mine)
             np.testing.assert_allclose(states, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -68,9 +70,9 @@ def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, template,
     monkeypatch.setattr(bb, "fast_dtype", lambda: torch.bfloat16)
     bb.open_model.cache_clear()
     steps = steps_of(recorded_programs(6))
-    together = Backbone(tiny_backbone, (3,), template).features(STATEMENT, steps)
+    together = Backbone(tiny_backbone, (3,), template).features(PROBLEM, steps)
     for mine, states in zip(steps, together, strict=True):
-        alone = one_pass_a_prefix(tiny_backbone, (3,), template, STATEMENT, mine)
+        alone = one_pass_a_prefix(tiny_backbone, (3,), template, mine)
         assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()
 
 
@@ -78,10 +80,10 @@ def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone):
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_backbone), AutoModel.from_pretrained(tiny_backbone)
-    text = Template().before.format(statement=STATEMENT) + PROGRAMS[1]
+    text = Template().root(PROBLEM) + PROGRAMS[1]
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
-    (states,) = Backbone(tiny_backbone, (1, 2)).features(STATEMENT, [[PROGRAMS[1]]])
+    (states,) = Backbone(tiny_backbone, (1, 2)).features(PROBLEM, [[PROGRAMS[1]]])
     np.testing.assert_allclose(states[0, 0], hidden[1][0, -1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states[0, 1], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
 
@@ -89,24 +91,35 @@ def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone):
 def test_the_mask_of_a_small_tree():
     """Two candidates of two steps with a leaf of one token: rows are tokens, columns whom they see."""
     tree = Tree([7, 7], [[[1], [2]], [[3]]], [9])
-    ids, depth, sees, ends = tree._lay_out([0, 1])
-    assert ids == [1, 2, 9, 9, 3, 9] and depth == [0, 1, 1, 2, 0, 1]
-    assert sees.int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 0, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 1, 1],
+    (pack,) = tree.packs()
+    assert pack.ids[0].tolist() == [1, 2, 9, 9, 3, 9] and pack.depth[0].tolist() == [2, 3, 3, 4, 2, 3]
+    assert pack.mask[0, 0].int().tolist() == [
+        [1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 0, 1, 1],
     ]
-    assert [e.tolist() for e in ends] == [[2, 3], [5]]
-    assert [e.tolist() for e in Tree([7], [[[1], [2, 2]]], [])._lay_out([0])[3]] == [[0, 2]]
+    assert [e.tolist() for e in pack.ends] == [[2, 3], [5]]
+    assert [e.tolist() for e in next(Tree([7], [[[1], [2, 2]]], []).packs()).ends] == [[0, 2]]
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
+def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template):
+    tokenizer, model = bb.open_model(tiny_backbone, 3)
+    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, steps_of(PROGRAMS))
+    with torch.inference_mode():
+        for (shared, hidden), own in zip(tree.passes(model, (3,)), tree.packs(carry_root=True), strict=True):
+            alone = model(**own.inputs("cpu"), use_cache=False).last_hidden_state[0]
+            for a, b in zip(shared.ends, own.ends, strict=True):
+                np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)
 
 
 def test_each_token_is_read_once(tiny_backbone):
     """The tokens that go through the model: the statement, every step of every candidate, nothing else."""
     tokenizer, model = bb.open_model(tiny_backbone, 3)
-    tree = Tree.of(tokenizer, Template(), STATEMENT, steps_of(PROGRAMS))
+    tree = Tree.of(tokenizer, Template().root(PROBLEM), "", steps_of(PROGRAMS))
     read = []
     hook = model.layers[0].register_forward_hook(
         lambda _m, _i, out: read.append((out[0] if isinstance(out, tuple) else out).shape[-2])
@@ -118,25 +131,25 @@ def test_each_token_is_read_once(tiny_backbone):
 
 
 def test_a_long_statement_loses_its_middle_and_a_long_program_is_refused(tiny_backbone, caplog):
-    (states,) = Backbone(tiny_backbone, (1,)).features("word " * 3000, [["print(1)\n"]])
+    (states,) = Backbone(tiny_backbone, (1,)).features(replace(PROBLEM, statement="word " * 3000), [["print(1)\n"]])
     assert states.shape == (1, 1, 32) and "cut in its middle" in caplog.text
     with pytest.raises(InputError, match="leaves"):
-        Backbone(tiny_backbone, (1,)).features(STATEMENT, [["x = 1\n" * 2000]])
+        Backbone(tiny_backbone, (1,)).features(PROBLEM, [["x = 1\n" * 2000]])
     assert bb.cut_middle(list(range(10)), 4 + 60) == list(range(10))
     assert bb.cut_middle(list(range(200)), 64) == [*range(32), *range(168, 200)]
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_backbone):
     with pytest.raises(InputError, match="has 3 layers; layer 4"):
-        Backbone(tiny_backbone, (4,)).features(STATEMENT, [["print(1)\n"]])
+        Backbone(tiny_backbone, (4,)).features(PROBLEM, [["print(1)\n"]])
 
 
 def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch):
     eye, steps = Backbone(tiny_backbone, (1,)), steps_of(PROGRAMS)
-    first = eye.features(STATEMENT, steps)
+    first = eye.features(PROBLEM, steps)
     monkeypatch.setattr(bb, "open_model", lambda *_: pytest.fail("computed again"))
-    again = eye.features(STATEMENT, steps)
+    again = eye.features(PROBLEM, steps)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     for other in (Backbone(tiny_backbone, (2,)), Backbone(tiny_backbone, (1,), TEMPLATES[1])):
         with pytest.raises(pytest.fail.Exception):
-            other.features(STATEMENT, steps)
+            other.features(PROBLEM, steps)

@@ -1,5 +1,7 @@
 """Labels by a scripted policy and a sandbox that looks for a word: every count is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.completions import Completion
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.statistics import wilson_interval
-from dreamprm_lib.monte_carlo_labels import label_noise, label_steps, rollout_prompt, subsampled_labels
+from dreamprm_lib.monte_carlo_labels import label_steps, rollout_prompt, subsampled_labels
 
 PROBLEM = Problem("p", "P", "Do it.", "easy", "train", (problems.Test("1\n", "1\n"),), (problems.Test("1\n", "1\n"),))
 STEPS = ["def main():\n    pass\n\n\n", "def helper():\n    pass\n\n\n", "def last():\n    pass\nmain()\n"]
@@ -51,6 +53,12 @@ def test_open_steps_are_labelled_by_rollouts_and_the_last_by_the_verdict():
     assert labels[1].prefix == STEPS[0] + STEPS[1]
 
 
+def test_programs_beyond_the_rolled_ones_are_labelled_at_their_last_step_alone():
+    programs = [replace(program(STEPS, True), sample=sample) for sample in range(3)]
+    labels = label_steps(ScriptedPolicy(), WordSandbox(), [PROBLEM], programs, 4, rolled=1)
+    assert [(x.sample, x.step, x.label) for x in labels] == [(0, 0, 0.25), (0, 1, 0.5), (0, 2, 1), (1, 2, 1), (2, 2, 1)]
+
+
 def test_one_step_programs_need_no_rollouts_and_empty_ones_no_labels():
     class NoPolicy:
         def sample(self, prompts, n, temperature):
@@ -74,11 +82,6 @@ def test_wilsons_interval_inverts_the_score_test(passes, rollouts):
             gap = abs(passes / rollouts - bound) / np.sqrt(bound * (1 - bound) / rollouts)
             assert gap == pytest.approx(stats.norm.ppf(0.975))
     assert 0 <= low <= passes / rollouts <= high <= 1
-
-
-def test_label_noise_is_the_spread_of_simulated_labels():
-    draws = np.random.default_rng(0).binomial(4, 0.3, size=200_000) / 4
-    assert label_noise(0.3, 4) == pytest.approx(draws.std(), rel=0.01)
 
 
 def test_subsampled_labels_are_a_distribution_with_the_right_mean():

@@ -25,8 +25,8 @@ def setting(fake_server, tmp_path, monkeypatch):
     monkeypatch.setattr("dreamprm_lib.engine.policy.recording_path", lambda model: path)
     policy = {"model": "m", "base_url": server.base_url}
     sections = {
-        STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2, "compared": 1},
-        STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "many_rollouts": 3, "many_problems": 1},
+        STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2},
+        STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "many_rollouts": 3, "rolled": 1},
         STAGES[3].notebook: {"policy": policy, "limit": 1, "samples": 2},
     }
     return Profile("t", (), {}, sections), server, path, policy

@@ -14,17 +14,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from joblib import Memory
+from safetensors.torch import save
 from transformers.cache_utils import DynamicCache
 
+from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, file_digest, safetensors_folder
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)
 
@@ -35,40 +37,113 @@ FEATURE_CACHE_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Template:
-    """What stands around a program: `before` (with `{statement}`), and `after` each prefix.
+    """What stands around a program: `before` it, and `after` each prefix.
 
-    The state of a prefix is that of the last token of `after`, or of the step itself where `after` is empty.
+    `before` may name {statement} (statement, samples and starter code), {content} (the bare statement), {title}, {id}
+    and {platform}.  The state of a prefix is that of the last token of `after`, or of the step itself where `after` is
+    empty.
     """
 
     before: str = "Problem:\n{statement}\n\nProgram:\n"
     after: str = ""
 
+    def root(self, problem: Problem) -> str:
+        """The text before the programs of a problem."""
+        return self.before.format(
+            statement=describe(problem),
+            content=problem.statement,
+            title=problem.title,
+            id=problem.id,
+            platform=problem.source,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What training changed in a backbone.
+
+    `lora`: for the name of a module, matrices A [rank, in] and B [out, rank]; its weight grows by alpha / rank · B A.
+    `replaced`: for the name of a parameter, its new value.
+    """
+
+    alpha: float = 0.0
+    lora: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    replaced: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of names and values."""
+        return hashlib.sha256(save({name: t.contiguous() for name, t in sorted(self.tensors().items())})).hexdigest()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All matrices by names that tell what they are; `of_tensors` is the way back."""
+        named = {
+            f"lora.{name}.{side}": t for name, pair in self.lora.items() for side, t in zip("AB", pair, strict=True)
+        }
+        return named | {f"replaced.{name}": t for name, t in self.replaced.items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> Tuning | None:
+        """The tuning in `tensors`, None if there is none; raises `WeightsError` for half a LoRA pair."""
+        replaced = {n.removeprefix("replaced."): t for n, t in tensors.items() if n.startswith("replaced.")}
+        names = {n[5:-2] for n in tensors if n.startswith("lora.")}
+        try:
+            lora = {name: (tensors[f"lora.{name}.A"], tensors[f"lora.{name}.B"]) for name in sorted(names)}
+        except KeyError as error:
+            raise WeightsError(f"The checkpoint lacks {error.args[0]}: a LoRA pair is not whole.") from error
+        return cls(alpha, lora, replaced) if lora or replaced else None
+
+    def apply(self, model) -> None:
+        """Write the changes into the model's own weights.  Raises `WeightsError` where they don't fit."""
+        parameters = dict(model.named_parameters())
+        changes = {f"{name}.weight": pair for name, pair in self.lora.items()} | self.replaced
+        for name, change in changes.items():
+            if name not in parameters:
+                continue  # of a layer above the one that is read
+            weight = parameters[name].data
+            if isinstance(change, tuple):
+                a, b = (t.float() for t in change)
+                change = (
+                    weight.float() + self.alpha / len(a) * (b @ a) if (len(b), a.shape[1]) == weight.shape else b @ a
+                )
+            if change.shape != weight.shape:
+                raise WeightsError(
+                    f"The checkpoint changes {name} of shape {tuple(change.shape)}; the backbone's is "
+                    f"{tuple(weight.shape)}: it was trained on another backbone."
+                )
+            weight.copy_(change)
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen causal LM, read after the layers in `layers` (0 is the embedding; layers count from 1).
+    """A causal LM, read after the layers in `layers` (0 is the embedding; layers count from 1).
 
-    `name` is a pinned model of `engine.weights`, or a folder or hub name that `transformers` can open.  Layers above
-    the highest one that is asked for are never computed.
+    `name` is a pinned model of `engine.weights`, or a folder or hub name that `transformers` can open; `tuning` is what
+    training changed in it.  Layers above the highest one that is asked for are never computed; the final norm belongs
+    to the last layer.
     """
 
     name: str
     layers: tuple[int, ...]
     template: Template = Template()
+    tuning: Tuning | None = None
 
     @property
     def digest(self) -> str:
         """Names the weights: SHA-256 of a pinned model or of a folder's weight files, commit of a model on the hub."""
         return WEIGHTS[self.name].sha256 if self.name in WEIGHTS else _digest(self.name)
 
-    def features(self, statement: str, programs: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    def features(self, problem: Problem, programs: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Hidden states at the end of each step: an array [steps, layers, width], float32, for each program.
 
         A program is the texts of its steps.  Results are kept on disk by content; `FEATURE_CACHE_BYTES` bounds the
         folder.  Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
         """
+        digests = (self.digest, self.tuning.digest if self.tuning else "")
         texts = [list(steps) for steps in programs]
-        return _cached_features()(self.digest, self.template, self.name, self.layers, statement, texts)
+        return _cached_features()(
+            digests, self.template.root(problem), self.template.after, self.layers, texts, self.name, self.tuning
+        )
 
 
 @cache
@@ -85,18 +160,24 @@ def _digest(name: str) -> str:
 def _cached_features():
     memory = Memory(cache_dir() / "features", verbose=0)
     memory.reduce_size(bytes_limit=FEATURE_CACHE_BYTES)
-    return memory.cache(_features, ignore=["name"])
+    return memory.cache(_features, ignore=["name", "tuning"])
 
 
 def _features(
-    digest: str, template: Template, name: str, layers: tuple[int, ...], statement: str, programs: list[list[str]]
+    digests: tuple[str, str],
+    before: str,
+    after: str,
+    layers: tuple[int, ...],
+    programs: list[list[str]],
+    name: str,
+    tuning: Tuning | None,
 ) -> list[np.ndarray]:
-    tokenizer, model = open_model(name, max(layers))
-    tree = Tree.of(tokenizer, template, statement, programs)
+    tokenizer, model = open_model(name, max(layers), tuning)
+    tree = Tree.of(tokenizer, before, after, programs)
     states = [np.zeros((len(steps), len(layers), model.config.hidden_size), np.float32) for steps in programs]
     with torch.inference_mode():
         for pack, hidden in tree.passes(model, layers):
-            for owner, ends in pack:
+            for owner, ends in zip(pack.owners, pack.ends, strict=True):
                 states[owner] = hidden[ends].float().cpu().numpy()
     return states
 
@@ -113,63 +194,52 @@ class Tree:
     leaf: list[int]
 
     @classmethod
-    def of(cls, tokenizer, template: Template, statement: str, programs: Sequence[Sequence[str]]) -> Tree:
-        """Tokenise the segments apart; a statement that leaves no room for the longest program loses its middle."""
+    def of(cls, tokenizer, before: str, after: str, programs: Sequence[Sequence[str]]) -> Tree:
+        """Tokenise the segments apart; where `before` leaves no room for the longest program, it loses its middle."""
 
         def tokens(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False).input_ids
 
-        leaf = tokens(template.after)
+        leaf = tokens(after)
         branches = [[tokens(text) or [tokenizer.eos_token_id] for text in steps] for steps in programs]
         longest = max((sum(map(len, steps)) for steps in branches), default=0) + len(leaf)
-        root = cut_middle(tokens(template.before.format(statement=statement)), MAX_TOKENS - longest)
+        root = cut_middle(tokens(before), MAX_TOKENS - longest)
         return cls(root, branches, leaf)
 
-    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple[list[tuple[int, np.ndarray]], torch.Tensor]]:
-        """Read the tree, a pack of branches at a time.
+    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple[Pack, torch.Tensor]]:
+        """Read the tree: the root once, then pack by pack; yields packs and hidden states [tokens, layers, width]."""
+        root = torch.tensor([self.root], device=model.device)
+        known = [(k.keys, k.values) for k in model(input_ids=root, use_cache=True).past_key_values.layers]
+        for pack in self.packs():
+            past = DynamicCache(known)
+            hidden = model(
+                **pack.inputs(model.device), past_key_values=past, use_cache=True, output_hidden_states=True
+            ).hidden_states
+            yield pack, torch.stack([hidden[layer][0] for layer in layers], dim=1)
 
-        Yields the pack, as (index of the candidate, rows of its steps' ends), and the hidden states
-        [tokens, layers, width] of those rows.  Gradients flow unless they are switched off around this.
+    def packs(self, carry_root: bool = False) -> Iterator[Pack]:
+        """The branches in packs of about `PACK_TOKENS` tokens, those without a step left out.
+
+        With `carry_root` each pack begins with the root, and can be read by itself.
         """
-        device = model.device
-        root = model(input_ids=torch.tensor([self.root], device=device), use_cache=True).past_key_values
-        known = [(layer.keys, layer.values) for layer in root.layers]
-        for owners in self._packs():
-            ids, depth, sees, ends = self._lay_out(owners)
-            past = torch.ones(len(ids), len(self.root), dtype=torch.bool)
-            out = model(
-                input_ids=torch.tensor([ids], device=device),
-                position_ids=torch.tensor([depth], device=device) + len(self.root),
-                attention_mask=torch.cat([past, sees], dim=1)[None, None].to(device),
-                past_key_values=DynamicCache(known),
-                use_cache=True,
-                output_hidden_states=True,
-            )
-            yield list(zip(owners, ends, strict=True)), torch.stack([out.hidden_states[k][0] for k in layers], dim=1)
-
-    def _packs(self) -> Iterator[list[int]]:
-        """Candidates with at least one step, in packs of about `PACK_TOKENS` tokens."""
-        pack, size = [], 0
+        owners, size = [], 0
         for owner, steps in enumerate(self.branches):
             length = sum(map(len, steps)) + len(steps) * len(self.leaf)
-            if pack and size + length > PACK_TOKENS:
-                yield pack
-                pack, size = [], 0
+            if owners and size + length > PACK_TOKENS:
+                yield self._pack(owners, carry_root)
+                owners, size = [], 0
             if steps:
-                pack.append(owner)
+                owners.append(owner)
                 size += length
-        if pack:
-            yield pack
+        if owners:
+            yield self._pack(owners, carry_root)
 
-    def _lay_out(self, owners: Sequence[int]) -> tuple[list[int], list[int], torch.Tensor, list[np.ndarray]]:
-        """The branches one behind the other: tokens, depths below the root, who sees whom, and the rows to read.
-
-        A branch comes before its leaves, so all that a token sees stands before it.
-        """
+    def _pack(self, owners: list[int], carry_root: bool) -> Pack:
+        """Lay branches out one behind the other, each before its leaves: all that a token sees stands before it."""
         ids: list[int] = []
         depth: list[int] = []
         ends: list[np.ndarray] = []
-        sees: list[tuple[int, int, int]] = []  # first row of what is seen, its end, first row of the segment
+        sees: list[tuple[int, int, int]] = []  # the part of the branch that is seen, and where the own segment begins
         for owner in owners:
             steps = self.branches[owner]
             start, last = len(ids), np.cumsum([len(step) for step in steps])
@@ -177,15 +247,44 @@ class Tree:
             depth += range(last[-1])
             sees += [(start, start, start)] * last[-1]
             for end in last if self.leaf else ():
-                first = len(ids)
+                sees += [(start, start + end, len(ids))] * len(self.leaf)
                 ids += self.leaf
                 depth += range(end, end + len(self.leaf))
-                sees += [(start, start + end, first)] * len(self.leaf)
             ends.append(start + (last[-1] + np.arange(1, len(steps) + 1) * len(self.leaf) if self.leaf else last) - 1)
         begin, stop, own = torch.tensor(sees).T[:, :, None]
         column, row = torch.arange(len(ids))[None, :], torch.arange(len(ids))[:, None]
         seen = ((column >= begin) & (column < stop)) | ((column >= own) & (column <= row))
-        return ids, depth, seen, ends
+        height = len(self.root)
+        mask = torch.cat([torch.ones(len(ids), height, dtype=torch.bool), seen], dim=1)
+        depth = [height + d for d in depth]
+        if carry_root:
+            above = torch.cat([torch.ones(height, height).tril(), torch.zeros(height, len(ids))], dim=1).bool()
+            ids, depth, mask = self.root + ids, [*range(height), *depth], torch.cat([above, mask])
+            ends = [rows + height for rows in ends]
+        return Pack(owners, ends, torch.tensor([ids]), torch.tensor([depth]), mask[None, None])
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Branches that are read in one pass.
+
+    `owners` are indices of candidates and `ends` the rows of their steps' ends; `ids` and `depth` [1, tokens]; `mask`
+    [1, 1, tokens, root + tokens] tells who sees whom.
+    """
+
+    owners: list[int]
+    ends: list[np.ndarray]
+    ids: torch.Tensor
+    depth: torch.Tensor
+    mask: torch.Tensor
+
+    def inputs(self, device) -> dict[str, torch.Tensor]:
+        """The arguments of a pass, without what is known of the root."""
+        return {
+            "input_ids": self.ids.to(device),
+            "position_ids": self.depth.to(device),
+            "attention_mask": self.mask.to(device),
+        }
 
 
 def cut_middle(tokens: list[int], room: int) -> list[int]:
@@ -202,8 +301,8 @@ def cut_middle(tokens: list[int], room: int) -> list[int]:
 
 
 @cache
-def open_model(name: str, layers: int | None = None):
-    """Tokenizer and decoder, cut after `layers` layers and without the final norm; bf16 where it is fast."""
+def open_model(name: str, layers: int | None = None, tuning: Tuning | None = None):
+    """Tokenizer and decoder, cut after `layers` layers, with a tuning written in; bf16 where it is fast."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as reports
 
@@ -212,14 +311,23 @@ def open_model(name: str, layers: int | None = None):
     source = str(safetensors_folder(name)) if name in WEIGHTS else name
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModel.from_pretrained(source, dtype=fast_dtype()).eval().requires_grad_(False)
-    if layers is not None:
-        if layers > len(model.layers):
-            raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
+    if layers is not None and layers > len(model.layers):
+        raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
+    if layers is not None and layers < len(model.layers):
         model.layers = model.layers[:layers]
         model.norm = torch.nn.Identity()
+    if tuning:
+        tuning.apply(model)
     if torch.cuda.is_available():
         model = model.cuda()
     return tokenizer, model
+
+
+def layer_count(name: str) -> int:
+    """The number of layers of a model, by its configuration."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(safetensors_folder(name)) if name in WEIGHTS else name).num_hidden_layers
 
 
 def fast_dtype() -> torch.dtype:

@@ -1,0 +1,91 @@
+"""Checkpoints of the original project: `reward_model_step_*.pt`, a state dict of a causal LM under LoRA with a head.
+
+The file is read with `weights_only`, so nothing in it runs.  Rank and modules are read from the tensors; alpha stands
+nowhere in them and is 16 in the original's settings.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+
+from dreamprm_lib.engine.backbone import Template, Tuning, open_model
+from dreamprm_lib.errors import WeightsError
+
+TEMPLATE = Template(
+    "<task>\nPlatform: {platform}\nQuestion ID: {id}\nTitle: {title}\n</task>\n\n"
+    "<problem>\n{content}\n</problem>\n\n<starter_code>\n",
+    "\n</starter_code>",
+)
+_LORA = re.compile(r"lm\.base_model\.model\.model\.(.+)\.lora_([AB])\.default\.weight")
+_BASE = re.compile(r"lm\.base_model\.model\.model\.(.+?)(\.base_layer)?\.weight")
+
+
+def read_released(path: Path | str, backbone: str, alpha: float = 16.0) -> tuple[Tuning, torch.Tensor, float]:
+    """The tuning, and the head's weight [width] and bias, of a released checkpoint.
+
+    `backbone` is the model that it was trained on.  Raises `WeightsError` for a file that is cut short, holds more than
+    tensors, has another layout, ranks that do not fit, or the weights of another backbone.
+    """
+    state = _state(Path(path))
+    try:
+        weight, bias = state["reward_head.weight"], state["reward_head.bias"]
+    except KeyError as error:
+        raise WeightsError(f"{path} has no {error.args[0]}: it is no reward model of the original project.") from error
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        if found := _LORA.fullmatch(name):
+            halves.setdefault(found[1], {})[found[2]] = tensor.float()
+    if not halves:
+        raise WeightsError(f"{path} has no LoRA matrices under `lm.base_model.model.model`: it has another layout.")
+    for name, pair in halves.items():
+        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+            shapes = {side: tuple(t.shape) for side, t in pair.items()}
+            raise WeightsError(f"{path}: the LoRA matrices of {name} do not fit together ({shapes}).")
+    _refuse_another_backbone(path, state, backbone)
+    lora = {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())}
+    return Tuning(alpha, lora), weight[0].double(), float(bias[0])
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict, out of a whole training state and of DDP's prefix if need be."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"There is no checkpoint {path}.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, or is no checkpoint, and was not read. Save its state dict alone, with "
+            "`torch.save(model.state_dict(), path)`."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise WeightsError(f"{path} is cut short or damaged ({error}). Fetch it again.") from error
+    if isinstance(state, dict) and isinstance(state.get("module"), dict):
+        state = state["module"]
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(f"{path} is no state dict of tensors.")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _refuse_another_backbone(path: Path | str, state: dict[str, torch.Tensor], backbone: str) -> None:
+    """Raise `WeightsError` unless the base weights in the file are those of the backbone."""
+    own = dict(open_model.__wrapped__(backbone)[1].named_parameters())
+    for name, tensor in state.items():
+        found = _BASE.fullmatch(name)
+        if not found or ".lora_" in name:
+            continue
+        mine = own.get(f"{found[1]}.weight")
+        if mine is None or mine.shape != tensor.shape or not _alike(mine, tensor):
+            raise WeightsError(
+                f"{path} was trained on another backbone than {backbone}: {found[1]} differs. Name the one that it was "
+                "trained on."
+            )
+
+
+def _alike(mine: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are the same up to the rounding of bfloat16, by their first 4096 values."""
+    mine, other = (t.detach().flatten()[:4096].float().cpu() for t in (mine, other))
+    return bool(torch.allclose(mine, other, rtol=1e-2, atol=1e-6))

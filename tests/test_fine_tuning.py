@@ -1,0 +1,133 @@
+"""Fine-tuning of a small backbone: what is taken out of training scores as the trained model did, and gradients are
+those of finite differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dreamprm_lib.engine import backbone as bb
+from dreamprm_lib.engine.backbone import Backbone, Template
+from dreamprm_lib.engine.fine_tuning import Example, LastLayers, Lora, Recipe, StepScorer, _loss, _prepared, fine_tune
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.errors import InputError, WeightsError
+
+pytestmark = pytest.mark.usefixtures("float32_backbones")
+
+PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "train", (), ())
+GOOD, BAD = ["def main():\n    print(add())\n\n\n", "def add():\n    return 1\n"], ["def main():\n    pass\n"]
+EXAMPLES = [
+    Example(PROBLEM, [GOOD, BAD], [[0.75, 1.0], [0.0]]),
+    Example(replace(PROBLEM, statement="Print the larger number."), [BAD, GOOD], [[0.0], [np.nan, 1.0]]),
+]
+PARTS = [Lora(rank=4, alpha=8), LastLayers(1), LastLayers(2)]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=["lora", "one layer", "two layers"])
+@pytest.mark.parametrize("template", [Template(), Template(after="<end>")], ids=["open", "closed"])
+def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, part, template):
+    eye = Backbone(tiny_backbone, (3,), template)
+    recipe = Recipe(part, epochs=30, learning_rate=1e-2, accumulation=2, loss="cross_entropy")
+    tuned = fine_tune(eye, EXAMPLES, recipe)
+    assert tuned.losses[-1] < 0.6 * tuned.losses[0]
+    scores = [
+        [1 / (1 + np.exp(-(s[:, 0] @ tuned.weight + tuned.bias))) for s in features]
+        for example in EXAMPLES
+        for features in [replace(eye, tuning=tuned.tuning).features(example.problem, example.programs)]
+    ]
+    right = [np.concatenate([np.asarray(x) for x in example.labels]) for example in EXAMPLES]
+    said = np.concatenate([np.concatenate(s) for s in scores])
+    wanted = np.concatenate(right)
+    known = ~np.isnan(wanted)
+    entropy = -(wanted * np.log(said) + (1 - wanted) * np.log(1 - said))[known].mean()
+    assert entropy == pytest.approx(tuned.losses[-1], abs=0.1)
+    plain = eye.features(PROBLEM, [GOOD])[0]
+    assert np.abs(replace(eye, tuning=tuned.tuning).features(PROBLEM, [GOOD])[0] - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("part", [Lora(rank=2), LastLayers(1)], ids=["lora", "last layer"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_gradients_are_those_of_finite_differences(tiny_backbone, part, loss):
+    torch.manual_seed(0)
+    recipe = Recipe(part, loss=loss, smoothing=0.1)
+    scorer, batches, _ = _prepared(Backbone(tiny_backbone, (3,)), EXAMPLES, recipe)
+    scorer = scorer.double()
+    for batch in batches:
+        if "inputs_embeds" in batch["inputs"]:
+            batch["inputs"]["inputs_embeds"] = batch["inputs"]["inputs_embeds"].double()
+    for p in scorer.parameters():
+        if p.requires_grad:
+            p.data += 0.05 * torch.randn_like(p)
+
+    def value():
+        return sum(_loss(scorer(b["ends"], b["inputs"]).double(), b["labels"].double(), recipe) for b in batches)
+
+    value().backward()
+    trained = [p for p in scorer.parameters() if p.requires_grad]
+    direction = [torch.randn_like(p) for p in trained]
+    slope = sum((p.grad * d).sum() for p, d in zip(trained, direction, strict=True)).item()
+    ends = []
+    for sign in (1, -1):
+        for p, d in zip(trained, direction, strict=True):
+            p.data += sign * 1e-4 * d
+        with torch.no_grad():
+            ends.append(value().item())
+        for p, d in zip(trained, direction, strict=True):
+            p.data -= sign * 1e-4 * d
+    # The norms of the backbone compute in float32, also where all else is float64.
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-3)
+
+
+def test_only_the_part_that_trains_has_gradients(tiny_backbone):
+    lora, _, _ = _prepared(Backbone(tiny_backbone, (3,)), EXAMPLES, Recipe(Lora(rank=2)))
+    assert {n.split(".")[-3] for n, p in lora.named_parameters() if p.requires_grad and "lora" in n} == {
+        "lora_A",
+        "lora_B",
+    }
+    assert not any(p.requires_grad for n, p in lora.named_parameters() if "lora" not in n and "head" not in n)
+    upper, batches, _ = _prepared(Backbone(tiny_backbone, (2,)), EXAMPLES, Recipe(LastLayers(1)))
+    assert len(upper.model.layers) == 1 and "input_ids" not in batches[0]["inputs"]
+
+
+def test_checkpointing_changes_no_result(tiny_backbone):
+    eye, recipe = Backbone(tiny_backbone, (3,)), Recipe(Lora(rank=2), epochs=2, learning_rate=1e-2)
+    plain, saved = (fine_tune(eye, EXAMPLES, replace(recipe, checkpointing=c)) for c in (False, True))
+    np.testing.assert_allclose(plain.weight, saved.weight, rtol=1e-5)
+    assert plain.losses == pytest.approx(saved.losses, rel=1e-5)
+
+
+def test_the_shared_backbone_stays_as_it_was(tiny_backbone):
+    before = {n: p.clone() for n, p in bb.open_model(tiny_backbone, 3)[1].named_parameters()}
+    fine_tune(Backbone(tiny_backbone, (3,)), EXAMPLES, Recipe(LastLayers(1), epochs=1))
+    after = dict(bb.open_model(tiny_backbone, 3)[1].named_parameters())
+    assert all((after[n] == p).all() for n, p in before.items())
+
+
+@pytest.mark.parametrize(
+    "recipe, said",
+    [
+        (Recipe(loss="hinge"), "no loss 'hinge'"),
+        (Recipe(LastLayers(9)), "9 layers can't train: 3 are read"),
+        (Recipe(Lora(targets=("nowhere",))), "LoRA can't be put on nowhere"),
+    ],
+)
+def test_what_cannot_train_is_named(tiny_backbone, recipe, said):
+    with pytest.raises(InputError, match=said):
+        fine_tune(Backbone(tiny_backbone, (3,)), EXAMPLES, recipe)
+
+
+def test_examples_without_labels_are_refused(tiny_backbone):
+    blank = [replace(e, labels=[[np.nan] * len(x) for x in e.labels]) for e in EXAMPLES]
+    with pytest.raises(InputError, match="No step"):
+        fine_tune(Backbone(tiny_backbone, (3,)), blank, Recipe())
+
+
+def test_a_tuning_of_another_backbone_is_refused(tiny_backbone):
+    tuning = bb.Tuning(16.0, {"layers.0.self_attn.q_proj": (torch.zeros(2, 16), torch.zeros(32, 2))})
+    with pytest.raises(WeightsError, match="trained on another backbone"):
+        Backbone(tiny_backbone, (3,), tuning=tuning).features(PROBLEM, [GOOD])
+
+
+def test_a_scorer_starts_without_an_opinion(tiny_backbone):
+    assert torch.equal(StepScorer(torch.nn.Identity(), 4).head.weight, torch.zeros(1, 4))
