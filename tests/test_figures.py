@@ -42,6 +42,7 @@ COSTS = rollout_budget(
 PUBLISHED = published_counts().query("difficulty == 'overall'")
 
 DRAWINGS = {
+    "tree": lambda: figures.tree_mask_figure(np.tril(np.ones((3, 3), bool)), ["statement", "A", "A"]),
     "prompts": lambda: figures.prompt_comparison_figure(
         pd.DataFrame({"prompt": ["a", "a", "b"], "steps": [1, 2, 3], "passed": [True, False, True]})
     ),

@@ -173,6 +173,23 @@ def headroom_figure(problems: Sequence[Problem], candidates: Sequence[Program]) 
     return _finished(figure)
 
 
+def tree_mask_figure(mask: np.ndarray, names: Sequence[str]) -> Figure:
+    """Who sees whom in a tree of tokens.  `mask` [tokens, tokens] bool, rows see columns; `names`: their segments."""
+    figure, axes = plt.subplots(figsize=(6.2, 5))
+    axes.imshow(mask, cmap=mpl.colors.ListedColormap(["#f2f2f2", PALETTE[0]]), aspect="equal")
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", lw=2)
+        axes.axvline(start - 0.5, color="white", lw=2)
+    middles = [(a + b - 1) / 2 for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
+    axes.set_yticks(middles, [names[s] for s in starts])
+    axes.set_xticks(middles, [names[s] for s in starts], rotation=45, ha="right")
+    axes.set(title="Each token sees its ancestors and nothing else", xlabel="is seen", ylabel="sees")
+    axes.tick_params(length=0)
+    axes.grid(False)
+    return _finished(figure)
+
+
 def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, object]) -> Figure:
     """Cross-validated within-problem ranking.  `table`: columns x, hue, ranking, ci_low, ci_high."""
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
