@@ -512,6 +512,13 @@ def test_the_report_names_every_layer_and_switched_off_layers_are_off(box):
         assert not less.report()["landlock"] and not less.report()["seccomp"]
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_each_layer_can_be_done_without_alone(layer):
+    with Sandbox(workers=1, without=(layer,)) as less:
+        assert [v.kind for v in less.grade([(ADD, GOOD), (ADD, "print(3)")])] == ["passed", "wrong_answer"]
+        assert not less.report()[layer]
+
+
 @pytest.mark.parametrize("without", [NAMESPACES, ("landlock", "seccomp"), LAYERS])
 def test_verdicts_are_the_same_with_fewer_layers(without):
     programs = [GOOD, "print(3)", "1 / 0", "(", "while True: pass", "while True: print(1)", "import os\nos.abort()"]

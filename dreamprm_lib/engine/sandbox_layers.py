@@ -18,11 +18,9 @@ import math
 import os
 import platform
 import resource
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import time
 
 NOBODY = 65534
@@ -324,6 +322,7 @@ class Cell:
         self.untouched = (0, 0)
         self.rules = -1
         self.filter: FilterProgram | None = None
+        self.limits: dict[int, int] = {}  # of a child alone
         self.cores = os.cpu_count() or 1
         self.base_bytes = address_space_bytes()
 
@@ -343,7 +342,7 @@ class Cell:
         self._try("process limit", lambda: limit_process_numbers(self.processes))
         self._try("private root", self._enter_private_root)
         self._try("unprivileged user", self._choose_user)
-        self._try("resource limits", lambda: self._needs(self._limit_resources))
+        self._try("resource limits", self._limit_resources)
         self._try("no capabilities", lambda: self._needs(drop_capabilities))
         self.fresh_scratch()
         with contextlib.suppress(OSError):
@@ -384,6 +383,7 @@ class Cell:
         return f"uid {NOBODY}"
 
     def _plan_landlock(self) -> str:
+        self._needs_no_new_privileges()
         version = landlock_version()
         self._renew_rules()
         self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)))
@@ -402,7 +402,13 @@ class Cell:
                 read += [p for p in inside if p not in hidden and os.path.exists(p)]
         self.rules = landlock_rules(landlock_version(), read, list_only, [self.scratch])
 
+    def _needs_no_new_privileges(self) -> None:
+        """The kernel takes Landlock's rules and filters only from who can gain nothing any more."""
+        if not self.layers["no new privileges"]:
+            raise OSError(errno.EPERM, "needs the layer of no new privileges")
+
     def _plan_seccomp(self) -> None:
+        self._needs_no_new_privileges()
         program = FilterProgram.of(seccomp_filter(MACHINE))
         self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), install_filter(program)))
         self.filter = program
@@ -419,6 +425,8 @@ class Cell:
             self.scratch = "/tmp"
         else:
             if not self.folder:
+                import tempfile
+
                 self.folder = tempfile.mkdtemp(prefix="sandbox-")
                 os.chmod(self.folder, 0o711)
             if self.scratch:
@@ -449,8 +457,7 @@ class Cell:
         os.setsid()
         os.chdir(self.scratch)
         os.umask(0o077)
-        if self.layers["resource limits"]:
-            self._limit_resources()
+        set_limits(self.limits)
         if self.user != os.geteuid():
             become(self.user)
         with contextlib.suppress(OSError):
@@ -470,21 +477,31 @@ class Cell:
             os.closerange(keep + 1, 256)
 
     def _limit_resources(self) -> None:
-        """Limits of one process, both the soft and the hard one; a limit that is lower already stays."""
+        """In the worker: find a program's limits, make sure that a child can take them, and take on those that don't
+        hinder the worker itself.  A limit that is lower already stays."""
         limits = {
-            resource.RLIMIT_CPU: math.ceil(self.time_limit) + 1,
-            resource.RLIMIT_AS: self.base_bytes + self.memory_bytes,
-            resource.RLIMIT_NOFILE: OPEN_FILES,
-            resource.RLIMIT_FSIZE: FILE_BYTES,
-            resource.RLIMIT_NPROC: self.processes,
-            resource.RLIMIT_STACK: STACK_BYTES,
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_MEMLOCK: 0,
+            resource.RLIMIT_NOFILE: OPEN_FILES,
+            resource.RLIMIT_STACK: STACK_BYTES,
+            resource.RLIMIT_CPU: math.ceil(self.time_limit) + 1,
+            resource.RLIMIT_AS: self.base_bytes + self.memory_bytes,
+            resource.RLIMIT_FSIZE: FILE_BYTES,
+            resource.RLIMIT_NPROC: self.processes,
         }
         for which, limit in limits.items():
             hard = resource.getrlimit(which)[1]
-            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-            resource.setrlimit(which, (limit, limit))
+            limits[which] = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        self._needs(lambda: set_limits(limits))
+        shared = (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_STACK)
+        set_limits({which: limits.pop(which) for which in shared})
+        self.limits = limits
+
+
+def set_limits(limits: dict[int, int]) -> None:
+    """Set limits of this process, both the soft and the hard ones."""
+    for which, limit in limits.items():
+        resource.setrlimit(which, (limit, limit))
 
 
 def become(user: int) -> None:
@@ -503,6 +520,8 @@ def remove_tree(folder: str) -> None:
             for path in (os.path.join(place, name) for name in names):
                 if not os.path.islink(path):
                     os.chmod(path, 0o700)
+    import shutil
+
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,24 +10,23 @@ own top level ran, but a program written to beat its check can read it then).
 
 from __future__ import annotations
 
+import _io
+import _signal
 import atexit
 import builtins
 import contextlib
 import fcntl
 import gc
 import importlib
-import io
 import json
 import linecache
+import math
 import os
-import random
 import select
 import signal
 import site
 import socket
 import sys
-import tempfile
-import threading
 import time
 import traceback
 import types
@@ -61,10 +60,16 @@ KINDS = {
 CONFINED = b"\1"  # what a child says once it is shut in, and before the program starts
 
 NONCE_BYTES = 32
+UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
 STDERR_TAIL = 4000
 
 
 # --- Talking: a frame is four bytes of length and that many bytes -----------------------------------------------------
+
+# A child pays for every page that it writes to.  So the worker loads neither `random` nor `threading`, which act in
+# each fork, unless a program names them; and `io.IOBase` and `signal.signal`, which ask abstract classes and
+# enumerations, are replaced by their parts in C.
+_IOBase, _set_handler = _io._IOBase, _signal.signal
 
 # Bound here, because a program may put its own functions in their place.
 _read, _write, _exit, _settrace, _setprofile = os.read, os.write, os._exit, sys.settrace, sys.setprofile
@@ -159,10 +164,11 @@ class Program:
 
     def _end(self, names: dict) -> None:
         """What the interpreter does at the end of a script: wait for threads, run exit handlers, write out files."""
-        threading._shutdown()
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
         for file in [sys.stdout, sys.stderr, sys.__stdout__, *names.values()]:
-            if isinstance(file, io.IOBase) and not file.closed:
+            if isinstance(file, _IOBase) and not file.closed:
                 file.flush()
 
 
@@ -247,8 +253,9 @@ def become_program(cell: Cell, request: dict, given: dict, files: tuple[int, int
             os.dup2(file, number)
         cell.confine(keep=link)
         os.write(2, CONFINED)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        random.seed(0)
+        _set_handler(signal.SIGINT, signal.default_int_handler)
+        if "random" in sys.modules:
+            sys.modules["random"].seed(0)
         status = Program(request["code"], given if request["given"] else None).run(link, request["entry"])
     except MemoryError:
         status = MEMORY_LIMIT
@@ -314,6 +321,8 @@ def input_file(text: str) -> int:
     """An open file that holds `text`, at its start; it has no name."""
     data = text.encode("utf-8", "replace")
     if not hasattr(os, "memfd_create"):
+        import tempfile  # which loads `random`
+
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.seek(0)
@@ -343,7 +352,8 @@ class Watch:
         self.poll = select.poll()
         for file in self.written:
             os.set_blocking(file, False)
-            self.poll.register(file, select.POLLIN)
+        if link is not None:
+            self.poll.register(link, select.POLLIN)
         self.handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
         if self.handle is not None:
             self.poll.register(self.handle, select.POLLIN)
@@ -357,7 +367,8 @@ class Watch:
         """Wait for the child's end; returns the limit that it broke first, or None."""
         self.poll.register(channel, 0)  # only a hang-up is told: then nobody is left to answer
         limit, deadline = self.cell.time_limit, self.started + self.cell.wall_limit
-        pause = min(limit / self.cell.cores, self.cell.wall_limit)
+        # Most programs end at once, and their output waits in the pipes: to be woken for each part of it costs more.
+        pause, listening = min(limit / self.cell.cores, self.cell.wall_limit, UNDISTURBED), False
         while True:
             if self.handle is None:
                 pause = min(pause, 0.005)
@@ -371,6 +382,10 @@ class Watch:
             if self.handle is None and (ended := os.wait4(self.pid, os.WNOHANG))[0]:
                 self.ended = ended
                 return None
+            if not listening and time.monotonic() >= self.started + UNDISTURBED:
+                listening = True
+                self.poll.register(self.out, select.POLLIN)
+                self.poll.register(self.err, select.POLLIN)
             left, time_left = limit - cpu_seconds(self.pid), deadline - time.monotonic()
             if any(len(self.written[f]) > self.cell.output_bytes for f in (self.out, self.link) if f is not None):
                 return "output_limit"
@@ -378,7 +393,7 @@ class Watch:
                 return "time_limit"
             if time_left < 0:
                 return "wall_limit"
-            pause = min(time_left, max(left / self.cell.cores, 0.002))
+            pause = min(time_left, max(left / self.cell.cores, 0.002), math.inf if listening else UNDISTURBED)
 
     def _serve(self, file: int, event: int) -> None:
         """Read or write what a file is ready for."""
@@ -461,15 +476,23 @@ def kill_descendants(session: int) -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
+def prepare(request: dict, given: dict) -> None:
+    """Load what a program may import, once for all that come after it; the less is loaded, the cheaper is a fork."""
+    if request["given"] and not given:
+        exec(GIVEN_IMPORTS, given)
+    for name in COMMON_MODULES:
+        if name in request["code"] and name not in sys.modules:
+            importlib.import_module(name)
+
+
 def serve(channel: int) -> None:
     """Answer requests until the channel closes."""
     settings = json.loads(read_frame(channel))
     sys.path += settings["module_folders"]
-    for name in COMMON_MODULES + settings["modules"]:
+    for name in settings["modules"]:
         importlib.import_module(name)
     sys.path[:] = [p for p in sys.path if p not in settings["module_folders"]]
     given: dict = {}
-    exec(GIVEN_IMPORTS, given)
     site.setquit()
     os.environ.clear()
     cell = Cell(settings)
@@ -480,7 +503,9 @@ def serve(channel: int) -> None:
     write_frame(channel, json.dumps({"layers": cell.layers, "folder": cell.folder}).encode())
     try:
         while (request := read_frame(channel)) is not None:
-            reply = run_request(cell, channel, json.loads(request), given)
+            request = json.loads(request)
+            prepare(request, given)
+            reply = run_request(cell, channel, request, given)
             write_frame(channel, json.dumps(reply).encode())
             cell.clear_scratch()
     finally:
