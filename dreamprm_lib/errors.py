@@ -17,6 +17,10 @@ class PolicyError(DreamPRMError):
     """The policy's endpoint failed or answered with nonsense."""
 
 
+class SandboxError(DreamPRMError):
+    """The sandbox itself failed: a worker can't be started, or doesn't isolate as it said."""
+
+
 class WeightsError(DreamPRMError):
     """Model weights are missing, incomplete or not the pinned ones."""
 

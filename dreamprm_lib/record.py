@@ -15,7 +15,7 @@ from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, export_recording, load_recording
 from dreamprm_lib.engine.policy import Endpoint, Policy, open_policy, recording_path
-from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.problems import load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir
 from dreamprm_lib.monte_carlo_labels import label_steps
@@ -59,12 +59,12 @@ def record(profile: Profile, only: str | None = None, threads: int | None = None
             programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
             if only != "rollouts":
                 sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
-                both = [p for p in train if p.id in solutions["compared"]] or train[:1]
+                both = named(train, solutions["compared"])
                 sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
             if only != "solutions":
-                heat, dense = rollouts["temperature"], [p for p in train if p.id in rollouts["many_problems"]]
+                heat, many = rollouts["temperature"], {p.id for p in named(train, rollouts["many_problems"])}
                 label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
-                chosen = [p for p in programs if p.problem in {q.id for q in dense or train[:1]}]
+                chosen = [p for p in programs if p.problem in many]
                 label_steps(policy, sandbox, train, chosen, rollouts["many_rollouts"], heat)
         rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
         for digest, (request, completions) in policy.served.items():

@@ -95,6 +95,18 @@ def tiny_backbone(tmp_path_factory):
 
 
 @pytest.fixture
+def ragged_programs():
+    """Programs of three, one, two (it does not parse) and no steps."""
+    return [
+        "def main():\n    print(add(read()))\n\n\n"
+        "def read():\n    return input().split()\n\n\ndef add(x):\n    return 1\n",
+        "print(1)\n",
+        "def main(:\n    broken\n\ndef more():\n    pass\n",
+        "",
+    ]
+
+
+@pytest.fixture
 def float32_backbones(tmp_path, monkeypatch):
     """Backbones computed in float32, with a cache of their own."""
     import torch

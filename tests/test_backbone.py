@@ -18,12 +18,6 @@ from dreamprm_lib.errors import InputError
 pytestmark = pytest.mark.usefixtures("float32_backbones")
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
-PROGRAMS = [
-    "def main():\n    print(add(read()))\n\n\ndef read():\n    return input().split()\n\n\ndef add(x):\n    return 1\n",
-    "print(1)\n",
-    "def main(:\n    broken\n\ndef more():\n    pass\n",
-    "",
-]
 TEMPLATES = [Template(), Template("<title>{title}</title>\n<problem>{content}</problem>\n<code>", "</code><score>")]
 
 
@@ -52,10 +46,10 @@ def one_pass_a_prefix(name, layers, template, steps):
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
 @pytest.mark.parametrize("pack_tokens", [60, 1024])
-def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens, monkeypatch):
+def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens, monkeypatch, ragged_programs):
     """Ragged lengths, one-step programs, programs that don't parse, an empty one; packed alone and together."""
     monkeypatch.setattr(bb, "PACK_TOKENS", pack_tokens)
-    steps = steps_of([*PROGRAMS, *recorded_programs(12)])
+    steps = steps_of([*ragged_programs, *recorded_programs(12)])
     layers = (0, 1, 3)
     together = Backbone(tiny_backbone, layers, template).features(PROBLEM, steps)
     assert [s.shape for s in together[:4]] == [(3, 3, 32), (1, 3, 32), (2, 3, 32), (0, 3, 32)]
@@ -76,14 +70,14 @@ def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, template,
         assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()
 
 
-def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone):
+def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_programs):
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_backbone), AutoModel.from_pretrained(tiny_backbone)
-    text = Template().root(PROBLEM) + PROGRAMS[1]
+    text = Template().root(PROBLEM) + ragged_programs[1]
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
-    (states,) = Backbone(tiny_backbone, (1, 2)).features(PROBLEM, [[PROGRAMS[1]]])
+    (states,) = Backbone(tiny_backbone, (1, 2)).features(PROBLEM, [[ragged_programs[1]]])
     np.testing.assert_allclose(states[0, 0], hidden[1][0, -1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states[0, 1], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
 
@@ -106,9 +100,9 @@ def test_the_mask_of_a_small_tree():
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
-def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template):
+def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template, ragged_programs):
     tokenizer, model = bb.open_model(tiny_backbone, 3)
-    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, steps_of(PROGRAMS))
+    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, steps_of(ragged_programs))
     with torch.inference_mode():
         for (shared, hidden), own in zip(tree.passes(model, (3,)), tree.packs(carry_root=True), strict=True):
             alone = model(**own.inputs("cpu"), use_cache=False).last_hidden_state[0]
@@ -116,10 +110,10 @@ def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template):
                 np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)
 
 
-def test_each_token_is_read_once(tiny_backbone):
+def test_each_token_is_read_once(tiny_backbone, ragged_programs):
     """The tokens that go through the model: the statement, every step of every candidate, nothing else."""
     tokenizer, model = bb.open_model(tiny_backbone, 3)
-    tree = Tree.of(tokenizer, Template().root(PROBLEM), "", steps_of(PROGRAMS))
+    tree = Tree.of(tokenizer, Template().root(PROBLEM), "", steps_of(ragged_programs))
     read = []
     hook = model.layers[0].register_forward_hook(
         lambda _m, _i, out: read.append((out[0] if isinstance(out, tuple) else out).shape[-2])
@@ -144,8 +138,8 @@ def test_a_layer_that_is_not_there_is_named(tiny_backbone):
         Backbone(tiny_backbone, (4,)).features(PROBLEM, [["print(1)\n"]])
 
 
-def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch):
-    eye, steps = Backbone(tiny_backbone, (1,)), steps_of(PROGRAMS)
+def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch, ragged_programs):
+    eye, steps = Backbone(tiny_backbone, (1,)), steps_of(ragged_programs)
     first = eye.features(PROBLEM, steps)
     monkeypatch.setattr(bb, "open_model", lambda *_: pytest.fail("computed again"))
     again = eye.features(PROBLEM, steps)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreamprm_lib.engine import backbone as bb
+from dreamprm_lib.engine import fine_tuning as ft
 from dreamprm_lib.engine.backbone import Backbone, Template
 from dreamprm_lib.engine.fine_tuning import Example, LastLayers, Lora, Recipe, StepScorer, _loss, _prepared, fine_tune
 from dreamprm_lib.engine.problems import Problem
@@ -26,24 +27,22 @@ PARTS = [Lora(rank=4, alpha=8), LastLayers(1), LastLayers(2)]
 
 @pytest.mark.parametrize("part", PARTS, ids=["lora", "one layer", "two layers"])
 @pytest.mark.parametrize("template", [Template(), Template(after="<end>")], ids=["open", "closed"])
-def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, part, template):
+def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, part, template, monkeypatch):
+    made = []
+    monkeypatch.setattr(ft, "_prepared", lambda *a: made.append(_prepared(*a)) or made[0])
     eye = Backbone(tiny_backbone, (3,), template)
-    recipe = Recipe(part, epochs=30, learning_rate=1e-2, accumulation=2, loss="cross_entropy")
-    tuned = fine_tune(eye, EXAMPLES, recipe)
+    tuned = fine_tune(eye, EXAMPLES, Recipe(part, epochs=30, learning_rate=1e-2, accumulation=2, loss="cross_entropy"))
     assert tuned.losses[-1] < 0.6 * tuned.losses[0]
-    scores = [
-        [1 / (1 + np.exp(-(s[:, 0] @ tuned.weight + tuned.bias))) for s in features]
-        for example in EXAMPLES
-        for features in [replace(eye, tuning=tuned.tuning).features(example.problem, example.programs)]
-    ]
-    right = [np.concatenate([np.asarray(x) for x in example.labels]) for example in EXAMPLES]
-    said = np.concatenate([np.concatenate(s) for s in scores])
-    wanted = np.concatenate(right)
-    known = ~np.isnan(wanted)
-    entropy = -(wanted * np.log(said) + (1 - wanted) * np.log(1 - said))[known].mean()
-    assert entropy == pytest.approx(tuned.losses[-1], abs=0.1)
-    plain = eye.features(PROBLEM, [GOOD])[0]
-    assert np.abs(replace(eye, tuning=tuned.tuning).features(PROBLEM, [GOOD])[0] - plain).max() > 1e-3
+    scorer, batches, _ = made[0]
+    with torch.no_grad():
+        trained = [scorer.eval()(batch["ends"], batch["inputs"]).numpy() for batch in batches]
+    for example, logits in zip(EXAMPLES, trained, strict=True):
+        plain, states = (
+            np.concatenate(replace(eye, tuning=t).features(example.problem, example.programs))[:, 0]
+            for t in (None, tuned.tuning)
+        )
+        np.testing.assert_allclose(states @ tuned.weight + tuned.bias, logits, rtol=1e-3, atol=1e-3)
+        assert np.abs(plain @ tuned.weight + tuned.bias - logits).max() > 0.1
 
 
 @pytest.mark.parametrize("part", [Lora(rank=2), LastLayers(1)], ids=["lora", "last layer"])
@@ -125,8 +124,27 @@ def test_examples_without_labels_are_refused(tiny_backbone):
 
 def test_a_tuning_of_another_backbone_is_refused(tiny_backbone):
     tuning = bb.Tuning(16.0, {"layers.0.self_attn.q_proj": (torch.zeros(2, 16), torch.zeros(32, 2))})
-    with pytest.raises(WeightsError, match="trained on another backbone"):
+    with pytest.raises(WeightsError, match=r"has shape \(32, 32\) there"):
         Backbone(tiny_backbone, (3,), tuning=tuning).features(PROBLEM, [GOOD])
+
+
+@pytest.mark.parametrize("name", ["layers.0.self_attn.query", "layers.3.mlp.up_proj", "head"])
+def test_a_tuning_of_what_the_backbone_lacks_is_refused(tiny_backbone, name):
+    tuning = bb.Tuning(replaced={f"{name}.weight": torch.zeros(2, 2)})
+    with pytest.raises(WeightsError, match="has no such parameter"):
+        Backbone(tiny_backbone, (2,), tuning=tuning).features(PROBLEM, [GOOD])
+
+
+def test_a_tuning_of_layers_that_are_not_read_changes_nothing(tiny_backbone):
+    above = bb.Tuning(replaced={"layers.2.mlp.up_proj.weight": torch.zeros(64, 32), "norm.weight": torch.zeros(32)})
+    eye = Backbone(tiny_backbone, (2,))
+    states = [replace(eye, tuning=t).features(PROBLEM, [GOOD])[0] for t in (None, above)]
+    assert (states[0] == states[1]).all()
+
+
+def test_a_tuned_backbone_is_not_tuned_again(tiny_backbone):
+    with pytest.raises(InputError, match="tuned already"):
+        fine_tune(Backbone(tiny_backbone, (3,), tuning=bb.Tuning(16.0)), EXAMPLES, Recipe())
 
 
 def test_a_scorer_starts_without_an_opinion(tiny_backbone):

@@ -9,12 +9,6 @@ from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, WeightsError
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
-PROGRAMS = [
-    "def main():\n    print(add(read()))\n\n\ndef read():\n    return input().split()\n\n\ndef add(x):\n    return 1\n",
-    "print(1)\n",
-    "def main(:\n    broken\n\ndef more():\n    pass\n",
-    "",
-]
 
 
 pytestmark = pytest.mark.usefixtures("float32_backbones")
@@ -81,11 +75,11 @@ def checkpoint(tiny_backbone, tmp_path):
     return model, tmp_path / "m.safetensors"
 
 
-def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint):
+def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint, ragged_programs):
     model, path = checkpoint
     loaded = rm.RewardModel.load(path)
-    scores = loaded.score(PROBLEM, PROGRAMS)
-    assert scores == model.score(PROBLEM, PROGRAMS) and loaded.about == {"ridge": 0.3}
+    scores = loaded.score(PROBLEM, ragged_programs)
+    assert scores == model.score(PROBLEM, ragged_programs) and loaded.about == {"ridge": 0.3}
     assert [len(s) for s in scores] == [3, 1, 2, 0] and all(0 <= x <= 1 for s in scores for x in s)
 
 

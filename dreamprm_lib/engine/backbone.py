@@ -98,20 +98,28 @@ class Tuning:
         parameters = dict(model.named_parameters())
         changes = {f"{name}.weight": pair for name, pair in self.lora.items()} | self.replaced
         for name, change in changes.items():
-            if name not in parameters:
-                continue  # of a layer above the one that is read
-            weight = parameters[name].data
-            if isinstance(change, tuple):
+            if name not in parameters and _is_above(model, name):
+                continue
+            lora = isinstance(change, tuple)
+            if lora:
                 a, b = (t.float() for t in change)
-                change = (
-                    weight.float() + self.alpha / len(a) * (b @ a) if (len(b), a.shape[1]) == weight.shape else b @ a
-                )
-            if change.shape != weight.shape:
+                change = self.alpha / len(a) * (b @ a)
+            weight = parameters.get(name)
+            if weight is None or change.shape != weight.shape:
+                own = "has no such parameter" if weight is None else f"has shape {tuple(weight.shape)} there"
                 raise WeightsError(
-                    f"The checkpoint changes {name} of shape {tuple(change.shape)}; the backbone's is "
-                    f"{tuple(weight.shape)}: it was trained on another backbone."
+                    f"The checkpoint changes {name}, of shape {tuple(change.shape)}; the backbone {own}. Give the "
+                    "backbone that it was trained on."
                 )
-            weight.copy_(change)
+            weight.data.copy_(weight.float() + change if lora else change)
+
+
+def _is_above(model, name: str) -> bool:
+    """Whether a parameter is one that was cut off, because it lies above the layers that are read."""
+    kept, whole = len(model.layers), model.config.num_hidden_layers
+    return (kept < whole and name.split(".")[0] == "norm") or any(
+        name.startswith(f"layers.{layer}.") for layer in range(kept, whole)
+    )
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,11 @@ class StepScorer(torch.nn.Module):
 def fine_tune(backbone: Backbone, examples: Sequence[Example], recipe: Recipe) -> FineTuned:
     """Train a head and a part of the backbone on labelled steps; the last of `backbone.layers` is the state's layer.
 
-    Raises `InputError` for an unknown loss, a part that is not there, or examples without any label.
+    Raises `InputError` for an unknown loss, a part that is not there, a backbone that is tuned already, or examples
+    without any label.
     """
+    if backbone.tuning:
+        raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
     if recipe.loss not in LOSSES:
         raise InputError(f"There is no loss {recipe.loss!r}: choose one of {', '.join(LOSSES)}.")
     set_seed(recipe.seed)

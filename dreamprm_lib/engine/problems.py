@@ -16,6 +16,7 @@ import pickle
 import re
 import tomllib
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -110,6 +111,11 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
         raise InputError(f"{source}: no problem is left.")
     refuse_leaks(problems, source)
     return [p for p in problems if split is None or p.split == split]
+
+
+def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
+    """The problems that `ids` name, or the first one where none of them is there."""
+    return [p for p in problems if p.id in ids] or list(problems[:1])
 
 
 def _options(source: str | Path, query: str) -> dict[str, str]:

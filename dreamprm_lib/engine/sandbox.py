@@ -42,7 +42,7 @@ from typing import IO
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.problems import Problem, Test
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.errors import InputError, SandboxError
 
 KINDS = (
     "passed", "wrong_answer", "runtime_error", "syntax_error", "time_limit", "memory_limit", "output_limit", "killed",
@@ -62,10 +62,6 @@ WORKER = "dreamprm_lib.engine.sandbox_worker"
 
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
-
-
-class SandboxError(DreamPRMError):
-    """The sandbox itself failed: a worker can't be started, or doesn't isolate as it said."""
 
 
 @dataclass(frozen=True)

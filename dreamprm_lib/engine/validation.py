@@ -83,8 +83,8 @@ def _mutant_columns(problem: Problem, sandbox: Sandbox, faults: list[str]) -> di
         if line not in surviving:
             faults.append(f"{line!r} is listed as equivalent, but no such mutant passes all tests")
     survivors = [line for line in surviving if line not in equivalent]
-    wrong = len(mutants) - len(surviving) + len(survivors)
-    killed = wrong - len(survivors)
+    killed = len(mutants) - len(surviving)
+    wrong = killed + len(survivors)
     if killed < KILLED * wrong:
         faults.append(f"only {killed} of {wrong} mutants are killed; these pass: {'; '.join(survivors)}")
     return {
