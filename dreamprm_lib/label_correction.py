@@ -25,25 +25,16 @@ import numpy as np
 import torch
 from scipy.special import expit
 from torch.func import grad, jvp
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from dreamprm_lib.engine.losses import sample_losses
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import Head, fit_head, folds_by_problem, standardiser
 
 Parameters = dict[str, torch.Tensor]
-LOSSES = ("cross_entropy", "mse")
 
 
 # ------------------------------------------------------------------------------------------------- hypergradients
-
-
-def sample_losses(logits: torch.Tensor, labels: torch.Tensor, loss: str = "cross_entropy") -> torch.Tensor:
-    """The loss of each sample [n]: cross-entropy on logits, or the squared error of the score."""
-    if loss == "cross_entropy":
-        return binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    if loss == "mse":
-        return mse_loss(torch.sigmoid(logits), labels, reduction="none")
-    raise InputError(f"There is no loss {loss!r}: choose one of {', '.join(LOSSES)}.")
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.losses import check_loss
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
@@ -74,13 +76,16 @@ def fit_head(
     weights: np.ndarray | None = None,
     offset: np.ndarray | None = None,
     like: Head | None = None,
+    loss: str = "cross_entropy",
 ) -> Head:
-    """The head that minimises mean weighted cross-entropy to soft labels plus ridge/2 · |weight|².
+    """The head that minimises a mean weighted loss to soft labels plus ridge/2 · |weight|².
 
     `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
-    and not trained; `like` gives mean and scale instead of these features' own.  The problem is convex, and
-    is solved by Newton's method with conjugate gradients.
+    and not trained; `like` gives mean and scale instead of these features' own; `loss` is cross-entropy, whose problem
+    is convex, or `mse`, the squared error of the score (the original's), which is not.  Both are solved by Newton's
+    method with conjugate gradients, with the Gauss-Newton curvature.
     """
+    check_loss(loss)
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"A head needs one label for each feature row, not {len(labels)} for {len(features)}.")
     mean, scale = (like.mean, like.scale) if like else standardiser(features)
@@ -89,19 +94,25 @@ def fit_head(
     shift = np.zeros(len(x)) if offset is None else np.asarray(offset, float)
     penalty = np.append(np.full(x.shape[1] - 1, ridge), 0.0)  # the bias is free
 
-    def loss(beta: np.ndarray) -> float:
+    squared = loss == "mse"
+
+    def value(beta: np.ndarray) -> float:
         z = x @ beta + shift
-        return float(w @ (np.logaddexp(0, z) - labels * z) / len(x) + penalty @ beta**2 / 2)
+        losses = (expit(z) - labels) ** 2 if squared else np.logaddexp(0, z) - labels * z
+        return float(w @ losses / len(x) + penalty @ beta**2 / 2)
 
     def slope(beta: np.ndarray) -> np.ndarray:
-        return x.T @ (w * (expit(x @ beta + shift) - labels)) / len(x) + penalty * beta
+        p = expit(x @ beta + shift)
+        by_logit = (p - labels) * (2 * p * (1 - p) if squared else 1)
+        return x.T @ (w * by_logit) / len(x) + penalty * beta
 
     def curvature(beta: np.ndarray, direction: np.ndarray) -> np.ndarray:
         p = expit(x @ beta + shift)
-        return x.T @ (w * p * (1 - p) * (x @ direction)) / len(x) + penalty * direction
+        by_logit = p * (1 - p) * (2 * p * (1 - p) if squared else 1)
+        return x.T @ (w * by_logit * (x @ direction)) / len(x) + penalty * direction
 
     start = np.zeros(x.shape[1])
-    beta = minimize(loss, start, jac=slope, hessp=curvature, method="Newton-CG", options={"xtol": 1e-9}).x
+    beta = minimize(value, start, jac=slope, hessp=curvature, method="Newton-CG", options={"xtol": 1e-9}).x
     return Head(beta[:-1], float(beta[-1]), mean, scale)
 
 
@@ -215,6 +226,7 @@ def cross_validated_scores(
     ridge: float,
     folds: np.ndarray,
     train_on: np.ndarray | slice = slice(None),
+    loss: str = "cross_entropy",
 ) -> np.ndarray:
     """Out-of-fold scores [m]: each problem's rows are scored by a head that never saw that problem.
 
@@ -225,6 +237,41 @@ def cross_validated_scores(
     scores = np.empty(len(labels))
     for fold in np.unique(folds):
         held_out = folds == fold
-        head = fit_head(features[keep & ~held_out], labels[keep & ~held_out], ridge)
+        head = fit_head(features[keep & ~held_out], labels[keep & ~held_out], ridge, loss=loss)
         scores[held_out] = head.scores(features[held_out])
     return scores
+
+
+# ------------------------------------------------------------------------------------------------- calibration
+
+
+def reliability(scores: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """What scores promise and what comes of them, in `bins` bins of equal width; empty bins are left out.
+
+    `scores` [m] and `outcomes` [m] in [0, 1].  Columns: score (mean), outcome (mean), rows.  A program is its policy's
+    own continuation of each of its prefixes, so its verdict is an outcome for every one of its steps.
+    """
+    scores, outcomes = np.asarray(scores, float), np.asarray(outcomes, float)
+    where = np.minimum((scores * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"score": scores, "outcome": outcomes, "rows": 1})
+    return table.groupby(where).agg({"score": "mean", "outcome": "mean", "rows": "sum"}).reset_index(drop=True)
+
+
+def calibration_error(scores: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of score and outcome over the rows of `reliability`.
+
+    Chance alone makes it positive, and the more so the fewer rows there are.
+    """
+    table = reliability(scores, outcomes, bins)
+    return float(np.average((table.score - table.outcome).abs(), weights=table.rows))
+
+
+def fit_temperature(logits: np.ndarray, outcomes: np.ndarray) -> float:
+    """The T > 0 for which sigmoid(logit / T) has the least cross-entropy to the outcomes (Guo et al., 1706.04599)."""
+    logits, outcomes = np.asarray(logits, float), np.asarray(outcomes, float)
+
+    def loss(log_temperature: float) -> float:
+        z = logits / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, z) - outcomes * z))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dreamprm_lib import label_correction as lc
+from dreamprm_lib.engine.losses import LOSSES, sample_losses
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import fit_head
 
@@ -31,7 +32,7 @@ def toy():
         return network(p, x)
 
     def meta_loss(p):
-        return lc.sample_losses(network(p, meta_x), meta_y).mean()
+        return sample_losses(network(p, meta_x), meta_y).mean()
 
     return forward, phi, labels, weights, meta_loss
 
@@ -39,7 +40,7 @@ def toy():
 def after_step(forward, phi, labels, weights, meta_loss, lr, loss, precondition, penalty):
     """The meta loss after one lower step, differentiable by labels and weights (double backward)."""
     phi = {k: v.clone().requires_grad_() for k, v in phi.items()}
-    lower = (weights * lc.sample_losses(forward(phi), labels, loss)).mean() + penalty(phi)
+    lower = (weights * sample_losses(forward(phi), labels, loss)).mean() + penalty(phi)
     slopes = torch.autograd.grad(lower, list(phi.values()), create_graph=True)
     step = precondition(dict(zip(phi, slopes, strict=True)))
     return meta_loss({k: v - lr * step[k] for k, v in phi.items()})
@@ -53,7 +54,7 @@ def ridge(phi):
     return 0.05 * (phi["a"] ** 2).sum()
 
 
-@pytest.mark.parametrize("loss", lc.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_both_hypergradients_equal_double_backward(toy, loss):
     forward, phi, labels, weights, meta_loss = toy
     options = dict(weights=weights, precondition=scale, penalty=ridge)

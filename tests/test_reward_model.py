@@ -32,6 +32,20 @@ def test_without_features_the_head_is_the_mean_label():
     assert head.scores(np.zeros((1, 2)))[0] == pytest.approx(0.25) and not head.weight.any()
 
 
+def test_the_gradient_of_the_squared_error_vanishes_too():
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((40, 3)), rng.random(40), rng.random(40) * 2
+    head = rm.fit_head(x, y, 0.05, weights=w, loss="mse")
+    p = head.scores(x)
+    by_logit = 2 * w * (p - y) * p * (1 - p)
+    slope = head.standardise(x).T @ by_logit / 40 + 0.05 * head.weight
+    assert np.abs(slope).max() < 1e-6 and abs(by_logit.mean()) < 1e-6
+    mean = rm.fit_head(np.zeros((4, 1)), np.array([0.0, 0.25, 0.5, 0.25]), 1.0, loss="mse")
+    assert mean.scores(np.zeros((1, 1)))[0] == pytest.approx(0.25)
+    with pytest.raises(InputError, match="no loss 'hinge'"):
+        rm.fit_head(x, y, 0.05, loss="hinge")
+
+
 def test_a_head_needs_a_label_for_each_row():
     with pytest.raises(InputError, match="not 3 for 2"):
         rm.fit_head(np.zeros((2, 1)), np.zeros(3), 1.0)
@@ -112,3 +126,26 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"gone\.safetensors"):
         rm.RewardModel.load(tmp_path / "gone.safetensors")
+
+
+# ------------------------------------------------------------------------------------------------- calibration
+
+
+def test_reliability_literals():
+    table = rm.reliability([0.0, 0.1, 0.9, 1.0, 0.95], [0, 1, 1, 1, 0], bins=2)
+    assert table.to_dict("list") == {
+        "score": pytest.approx([0.05, 0.95]), "outcome": pytest.approx([0.5, 2 / 3]), "rows": [2, 3],
+    }  # fmt: skip
+    assert rm.calibration_error([0.0, 0.1, 0.9, 1.0, 0.95], [0, 1, 1, 1, 0], 2) == pytest.approx(
+        (2 * 0.45 + 3 * (0.95 - 2 / 3)) / 5
+    )
+
+
+def test_temperature_undoes_a_scale_and_keeps_the_order():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 40_000)
+    outcomes = rng.random(len(logits)) < 1 / (1 + np.exp(-logits))
+    assert rm.fit_temperature(logits, outcomes) == pytest.approx(1, abs=0.03)
+    assert rm.fit_temperature(3 * logits, outcomes) == pytest.approx(3, abs=0.1)
+    before, after = (1 / (1 + np.exp(-3 * logits / t)) for t in (1, 3))
+    assert rm.calibration_error(after, outcomes) < 0.02 < 0.1 < rm.calibration_error(before, outcomes)

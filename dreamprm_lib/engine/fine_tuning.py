@@ -17,15 +17,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
+from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
-
-LOSSES = ("mse", "cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,7 @@ def fine_tune(backbone: Backbone, examples: Sequence[Example], recipe: Recipe) -
     """
     if backbone.tuning:
         raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
-    if recipe.loss not in LOSSES:
-        raise InputError(f"There is no loss {recipe.loss!r}: choose one of {', '.join(LOSSES)}.")
+    check_loss(recipe.loss)
     set_seed(recipe.seed)
     scorer, batches, extract = _prepared(backbone, examples, recipe)
     if recipe.checkpointing:
@@ -141,9 +138,7 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.T
     """Mean loss of the steps that have a label."""
     known = ~torch.isnan(labels)
     target = labels[known] * (1 - recipe.smoothing) + recipe.smoothing / 2
-    if recipe.loss == "mse":
-        return mse_loss(torch.sigmoid(logits[known]), target)
-    return binary_cross_entropy_with_logits(logits[known], target)
+    return sample_losses(logits[known], target, recipe.loss).mean()
 
 
 def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
