@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from dreamprm_lib.artifacts import Program, Study
-from dreamprm_lib.engine.backbone import Template, Tree, open_model
+from dreamprm_lib.engine.backbone import Template, Tree, fast_dtype, open_model
 from dreamprm_lib.engine.problems import load_problems
 
 ROUNDS = 3
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4)
     parser.add_argument("--statement", type=int, default=0, metavar="N")
     options = parser.parse_args()
-    tokenizer, model = open_model(options.backbone, options.layers)
+    tokenizer, model = open_model(options.backbone, fast_dtype(), options.layers)
     dtype = next(model.parameters()).dtype
     weights = sum(p.numel() for layer in model.layers for p in layer.parameters())
     rows = Study(Path(__file__).parent.parent / "outputs", options.study).read("candidates.jsonl", Program)

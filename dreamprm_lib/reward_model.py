@@ -31,7 +31,7 @@ from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
 from dreamprm_lib.errors import InputError, WeightsError
 
-FORMAT = "dreamprm-reward-model-2"
+FORMAT = "dreamprm-reward-model-3"
 
 
 def step_features(backbone: Backbone, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
@@ -131,13 +131,14 @@ class RewardModel:
 
     def save(self, path: Path | str) -> None:
         """Write the checkpoint: head and tuning as safetensors, and in the metadata the backbone with its digest, the
-        layer, the template and `about`."""
+        layer, the precision, the template and `about`."""
         tuning = self.backbone.tuning
         metadata = {
             "format": FORMAT,
             "backbone": self.backbone.name,
             "backbone_digest": self.backbone.digest,
             "layer": str(self.backbone.layers[0]),
+            "dtype": self.backbone.dtype,
             "template": json.dumps(asdict(self.backbone.template)),
             "alpha": str(tuning.alpha if tuning else 0.0),
             "about": json.dumps(self.about, sort_keys=True),
@@ -153,9 +154,9 @@ class RewardModel:
         write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
-    def load(cls, path: Path | str) -> RewardModel:
-        """Read a checkpoint.  Raises `WeightsError` if it is no such file, or was made with other weights under the
-        backbone's name."""
+    def load(cls, path: Path | str, dtype: str | None = None) -> RewardModel:
+        """Read a checkpoint; `dtype` overrides the precision that it was trained in.  Raises `WeightsError` if it is no
+        such file, or was made with other weights under the backbone's name."""
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -171,7 +172,8 @@ class RewardModel:
             )
         template = Template(**json.loads(metadata["template"]))
         tuning = Tuning.of_tensors(tensors, float(metadata["alpha"]))
-        backbone = Backbone(metadata["backbone"], (int(metadata["layer"]),), template, tuning)
+        layers = (int(metadata["layer"]),)
+        backbone = Backbone(metadata["backbone"], layers, template, tuning, dtype or metadata["dtype"])
         if backbone.digest != metadata["backbone_digest"]:
             raise WeightsError(
                 f"{path} was trained on other weights of {backbone.name} (digest {metadata['backbone_digest'][:12]}…, "

@@ -109,12 +109,11 @@ def ragged_programs():
 @pytest.fixture
 def float32_backbones(tmp_path, monkeypatch):
     """Backbones computed in float32, with a cache of their own."""
-    import torch
 
     from dreamprm_lib.engine import backbone
 
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    monkeypatch.setattr(backbone, "fast_dtype", lambda: torch.float32)
+    monkeypatch.setattr(backbone, "fast_dtype", lambda: "float32")
     kept = (backbone._cached_features, backbone.open_model)
     for function in kept:
         function.cache_clear()

@@ -33,7 +33,7 @@ def recorded_programs(count):
 
 def one_pass_a_prefix(name, layers, template, steps):
     """The plain way: each prefix with what stands around it in a pass of its own, of the tree's very tokens."""
-    tokenizer, model = bb.open_model(name, max(layers))
+    tokenizer, model = bb.open_model(name, bb.fast_dtype(), max(layers))
     tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, [steps])
     rows = []
     for k in range(len(steps)):
@@ -61,8 +61,7 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
 def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, template, monkeypatch):
-    monkeypatch.setattr(bb, "fast_dtype", lambda: torch.bfloat16)
-    bb.open_model.cache_clear()
+    monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
     steps = steps_of(recorded_programs(6))
     together = Backbone(tiny_backbone, (3,), template).features(PROBLEM, steps)
     for mine, states in zip(steps, together, strict=True):
@@ -101,7 +100,7 @@ def test_the_mask_of_a_small_tree():
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
 def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template, ragged_programs):
-    tokenizer, model = bb.open_model(tiny_backbone, 3)
+    tokenizer, model = bb.open_model(tiny_backbone, "float32", 3)
     tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, steps_of(ragged_programs))
     with torch.inference_mode():
         for (shared, hidden), own in zip(tree.passes(model, (3,)), tree.packs(carry_root=True), strict=True):
@@ -112,7 +111,7 @@ def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template, ra
 
 def test_each_token_is_read_once(tiny_backbone, ragged_programs):
     """The tokens that go through the model: the statement, every step of every candidate, nothing else."""
-    tokenizer, model = bb.open_model(tiny_backbone, 3)
+    tokenizer, model = bb.open_model(tiny_backbone, "float32", 3)
     tree = Tree.of(tokenizer, Template().root(PROBLEM), "", steps_of(ragged_programs))
     read = []
     hook = model.layers[0].register_forward_hook(
@@ -133,7 +132,9 @@ def test_a_long_statement_loses_its_middle_and_a_long_program_is_refused(tiny_ba
     assert bb.cut_middle(list(range(200)), 64) == [*range(32), *range(168, 200)]
 
 
-def test_a_layer_that_is_not_there_is_named(tiny_backbone):
+def test_a_layer_or_precision_that_is_not_there_is_named(tiny_backbone):
+    with pytest.raises(InputError, match="no precision 'int3'"):
+        Backbone(tiny_backbone, (1,), dtype="int3")
     with pytest.raises(InputError, match="has 3 layers; layer 4"):
         Backbone(tiny_backbone, (4,)).features(PROBLEM, [["print(1)\n"]])
 

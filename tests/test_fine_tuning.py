@@ -97,9 +97,9 @@ def test_checkpointing_changes_no_result(tiny_backbone):
 
 
 def test_the_shared_backbone_stays_as_it_was(tiny_backbone):
-    before = {n: p.clone() for n, p in bb.open_model(tiny_backbone, 3)[1].named_parameters()}
+    before = {n: p.clone() for n, p in bb.open_model(tiny_backbone, "float32", 3)[1].named_parameters()}
     fine_tune(Backbone(tiny_backbone, (3,)), EXAMPLES, Recipe(LastLayers(1), epochs=1))
-    after = dict(bb.open_model(tiny_backbone, 3)[1].named_parameters())
+    after = dict(bb.open_model(tiny_backbone, "float32", 3)[1].named_parameters())
     assert all((after[n] == p).all() for n, p in before.items())
 
 

@@ -94,6 +94,8 @@ def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint, ragged_prog
     loaded = rm.RewardModel.load(path)
     scores = loaded.score(PROBLEM, ragged_programs)
     assert scores == model.score(PROBLEM, ragged_programs) and loaded.about == {"ridge": 0.3}
+    assert loaded.backbone.dtype == "float32"
+    assert rm.RewardModel.load(path, "bfloat16").score(PROBLEM, ragged_programs)[0] == pytest.approx(scores[0], abs=0.1)
     assert [len(s) for s in scores] == [3, 1, 2, 0] and all(0 <= x <= 1 for s in scores for x in s)
 
 

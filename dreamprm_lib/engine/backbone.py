@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENS = 2048  # a statement with one program
 PACK_TOKENS = 1024  # tokens of candidates in one pass: many enough to keep the processor busy, few enough for the mask
+DTYPES = ("bfloat16", "float32")
 FEATURE_CACHE_BYTES = 2 * 1024**3
 
 
@@ -127,14 +128,19 @@ class Backbone:
     """A causal LM, read after the layers in `layers` (0 is the embedding; layers count from 1).
 
     `name` is a pinned model of `engine.weights`, or a folder or hub name that `transformers` can open; `tuning` is what
-    training changed in it.  Layers above the highest one that is asked for are never computed; the final norm belongs
-    to the last layer.
+    training changed in it; `dtype` is one of `DTYPES`, by default the one that this device does well.  Layers above the
+    highest one that is asked for are never computed; the final norm belongs to the last layer.
     """
 
     name: str
     layers: tuple[int, ...]
     template: Template = Template()
     tuning: Tuning | None = None
+    dtype: str = field(default_factory=lambda: fast_dtype())
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"There is no precision {self.dtype!r}: choose one of {', '.join(DTYPES)}.")
 
     @property
     def digest(self) -> str:
@@ -147,7 +153,7 @@ class Backbone:
         A program is the texts of its steps.  Results are kept on disk by content; `FEATURE_CACHE_BYTES` bounds the
         folder.  Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
         """
-        digests = (self.digest, self.tuning.digest if self.tuning else "")
+        digests = (self.digest, self.tuning.digest if self.tuning else "", self.dtype)
         texts = [list(steps) for steps in programs]
         return _cached_features()(
             digests, self.template.root(problem), self.template.after, self.layers, texts, self.name, self.tuning
@@ -172,7 +178,7 @@ def _cached_features():
 
 
 def _features(
-    digests: tuple[str, str],
+    digests: tuple[str, str, str],
     before: str,
     after: str,
     layers: tuple[int, ...],
@@ -180,7 +186,7 @@ def _features(
     name: str,
     tuning: Tuning | None,
 ) -> list[np.ndarray]:
-    tokenizer, model = open_model(name, max(layers), tuning)
+    tokenizer, model = open_model(name, digests[2], max(layers), tuning)
     tree = Tree.of(tokenizer, before, after, programs)
     states = [np.zeros((len(steps), len(layers), model.config.hidden_size), np.float32) for steps in programs]
     with torch.inference_mode():
@@ -309,8 +315,8 @@ def cut_middle(tokens: list[int], room: int) -> list[int]:
 
 
 @cache
-def open_model(name: str, layers: int | None = None, tuning: Tuning | None = None):
-    """Tokenizer and decoder, cut after `layers` layers, with a tuning written in; bf16 where it is fast."""
+def open_model(name: str, dtype: str, layers: int | None = None, tuning: Tuning | None = None):
+    """Tokenizer and decoder in a precision, cut after `layers` layers, with a tuning written in."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as reports
 
@@ -318,7 +324,7 @@ def open_model(name: str, layers: int | None = None, tuning: Tuning | None = Non
     reports.disable_progress_bar()
     source = str(safetensors_folder(name)) if name in WEIGHTS else name
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModel.from_pretrained(source, dtype=fast_dtype()).eval().requires_grad_(False)
+    model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     if layers is not None and layers > len(model.layers):
         raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
     if layers is not None and layers < len(model.layers):
@@ -338,10 +344,10 @@ def layer_count(name: str) -> int:
     return AutoConfig.from_pretrained(str(safetensors_folder(name)) if name in WEIGHTS else name).num_hidden_layers
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the device computes it natively (GPUs; CPUs with AVX512-BF16 or AMX), else float32."""
+def fast_dtype() -> str:
+    """`bfloat16` where the device computes it natively (GPUs; CPUs with AVX512-BF16 or AMX), else `float32`."""
     if torch.cuda.is_available():
-        return torch.bfloat16
+        return "bfloat16"
     native = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if "AVX512" in native and "avx512_bf16" in flags else torch.float32
+    return "bfloat16" if "AVX512" in native and "avx512_bf16" in flags else "float32"

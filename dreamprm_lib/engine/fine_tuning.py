@@ -145,15 +145,15 @@ def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
     """The scorer, its batches, and how to take the tuning out of the trained model."""
     top = max(backbone.layers)
     if isinstance(recipe.part, Lora):
-        tokenizer, frozen = open_model(backbone.name, top)
+        tokenizer, frozen = open_model(backbone.name, backbone.dtype, top)
         model, extract = _with_lora(copy.deepcopy(frozen), recipe.part)
         batches = list(_batches(backbone, examples, tokenizer, frozen.device))
     else:
         below = top - recipe.part.count
         if below < 0 or recipe.part.count < 1:
             raise InputError(f"{recipe.part.count} layers can't train: {top} are read.")
-        tokenizer, frozen = open_model(backbone.name, below)
-        model, extract = _upper_part(open_model(backbone.name, top)[1], below)
+        tokenizer, frozen = open_model(backbone.name, backbone.dtype, below)
+        model, extract = _upper_part(open_model(backbone.name, backbone.dtype, top)[1], below)
         batches = list(_batches(backbone, examples, tokenizer, frozen.device))
         for batch in tqdm(batches, desc="reading with the frozen layers", unit="pack"):
             with torch.no_grad():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dreamprm_lib.engine.backbone import Template, Tuning, open_model
+from dreamprm_lib.engine.backbone import Template, Tuning, fast_dtype, open_model
 from dreamprm_lib.errors import WeightsError
 
 TEMPLATE = Template(
@@ -72,7 +72,7 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 
 def _refuse_another_backbone(path: Path | str, state: dict[str, torch.Tensor], backbone: str) -> None:
     """Raise `WeightsError` unless the base weights in the file are those of the backbone."""
-    own = dict(open_model.__wrapped__(backbone)[1].named_parameters())
+    own = dict(open_model.__wrapped__(backbone, fast_dtype())[1].named_parameters())
     for name, tensor in state.items():
         found = _BASE.fullmatch(name)
         if not found or ".lora_" in name:
