@@ -1,10 +1,10 @@
 """Scoring every step of every candidate: one pass over the tree against one pass a prefix, on the same model and dtype.
 
-    python benchmarks/scoring.py [--study reference] [--candidates 8 16] [--problems 4] [--statement 0]
+    python benchmarks/scoring.py [--study reference] [--candidates 8 16] [--statement 0 500] [--problems 2]
 
 Prints the measured ratio beside the one that token counts allow (tokens the plain way must read, over tokens each read
-once), and the tokens a second of the one pass as a share of the machine's measured matrix-product limit.  Real
-candidates, real step counts; `--statement` N lengthens statements to N tokens (LiveCodeBench's have about 500).
+once), and the useful FLOPs a second of the one pass as a share of the machine's measured matrix-product limit.  Real
+candidates, real step counts; `--statement N` lengthens statements to N tokens (LiveCodeBench's have about 500).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import torch
 
 from dreamprm_lib.artifacts import Program, Study
-from dreamprm_lib.engine.backbone import Template, Tree, fast_dtype, open_model
+from dreamprm_lib.engine.backbone import DTYPES, Template, Tree, fast_dtype, open_model
 from dreamprm_lib.engine.problems import load_problems
 
 ROUNDS = 3
@@ -30,11 +30,10 @@ def seconds(action) -> float:
     return time.perf_counter() - started
 
 
-def matrix_product_flops(dtype: torch.dtype, rows: int, width: int) -> float:
-    """FLOP/s of a plain matrix product of the sizes at hand."""
-    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(width, 4 * width, dtype=dtype)
-    best = min(seconds(lambda: [left @ right for _ in range(10)]) for _ in range(5))
-    return 10 * 2 * rows * width * 4 * width / best
+def matrix_product_flops(dtype: torch.dtype, size: int = 4096) -> float:
+    """FLOP/s of a large square matrix product, the best of five."""
+    left, right = torch.randn(2, size, size, dtype=dtype)
+    return 2 * size**3 / min(seconds(lambda: torch.nn.functional.linear(left, right)) for _ in range(5))
 
 
 def plain(model, tree: Tree) -> int:
@@ -59,25 +58,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="reference")
     parser.add_argument("--backbone", default="qwen2.5-coder-0.5b-instruct-q4_k_m")
-    parser.add_argument("--layers", type=int, default=None, help="of the backbone (default: all)")
+    parser.add_argument("--layers", type=int, default=6, help="of the backbone that are read (default: 6)")
+    parser.add_argument("--dtype", default=fast_dtype(), help=f"one of {', '.join(DTYPES)} (here: {fast_dtype()})")
     parser.add_argument("--candidates", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--problems", type=int, default=4)
-    parser.add_argument("--statement", type=int, default=0, metavar="N")
+    parser.add_argument("--statement", type=int, nargs="+", default=[0, 500], metavar="N")
+    parser.add_argument("--problems", type=int, default=2)
     options = parser.parse_args()
-    tokenizer, model = open_model(options.backbone, fast_dtype(), options.layers)
-    dtype = next(model.parameters()).dtype
+    tokenizer, model = open_model(options.backbone, options.dtype, options.layers)
     weights = sum(p.numel() for layer in model.layers for p in layer.parameters())
     rows = Study(Path(__file__).parent.parent / "outputs", options.study).read("candidates.jsonl", Program)
     problems = {p.id: p for p in load_problems("starter")}
-    limit = matrix_product_flops(dtype, 1024, model.config.hidden_size)
-    print(f"{options.backbone}, {len(model.layers)} layers, {dtype}; matrix products {limit / 1e9:.0f} GFLOP/s")
-    for count in options.candidates:
+    limit = matrix_product_flops(model.dtype)
+    print(f"{options.backbone}, {len(model.layers)} layers, {options.dtype}; matrix products {limit / 1e9:.0f} GFLOP/s")
+    for least, count in product(options.statement, options.candidates):
         trees = []
         for name in list(dict.fromkeys(row.problem for row in rows))[: options.problems]:
             programs = [row.steps for row in rows if row.problem == name][:count]
             tree = Tree.of(tokenizer, Template().root(problems[name]), "", programs)
-            if options.statement > len(tree.root):
-                tree = Tree((tree.root * options.statement)[: options.statement], tree.branches, tree.leaf)
+            if least > len(tree.root):
+                tree = Tree((tree.root * least)[:least], tree.branches, tree.leaf)
             trees.append(tree)
         with torch.inference_mode():
             tokens = sum(once(model, tree) for tree in trees)
