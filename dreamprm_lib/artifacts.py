@@ -87,6 +87,11 @@ class Program:
         """The text up to and including each step."""
         return ["".join(self.steps[: k + 1]) for k in range(len(self.steps))]
 
+    @property
+    def self_certainty(self) -> float:
+        """The policy's mean log-probability of a token that it wrote, in nats; NaN where it was not recorded."""
+        return float("nan") if self.logprob is None else self.logprob / max(self.tokens, 1)
+
 
 @dataclass(frozen=True)
 class StepLabel:

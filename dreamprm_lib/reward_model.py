@@ -2,17 +2,17 @@
 
 A backbone with frozen weights (`engine/backbone.py`) turns each prefix into one feature vector, for all steps of all
 candidates in one pass, and a linear head with a sigmoid turns that into a score.  Trained on Monte-Carlo labels of all
-steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).
-
-Not covered here: fine-tuning of the backbone's own weights (`engine/fine_tuning.py`).
+steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).  The last layers
+or LoRA matrices can be trained with the head (`engine/fine_tuning.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
+from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.completions import write_atomically
@@ -30,6 +31,9 @@ from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
 from dreamprm_lib.errors import InputError, WeightsError
+
+if TYPE_CHECKING:
+    from dreamprm_lib.engine.fine_tuning import Example, Recipe
 
 FORMAT = "dreamprm-reward-model-3"
 
@@ -183,6 +187,16 @@ class RewardModel:
         return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), json.loads(metadata["about"]))
 
     @classmethod
+    def fine_tuned(cls, backbone: Backbone, examples: Sequence[Example], recipe: Recipe, about: dict) -> RewardModel:
+        """Train the last layers of a backbone, or LoRA matrices in it, with a head: see `engine.fine_tuning`."""
+        from dreamprm_lib.engine.fine_tuning import fine_tune  # brings accelerate, which the frozen way does not need
+
+        tuned = fine_tune(backbone, examples, recipe)
+        width = len(tuned.weight)
+        head = Head(tuned.weight, tuned.bias, np.zeros(width), np.ones(width))
+        return cls(replace(backbone, tuning=tuned.tuning), head, about | {"losses": tuned.losses})
+
+    @classmethod
     def from_released(cls, path: Path | str, backbone: str, alpha: float = 16.0) -> RewardModel:
         """The reward model of a checkpoint of the original project, `reward_model_step_*.pt`, read without running
         anything in it.  `backbone` is the model that it was trained on; see `engine.released` for what is refused."""
@@ -191,6 +205,21 @@ class RewardModel:
         width = len(weight)
         head = Head(weight.numpy(), bias, np.zeros(width), np.ones(width))
         return cls(eye, head, {"released": Path(path).name, "alpha": alpha})
+
+
+def labelled_examples(
+    problems: Mapping[str, Problem], programs: Sequence[Program], labels: Sequence[StepLabel]
+) -> list[Example]:
+    """Problems (by id), programs and labels as fine-tuning reads them; a step without a label gets NaN."""
+    from dreamprm_lib.engine.fine_tuning import Example
+
+    known = {(x.problem, x.sample, x.step): x.label for x in labels}
+    examples = []
+    for name in dict.fromkeys(p.problem for p in programs):
+        mine = [p for p in programs if p.problem == name]
+        values = [[known.get((name, p.sample, k), float("nan")) for k in range(len(p.steps))] for p in mine]
+        examples.append(Example(problems[name], [p.steps for p in mine], values))
+    return examples
 
 
 # ------------------------------------------------------------------------------------------------- evidence

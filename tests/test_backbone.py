@@ -15,6 +15,7 @@ from dreamprm_lib.engine.policy import EMBEDDED, recording_path
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 
+measured_dtype = bb.fast_dtype  # the fixture puts float32 in its place
 pytestmark = pytest.mark.usefixtures("float32_backbones")
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
@@ -120,7 +121,25 @@ def test_each_token_is_read_once(tiny_backbone, ragged_programs):
     with torch.inference_mode():
         list(tree.passes(model, (3,)))
     hook.remove()
-    assert sum(read) == len(tree.root) + sum(len(step) for steps in tree.branches for step in steps)
+    assert sum(read) == tree.tokens == len(tree.root) + sum(len(step) for steps in tree.branches for step in steps)
+
+
+def test_token_counts_are_those_of_the_passes():
+    tree = Tree([7, 7], [[[1], [2, 2]], [], [[3]]], [9])
+    assert (tree.tokens, tree.tokens_by_prefix) == (
+        2 + (1 + 1) + (2 + 1) + (1 + 1),
+        (2 + 1 + 1) + (2 + 3 + 1) + (2 + 1 + 1),
+    )
+
+
+def test_the_faster_precision_is_measured_once_and_kept(monkeypatch):
+    measured_dtype.cache_clear()
+    first = measured_dtype()
+    assert first in bb.DTYPES
+    measured_dtype.cache_clear()
+    monkeypatch.setattr(bb.timeit, "repeat", lambda *_a, **_k: pytest.fail("measured again"))
+    assert measured_dtype() == first
+    measured_dtype.cache_clear()
 
 
 def test_a_long_statement_loses_its_middle_and_a_long_program_is_refused(tiny_backbone, caplog):

@@ -4,13 +4,16 @@ import ast
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 
 from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.reward_model import RewardModel
 from dreamprm_lib.run import load_profile, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,3 +151,17 @@ class TestSmoke:
         known = json.loads(manifest)["stages"]
         again = [name for name in known if after[name]["finished"] != known[name]["finished"]]
         assert again in (["03_candidate_solutions"], ["03_candidate_solutions", "06_test_time_scaling"])
+
+    def test_the_paper_s_way_of_training_runs_on_a_small_backbone(self, smoke, tiny_backbone, tmp_path):
+        (tmp_path / "paper").mkdir()
+        for file in ("solutions.jsonl", "labels.jsonl"):
+            shutil.copy(smoke.folder / file, tmp_path / "paper")
+        parameters = dict(load_profile("paper").sections["04_reward_model"])
+        parameters |= {"study": "paper", "outputs": str(tmp_path), "backbones": [tiny_backbone], "layers": [3]}
+        parameters["recipe"] = parameters["recipe"] | {"epochs": 1}
+        path = ROOT / "notebooks" / "04_reward_model.ipynb"
+        papermill.execute_notebook(path, tmp_path / "04.ipynb", parameters, cwd=path.parent, progress_bar=False)
+        for method in ("orm", "prm_cof"):
+            model = RewardModel.load(tmp_path / "paper" / f"{method}.safetensors")
+            assert model.about["method"] == method and len(model.about["losses"]) == 1
+            assert len(model.backbone.tuning.lora) == 4 * 3 and model.backbone.tuning.alpha == 16

@@ -222,6 +222,17 @@ class Tree:
         root = cut_middle(tokens(before), MAX_TOKENS - longest)
         return cls(root, branches, leaf)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens one pass reads: each once."""
+        return len(self.root) + sum(len(step) + len(self.leaf) for steps in self.branches for step in steps)
+
+    @property
+    def tokens_by_prefix(self) -> int:
+        """How many tokens a pass for each prefix reads."""
+        ends = [end for steps in self.branches for end in np.cumsum([len(step) for step in steps], dtype=int)]
+        return sum(len(self.root) + int(end) + len(self.leaf) for end in ends)
+
     def passes(self, model, layers: Sequence[int]) -> Iterator[tuple[Pack, torch.Tensor]]:
         """Read the tree: the root once, then pack by pack; yields packs and hidden states [tokens, layers, width]."""
         root = torch.tensor([self.root], device=model.device)

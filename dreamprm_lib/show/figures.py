@@ -208,6 +208,47 @@ def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, ob
     return _finished(figure)
 
 
+def ranking_figure(table: pd.DataFrame) -> Figure:
+    """Within-problem ranking by method, with 95 % intervals.  `table`: columns method, ranking, ci_low, ci_high."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(table) + 1.2))
+    for y, row in enumerate(table.itertuples()):
+        color = METHOD_STYLE.get(row.method.split(",")[0], ("#777777", "o"))[0]
+        axes.plot([row.ci_low, row.ci_high], [y, y], color=color, lw=2)
+        axes.plot(row.ranking, y, "o", color=color, ms=8)
+    axes.axvline(0.5, color="black", lw=1, ls=":")
+    axes.annotate("chance", (0.5, -0.45), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(table)), table.method)
+    axes.set(xlabel="within-problem ranking on held-out problems", ylim=(len(table) - 0.4, -0.7))
+    return _finished(figure)
+
+
+def calibration_figure(curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame, temperature: float) -> Figure:
+    """Left: what scores promise and what comes of them, before and after.  Right: calibration error by group.
+
+    `curves`: for `before` and `after`, the table of `reward_model.reliability`; `errors`: columns group, steps, when,
+    error.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1, 1.4))
+    left.plot([0, 1], [0, 1], color="black", lw=1, ls=":")
+    for k, (when, table) in enumerate(curves.items()):
+        left.plot(table.score, table.outcome, "-", color=PALETTE[k], lw=1)
+        left.scatter(table.score, table.outcome, s=10 + 2 * table.rows, color=PALETTE[k], label=when, zorder=3)
+    left.set(
+        xlabel="mean step score", ylabel="programs that pass", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03),
+        title="Reliability",
+    )  # fmt: skip
+    left.legend(title="area: steps", fontsize=9, title_fontsize=9)
+    sns.barplot(errors, x="group", y="error", hue="when", ax=right)
+    counts = errors.drop_duplicates("group")
+    right.set_xticks(range(len(counts)), [f"{r.group}\n({r.steps})" for r in counts.itertuples()], fontsize=9)
+    right.set(
+        xlabel="steps of", ylabel="expected calibration error", title=f"Calibration error (T = {temperature:.2f})"
+    )
+    right.legend(title=None, fontsize=9)
+    right.grid(False, axis="x")
+    return _finished(figure)
+
+
 def correction_figure(
     losses: np.ndarray, stop: int, labels: Sequence[CorrectedLabel], movable: Sequence[bool]
 ) -> Figure:

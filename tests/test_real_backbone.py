@@ -1,0 +1,46 @@
+"""The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
+
+import numpy as np
+import pytest
+
+from dreamprm_lib.artifacts import Program, Study
+from dreamprm_lib.engine.backbone import Backbone, Template
+from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune
+from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.weights import fetch
+from dreamprm_lib.run import PROJECT
+
+pytestmark = pytest.mark.weights
+NAME = "smollm2-135m-instruct-q4_1"
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    """A problem and the steps of some of its recorded candidates, and whether they pass."""
+    fetch(NAME)
+    rows = Study(PROJECT / "outputs", "reference").read("candidates.jsonl", Program)
+    mine = [row for row in rows if row.problem == rows[0].problem][:6]
+    (problem,) = (p for p in load_problems("starter") if p.id == rows[0].problem)
+    return problem, [row.steps for row in mine], [row.passed for row in mine]
+
+
+@pytest.mark.parametrize("template", [Template(), Template(after="</code>")], ids=["open", "closed"])
+def test_one_pass_equals_one_pass_a_prefix(candidates, template):
+    problem, programs, _ = candidates
+    eye = Backbone(NAME, (2, 4), template, dtype="float32")
+    for steps, states in zip(programs, eye.features(problem, programs), strict=True):
+        for k in range(len(steps)):
+            alone = eye.features(problem, [steps[: k + 1]])[0][-1]
+            assert np.abs(states[k] - alone).max() < 1e-4 * np.abs(alone).max()
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_lora_trains(candidates, loss):
+    problem, programs, passed = candidates
+    labels = [[float("nan")] * (len(steps) - 1) + [float(ok)] for steps, ok in zip(programs, passed, strict=True)]
+    labels[0][-1] = 1.0 - labels[-1][-1]  # so that there is something to tell apart
+    recipe = Recipe(Lora(), epochs=6, learning_rate=1e-3, loss=loss, accumulation=1)
+    tuned = fine_tune(Backbone(NAME, (2,), dtype="float32"), [Example(problem, programs, labels)], recipe)
+    assert tuned.losses[-1] < 0.8 * tuned.losses[0]
+    changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
+    assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient
