@@ -512,6 +512,14 @@ def test_the_report_names_every_layer_and_switched_off_layers_are_off(box):
         assert not less.report()["landlock"] and not less.report()["seccomp"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's own limit is the only one")
+def test_the_kernel_s_coarse_clock_never_decides():
+    """It counts ticks, which on a busy core are up to twice the time used: a program must not be killed by it early."""
+    with Sandbox(workers=1, time_limit=3.0) as strict:
+        (made,) = strict.run([("import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])", "")])
+    assert int(made.stdout) > 2 * 3.0
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_each_layer_can_be_done_without_alone(layer):
     with Sandbox(workers=1, without=(layer,)) as less:
