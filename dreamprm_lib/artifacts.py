@@ -44,11 +44,12 @@ STAGES = (
     ),
     Stage(
         "05_label_correction",
-        reads=("solutions.jsonl", "labels.jsonl", "prm_cof.safetensors"),
+        reads=("solutions.jsonl", "labels.jsonl", "candidates.jsonl", "prm_cof.safetensors"),
         writes=(
             "dreamprm.safetensors",
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
+            "prm_likelihood.safetensors",
             "corrected_labels.jsonl",
         ),
     ),
@@ -60,6 +61,7 @@ STAGES = (
             "prm_cof.safetensors",
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
+            "prm_likelihood.safetensors",
             "dreamprm.safetensors",
         ),
         writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv"),

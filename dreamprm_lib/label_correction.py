@@ -1,80 +1,35 @@
 """Label correction: the noisy labels of intermediate steps become variables, and clean outcomes teach them.
 
-Lower level: a PRM with parameters φ is fitted to the current labels.  Upper level: the labels change so that the PRM,
-one lower step later, predicts the clean outcomes of a meta set (DreamPRM-Code, section 3.3).  The released code of the
-original learns a weight a sample instead; both are here, under their own names, beside simpler uses of the same clean
-outcomes.
-
-The derivative of the upper loss by all labels at once needs no second derivative.  With one lower step
-
-    φ' = φ - η P ∇φ (1/n) Σᵢ ℓ(zᵢ(φ), yᵢ)        and        v = P ∇φ' L_meta(φ'),
-
-the cross-entropy ℓ has ∂ℓ/∂z = σ(z) - y, so ∂φ'/∂yᵢ = (η/n) P ∇φ zᵢ, and therefore
-
-    ∂L_meta/∂yᵢ = (η/n) ⟨∇φ zᵢ, v⟩ = (η/n) Dᵥ zᵢ :
-
-a directional derivative of the batch's logits along v, computed by one forward-mode product.
+Lower level: a PRM is fitted to the current labels.  Upper level: the labels change so that the PRM, one lower step
+later, predicts the clean outcomes of a meta set (DreamPRM-Code, section 3.3); `engine.hypergradient` has the
+derivative.  The released code of the original learns a weight a sample instead.  Both are here, under their own names,
+with two ways to hold free labels back (their own likelihood; a formula of few parameters), and beside the simpler uses
+of the same clean outcomes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
+import pandas as pd
 import torch
-from scipy.special import expit
-from torch.func import grad, jvp
+from joblib import Parallel, delayed
 from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.losses import sample_losses
+from dreamprm_lib.engine.hypergradient import Lower, Parameters, differentiated_step, forward_mode
+from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
+from dreamprm_lib.engine.statistics import beta_binomial_prior, wilson_interval
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import Head, fit_head, folds_by_problem, standardiser
 
-Parameters = dict[str, torch.Tensor]
-
-
-# ------------------------------------------------------------------------------------------------- hypergradients
-
-
-@dataclass(frozen=True)
-class LowerStep:
-    """One lower step, differentiated: the parameters after it, the batch's logits before it, and the logits'
-    derivative along v = P ∇L_meta(φ'), both [n]."""
-
-    parameters: Parameters
-    logits: torch.Tensor
-    along_meta: torch.Tensor
-
-
-def lower_step(
-    forward: Callable[[Parameters], torch.Tensor],
-    parameters: Parameters,
-    labels: torch.Tensor,
-    meta_loss: Callable[[Parameters], torch.Tensor],
-    lr: float,
-    loss: str = "cross_entropy",
-    weights: torch.Tensor | None = None,
-    precondition: Callable[[Parameters], Parameters] = lambda gradient: gradient,
-    penalty: Callable[[Parameters], torch.Tensor] | None = None,
-) -> LowerStep:
-    """Take one lower step and the forward-mode product that gives every hypergradient of it.
-
-    `forward` maps parameters to the batch's logits [n]; `labels` [n] in [0, 1]; `weights` [n] (default 1);
-    `precondition` is the fixed symmetric linear map P (identity: plain gradient descent); `penalty` is a part of the
-    lower loss that no label enters.
-    """
-
-    def lower_loss(phi: Parameters) -> torch.Tensor:
-        losses = sample_losses(forward(phi), labels, loss)
-        value = (losses if weights is None else weights * losses).mean()
-        return value + penalty(phi) if penalty else value
-
-    step = precondition(grad(lower_loss)(parameters))
-    after = {name: value - lr * step[name] for name, value in parameters.items()}
-    direction = precondition(grad(meta_loss)(after))
-    logits, along_meta = jvp(forward, (parameters,), (direction,))
-    return LowerStep(after, logits, along_meta)
+LEARNED = ("labels", "weights", "formula")
+RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0, 1e4)  # candidates where a strength is chosen on held-out meta problems
+RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
+PRIORS = (0.003, 0.03, 0.3)
 
 
 def label_hypergradient(
@@ -84,14 +39,15 @@ def label_hypergradient(
     meta_loss: Callable[[Parameters], torch.Tensor],
     lr: float,
     loss: str = "cross_entropy",
+    *,
+    along: Callable = forward_mode,
     **options,
 ) -> torch.Tensor:
-    """∂L_meta(φ')/∂yᵢ for every label of the batch [n], exact for one lower step.
+    """∂L_meta(φ')/∂yᵢ for every label of the batch [n], for one lower step; exact unless `along` is `two_forwards`.
 
-    Arguments as in `lower_step`.  Cross-entropy: (η/n) wᵢ Dᵥzᵢ; squared error: (2η/n) wᵢ σ'(zᵢ) Dᵥzᵢ.
+    `forward` maps parameters to logits [n]; `options` are further fields of `engine.hypergradient.Lower`.
     """
-    step = lower_step(forward, parameters, labels, meta_loss, lr, loss, **options)
-    return _by_label(step, lr, loss, options.get("weights"))
+    return differentiated_step(Lower(forward, labels, lr, loss, **options), parameters, meta_loss, along).by_label
 
 
 def weight_hypergradient(
@@ -101,24 +57,12 @@ def weight_hypergradient(
     meta_loss: Callable[[Parameters], torch.Tensor],
     lr: float,
     loss: str = "cross_entropy",
+    *,
+    along: Callable = forward_mode,
     **options,
 ) -> torch.Tensor:
-    """∂L_meta(φ')/∂wᵢ for every sample weight of the batch [n]: -(η/n) Dᵥℓᵢ, exact for one lower step."""
-    step = lower_step(forward, parameters, labels, meta_loss, lr, loss, **options)
-    return _by_weight(step, labels, lr, loss)
-
-
-def _by_label(step: LowerStep, lr: float, loss: str, weights: torch.Tensor | None) -> torch.Tensor:
-    scale = lr / len(step.logits) * (1.0 if weights is None else weights)
-    if loss == "mse":
-        score = torch.sigmoid(step.logits)
-        scale = scale * 2 * score * (1 - score)
-    return scale * step.along_meta
-
-
-def _by_weight(step: LowerStep, labels: torch.Tensor, lr: float, loss: str) -> torch.Tensor:
-    slope = grad(lambda z: sample_losses(z, labels, loss).sum())(step.logits)
-    return -lr / len(labels) * slope * step.along_meta
+    """∂L_meta(φ')/∂wᵢ for every sample weight of the batch [n]; arguments as in `label_hypergradient`."""
+    return differentiated_step(Lower(forward, labels, lr, loss, **options), parameters, meta_loss, along).by_weight
 
 
 # ------------------------------------------------------------------------------------------------- correction
@@ -126,32 +70,51 @@ def _by_weight(step: LowerStep, labels: torch.Tensor, lr: float, loss: str) -> t
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows for a head: features [m, width], labels [m] in [0, 1], the problem of each row, and which labels may move
-    (the noisy ones)."""
+    """Rows for a head.
+
+    `features` [m, width]; `labels` [m] in [0, 1]; the problem of each row; which labels may move (the noisy ones) [m];
+    from how many rollouts each comes [m] (1 for an outcome); `traits` [m, q], what a label's formula may depend on
+    (default: the features).
+    """
 
     features: np.ndarray
     labels: np.ndarray
     problems: list[str]
     movable: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    rollouts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    traits: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        for name, fill in (("movable", False), ("rollouts", 1)):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(len(self.labels), fill))
+        if not len(self.traits):
+            object.__setattr__(self, "traits", self.features)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Labelled:
-        movable = self.movable[rows] if len(self.movable) else self.movable
-        return Labelled(
-            self.features[rows], self.labels[rows], [p for p, r in zip(self.problems, rows, strict=True) if r], movable
-        )
+        """The rows that a mask [m] names."""
+        names = [p for p, r in zip(self.problems, rows, strict=True) if r]
+        rest = (self.movable[rows], self.rollouts[rows], self.traits[rows])
+        return Labelled(self.features[rows], self.labels[rows], names, *rest)
+
+    def relabelled(self, labels: np.ndarray) -> Labelled:
+        """The same rows, with other labels where they may move."""
+        return replace(self, labels=np.where(self.movable, labels, self.labels))
 
 
 @dataclass(frozen=True)
 class Correction:
     """What label correction does at each iteration.
 
-    `learn` is `labels` (in [0, 1], started at the MC estimate: the paper) or `weights` (in [0, 2], started at 1: the
-    released code).  `meta_lr` is the step size of Adam on them.  `smoothing` pulls the lower level's labels towards
-    0.5.  `ridge` is the head's penalty.  The lower step is preconditioned by the inverse of a bound on the Hessian,
-    XᵀX/4n + ridge, so that `lr = 1` never overshoots and one step comes near the optimum.
+    `learn` is `labels` (in [0, 1], started at the MC estimate: the paper), `weights` (in [0, 2], started at 1: the
+    released code), or `formula`: label = sigmoid(logit(MC estimate) + traits · θ + c), with θ and c learned.
+    `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper loss grows by
+    `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the lower level's
+    labels towards 0.5.  `ridge` is the head's penalty.  The lower step is preconditioned by the inverse of a bound on
+    the Hessian, XᵀX/4n + ridge, so that `lr = 1` never overshoots and one step comes near the optimum.
     """
 
     learn: str = "labels"
@@ -161,12 +124,13 @@ class Correction:
     smoothing: float = 0.1
     ridge: float = 0.1
     loss: str = "cross_entropy"
+    prior: float = 0.0
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """The outcome: the fitted head, labels and weights [m] as they ended, and the losses [iterations + 1] on the meta
-    set and on rows held out from it (NaN where there are none)."""
+    """The outcome: the fitted head, labels and weights [m] as they ended, the loss on the meta set [iterations + 1],
+    and that of each row held out from it [iterations + 1, rows]."""
 
     head: Head
     labels: np.ndarray
@@ -176,59 +140,91 @@ class Corrected:
 
 
 def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Labelled | None = None) -> Corrected:
-    """Learn labels (or weights) of the movable training rows by the meta set's clean outcomes.
+    """Learn labels (or weights, or a formula) of the movable training rows by the meta set's clean outcomes.
 
-    With `iterations = 0` this is the plain fit to the raw labels, approached by the same lower steps.
+    With `iterations = 0` this is the plain fit to the raw labels.
     """
-    if settings.learn not in ("labels", "weights"):
-        raise InputError(f"`learn` is {settings.learn!r}; choose labels or weights.")
+    if settings.learn not in LEARNED:
+        raise InputError(f"`learn` is {settings.learn!r}; choose one of {', '.join(LEARNED)}.")
     mean, scale = standardiser(train.features)
     x, meta_x = (_with_bias((rows.features - mean) / scale) for rows in (train, meta))
     meta_y = torch.tensor(meta.labels, dtype=torch.float64)
-    movable = torch.tensor(train.movable)
-    labels = torch.tensor(train.labels, dtype=torch.float64)
-    weights = torch.ones_like(labels)
-    learned, top = (labels, 1.0) if settings.learn == "labels" else (weights, 2.0)
-
+    learned = _Learned(train, settings)
     curvature = x.T @ x / (4 * len(x)) + settings.ridge * _ridge_diagonal(x.shape[1])
     inverse = torch.linalg.inv(curvature)
-    parameters = {"phi": torch.zeros(x.shape[1], dtype=torch.float64)}
+    smoothed = (1 - settings.smoothing) * train.labels + settings.smoothing / 2
+    start = fit_head(train.features, smoothed, settings.ridge, loss=settings.loss)  # warm: the lower level alone
+    parameters: Parameters = {"phi": torch.tensor(np.append(start.weight, start.bias))}
 
-    def one_step(phi: Parameters) -> LowerStep:
-        return lower_step(
+    def one_step(phi: Parameters):
+        lower = Lower(
             forward=lambda p: x @ p["phi"],
-            parameters=phi,
-            labels=(1 - settings.smoothing) * labels + settings.smoothing / 2,
-            meta_loss=lambda p: binary_cross_entropy_with_logits(meta_x @ p["phi"], meta_y),
+            labels=(1 - settings.smoothing) * learned.labels() + settings.smoothing / 2,
             lr=settings.lr,
             loss=settings.loss,
-            weights=weights,
+            weights=learned.weights,
             precondition=lambda gradient: {"phi": inverse @ gradient["phi"]},
             penalty=lambda p: settings.ridge / 2 * (p["phi"][:-1] ** 2).sum(),
         )
+        return differentiated_step(lower, phi, lambda p: binary_cross_entropy_with_logits(meta_x @ p["phi"], meta_y))
 
-    for _ in range(20):  # warm-up: the lower level alone, to the raw labels
-        parameters = one_step(parameters).parameters
-
-    optimiser = torch.optim.Adam([learned], lr=settings.meta_lr)
     meta_losses, held_out_losses = [], []
     for iteration in range(settings.iterations + 1):
         head = Head(parameters["phi"][:-1].numpy(), float(parameters["phi"][-1]), mean, scale)
         meta_losses.append(log_loss(head, meta))
-        held_out_losses.append(log_loss(head, held_out) if held_out else float("nan"))
+        held_out_losses.append(log_losses(head, held_out) if held_out else [])
         if iteration == settings.iterations:
             break
         step = one_step(parameters)
-        smoothed = (1 - settings.smoothing) * labels + settings.smoothing / 2
-        if settings.learn == "labels":
-            slope = (1 - settings.smoothing) * _by_label(step, settings.lr, settings.loss, weights)
-        else:
-            slope = _by_weight(step, smoothed, settings.lr, settings.loss)
-        learned.grad = torch.where(movable, slope, 0.0)
-        optimiser.step()
-        learned.clamp_(0.0, top)
+        learned.move((1 - settings.smoothing) * step.by_label, step.by_weight)
         parameters = step.parameters
-    return Corrected(head, labels.numpy(), weights.numpy(), np.array(meta_losses), np.array(held_out_losses))
+    labels, weights = learned.labels().numpy().copy(), learned.weights.numpy().copy()
+    return Corrected(head, labels, weights, np.array(meta_losses), np.array(held_out_losses))
+
+
+class _Learned:
+    """The upper level's variables, and Adam on them."""
+
+    def __init__(self, train: Labelled, settings: Correction):
+        self.settings = settings
+        self.raw = torch.tensor(train.labels, dtype=torch.float64)
+        self.rollouts = torch.tensor(train.rollouts, dtype=torch.float64)
+        self.movable = torch.tensor(train.movable)
+        self.weights = torch.ones_like(self.raw)
+        mean, scale = standardiser(train.traits)
+        self.traits = _with_bias((train.traits - mean) / scale)
+        self.variable = {
+            "labels": self.raw.clone(),
+            "weights": self.weights,
+            "formula": torch.zeros(self.traits.shape[1], dtype=torch.float64),
+        }[settings.learn]
+        self.optimiser = torch.optim.Adam([self.variable], lr=settings.meta_lr)
+
+    def labels(self) -> torch.Tensor:
+        """The labels as they stand [m]."""
+        if self.settings.learn == "labels":
+            return self.variable
+        if self.settings.learn == "weights" or not self.variable.any():
+            return self.raw
+        start = (self.raw * self.rollouts + 0.5) / (self.rollouts + 1)  # so that it has a logit
+        return torch.where(self.movable, torch.sigmoid(torch.logit(start) + self.traits @ self.variable), self.raw)
+
+    def move(self, by_label: torch.Tensor, by_weight: torch.Tensor) -> None:
+        """One step of Adam against the derivatives of the meta loss [m]."""
+        labels = self.labels()
+        if self.settings.prior:
+            inside = labels.clamp(1e-3, 1 - 1e-3)
+            unlikely = self.rollouts * (inside - self.raw) / (inside * (1 - inside))
+            by_label = by_label + self.settings.prior / len(labels) * unlikely
+        by_label, by_weight = (torch.where(self.movable, slope, 0.0) for slope in (by_label, by_weight))
+        if self.settings.learn == "formula":
+            inside = labels.clamp(1e-3, 1 - 1e-3)
+            self.variable.grad = self.traits.T @ (inside * (1 - inside) * by_label)
+        else:
+            self.variable.grad = by_label if self.settings.learn == "labels" else by_weight
+        self.optimiser.step()
+        if self.settings.learn != "formula":
+            self.variable.clamp_(0.0, 1.0 if self.settings.learn == "labels" else 2.0)
 
 
 def stopped(settings: Correction, iterations: int) -> Correction:
@@ -241,43 +237,98 @@ def choose_iterations(
 ) -> tuple[int, np.ndarray]:
     """How long to correct: the iteration with the least loss on meta problems that are held out, over `folds` folds.
 
-    Free labels that run to convergence only learn the meta set; this stops them.  Returns the iteration and the mean
-    held-out loss at each [iterations + 1].
+    Free labels that run to convergence only learn the meta set; this stops them.  Where the best iteration is not
+    better than none by more than one standard error over problems, there is nothing to correct, and it is 0.  Returns
+    the iteration and the mean held-out loss at each [iterations + 1].
     """
     fold = folds_by_problem(meta.problems, folds, rng)
-    losses = np.zeros(settings.iterations + 1)
+    losses = np.empty((settings.iterations + 1, len(meta)))
     for k in range(folds):
         outside = fold == k
-        losses += correct(train, meta.take(~outside), settings, meta.take(outside)).held_out_losses * outside.mean()
-    return int(losses.argmin()), losses
+        losses[:, outside] = correct(train, meta.take(~outside), settings, meta.take(outside)).held_out_losses
+    curve = losses.mean(axis=1)
+    best = int(curve.argmin())
+    return (best if _surely_less(losses[best], losses[0], meta.problems) else 0), curve
+
+
+def choose(
+    train: Labelled, meta: Labelled, candidates: Sequence[Correction], folds: int, rng: np.random.Generator
+) -> Correction:
+    """The settings, and the number of iterations, with the least loss on held-out meta problems."""
+    seed = int(rng.integers(2**32))  # the same folds for all
+    tried = [(c, *choose_iterations(train, meta, c, folds, np.random.default_rng(seed))) for c in candidates]
+    best, stop, _ = min(tried, key=lambda found: found[2][found[1]])
+    return stopped(best, stop)
+
+
+# ------------------------------------------------------------------------------------------------- simpler uses
 
 
 def recalibrate(
     raw: Head, meta: Labelled, ridges: Sequence[float], folds: int, rng: np.random.Generator
 ) -> tuple[Head, float]:
-    """The simple use of the same clean outcomes: the raw PRM's logit as an offset, plus a penalised linear correction.
+    """The raw PRM's logit, scaled and shifted to the clean outcomes (Platt), plus a penalised linear correction.
 
-    Its strength is chosen among `ridges` by held-out loss over meta problems.  Returns the sum of both heads, which is
-    a head again, and the ridge.
+    The strength of the penalty is chosen among `ridges` by held-out loss over meta problems, the strongest one that is
+    not surely worse than the best.  Returns the sum, which is a head again, and the ridge.
     """
+    return _by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
+
+
+def _recalibrated(raw: Head, meta: Labelled, ridge: float) -> Head:
+    platt = fit_head(raw.logits(meta.features)[:, None], meta.labels, 1e-3)
+    slope = max(float(platt.weight[0] / platt.scale[0]), 0.0)  # outcomes may weaken the order, not turn it round
+    base = Head(slope * raw.weight, slope * raw.bias, raw.mean, raw.scale)
+    change = fit_head(meta.features, meta.labels, ridge, offset=base.logits(meta.features), like=raw)
+    return Head(base.weight + change.weight, base.bias + change.bias, raw.mean, raw.scale)
+
+
+def _by_held_out_loss(
+    fit: Callable[[Labelled, float], Head],
+    meta: Labelled,
+    ridges: Sequence[float],
+    folds: int,
+    rng: np.random.Generator,
+) -> tuple[Head, float]:
+    """The head that `fit` makes of the rows, with the strongest of `ridges` whose loss on held-out problems is not
+    worse than the least one by more than one standard error over problems."""
     fold = folds_by_problem(meta.problems, folds, rng)
-    losses = {}
-    for ridge in ridges:
-        parts = [_shifted(raw, meta.take(fold != k), ridge) for k in range(folds)]
-        losses[ridge] = sum(log_loss(head, meta.take(fold == k)) * (fold == k).mean() for k, head in enumerate(parts))
-    best = min(losses, key=losses.get)
-    return _shifted(raw, meta, best), best
+    losses = {ridge: np.empty(len(meta)) for ridge in sorted(ridges, reverse=True)}
+    for ridge, k in product(losses, range(folds)):
+        losses[ridge][fold == k] = log_losses(fit(meta.take(fold != k), ridge), meta.take(fold == k))
+    least = min(losses.values(), key=np.mean)
+    chosen = next(ridge for ridge, found in losses.items() if not _surely_less(least, found, meta.problems))
+    return fit(meta, chosen), chosen
 
 
-def _shifted(raw: Head, meta: Labelled, ridge: float) -> Head:
-    change = fit_head(meta.features, meta.labels, ridge, offset=raw.logits(meta.features), like=raw)
-    return Head(raw.weight + change.weight, raw.bias + change.bias, raw.mean, raw.scale)
+def _surely_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str]) -> bool:
+    """Whether the mean of `losses` [m] is less than that of `others` by more than one standard error over problems."""
+    gain = pd.Series(others - losses).groupby(np.asarray(problems)).sum()
+    return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
+
+
+def shrunken(rows: Labelled) -> np.ndarray:
+    """Labels drawn to their common mean as far as their own noise warrants: the posterior mean of a Beta-binomial."""
+    mine = rows.movable
+    a, b = beta_binomial_prior(np.rint(rows.labels[mine] * rows.rollouts[mine]), rows.rollouts[mine])
+    return (rows.labels * rows.rollouts + a) / (rows.rollouts + a + b)
+
+
+def confident(rows: Labelled) -> np.ndarray:
+    """The rows whose label is surely on one side of 1/2 (90 % interval), and those that may not move [m] bool."""
+    low, high = wilson_interval(rows.labels * rows.rollouts, rows.rollouts, 0.9)
+    return ~rows.movable | (low > 0.5) | (high < 0.5)
 
 
 def log_loss(head: Head, rows: Labelled) -> float:
     """Mean cross-entropy of a head's scores to labels, in nats."""
+    return float(log_losses(head, rows).mean())
+
+
+def log_losses(head: Head, rows: Labelled) -> np.ndarray:
+    """Cross-entropy of a head's score to the label of each row [m], in nats."""
     z = head.logits(rows.features)
-    return float(np.mean(np.logaddexp(0, z) - rows.labels * z))
+    return np.logaddexp(0, z) - rows.labels * z
 
 
 def _with_bias(x: np.ndarray) -> torch.Tensor:
@@ -291,102 +342,143 @@ def _ridge_diagonal(width: int) -> torch.Tensor:
     return diagonal
 
 
-# ------------------------------------------------------------------------------------------------- planted truth
-
-BIASES = ("none", "constant", "by state")
+# ------------------------------------------------------------------------------------------------- every method
 
 
 @dataclass(frozen=True)
-class PlantedWorld:
-    """Real features with a planted truth: the value of each state [m] and its MC label from `rollouts` completions by
-    a completer whose values are biased."""
+class Outcome:
+    """What a method ends with: a head, and labels of the training rows [m] (None: it has none of its own)."""
 
-    features: np.ndarray
-    values: np.ndarray
-    labels: np.ndarray
+    head: Head
+    labels: np.ndarray | None = None
 
 
-def planted_world(features: np.ndarray, rollouts: int, bias: str, rng: np.random.Generator) -> PlantedWorld:
-    """Plant a value function on features [m, width] and draw labels.
+def _raw(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
+    return Outcome(_fit(train, settings), train.labels)
 
-    Value: a sigmoid of a random linear function.  Completer: the values themselves (`none`), half of them
-    (`constant`), or a share between 0.15 and 1 that depends on another random direction (`by state`).
-    """
-    if bias not in BIASES:
-        raise InputError(f"There is no bias {bias!r}: choose one of {', '.join(BIASES)}.")
-    mean, scale = standardiser(features)
-    x = (features - mean) / scale
-    direction, other = rng.standard_normal((2, x.shape[1]))
-    values = expit(2.0 * _unit_variance(x @ direction))
-    share = {"none": 1.0, "constant": 0.5, "by state": 0.15 + 0.85 * expit(3.0 * _unit_variance(x @ other))}[bias]
-    labels = rng.binomial(rollouts, values * share) / rollouts
-    return PlantedWorld(features, values, labels)
+
+def _fit(rows: Labelled, settings: Correction, ridge: float | None = None) -> Head:
+    return fit_head(rows.features, rows.labels, ridge or settings.ridge, loss=settings.loss)
+
+
+def _relabelled(rule: Callable[[Labelled], np.ndarray]):
+    def method(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
+        rows = train.relabelled(rule(train))
+        return Outcome(_fit(rows, settings), rows.labels)
+
+    return method
+
+
+def _confident(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
+    kept = confident(train)
+    return Outcome(_fit(train.take(kept) if kept.any() else train, settings))
+
+
+def _meta_only(_train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
+    return Outcome(_by_held_out_loss(lambda rows, r: _fit(rows, settings, r), meta, RIDGES, 3, rng)[0])
+
+
+def _joint(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
+    def both(rows: Labelled, ridge: float) -> Head:
+        features, labels = (np.concatenate([getattr(r, n) for r in (train, rows)]) for n in ("features", "labels"))
+        return fit_head(features, labels, ridge, loss=settings.loss)
+
+    return Outcome(_by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng)[0])
+
+
+def _recalibration(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
+    return Outcome(recalibrate(_fit(train, settings), meta, RIDGES, 3, rng)[0])
+
+
+def _correction(learn: str, priors: Sequence[float] = (0.0,)):
+    def method(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
+        candidates = [replace(settings, learn=learn, prior=prior) for prior in priors]
+        done = correct(train, meta, choose(train, meta, candidates, 3, rng))
+        return Outcome(done.head, done.labels)
+
+    return method
+
+
+METHODS: dict[str, Callable[[Labelled, Labelled, Correction, np.random.Generator], Outcome]] = {
+    "raw labels": _raw,
+    "hard labels (any pass)": _relabelled(lambda rows: (rows.labels > 0).astype(float)),
+    "hard labels (majority)": _relabelled(lambda rows: (rows.labels > 0.5).astype(float)),
+    "shrunken labels": _relabelled(shrunken),
+    "confident labels": _confident,
+    "meta only": _meta_only,
+    "joint": _joint,
+    "recalibrated": _recalibration,
+    "corrected": _correction("labels"),
+    "corrected, likelihood": _correction("labels", PRIORS),
+    "corrected, formula": _correction("formula"),
+    "weights": _correction("weights"),
+}
 
 
 def planted_comparison(
-    features: np.ndarray, rollouts: int, bias: str, rng: np.random.Generator, meta_size: int | None = None
+    world: PlantedWorld,
+    rng: np.random.Generator,
+    meta_size: int,
+    settings: Correction,
+    methods: Sequence[str] = tuple(METHODS),
 ) -> list[dict]:
-    """One planted world, every method: rows with bias, method, ranking (of held-out states, 0 to 1), label_mse (of the
-    labels the method ends with), value_mse (of its scores on held-out states).
+    """Every method on one world of known truth: rows with method, ranking (of held-out states, 0 to 1), label_mse (of
+    the labels that the method ends with, or of its scores of the training states), value_mse (of its scores on held-out
+    states).
 
-    A third of the states trains, a third gives `meta_size` clean outcomes (one draw a state; None: all of them), a
-    third is held out.
+    Of the states a quarter is held out, `meta_size` give one clean outcome each (at most half of the others), and the
+    rest trains on MC labels; the head's ridge is chosen on those.
     """
-    world = planted_world(features, rollouts, bias, rng)
-    order = rng.permutation(len(features))
-    train_rows, meta_rows, test_rows = np.array_split(order, 3)
-    meta_rows = meta_rows[:meta_size]
-    names = [str(i) for i in range(len(order))]
-    train = Labelled(
-        world.features[train_rows],
-        world.labels[train_rows],
-        [names[i] for i in train_rows],
-        np.ones(len(train_rows), bool),
-    )
-    outcomes = rng.binomial(1, world.values[meta_rows]).astype(float)
-    meta = Labelled(world.features[meta_rows], outcomes, [names[i] for i in meta_rows])
-    settings = Correction(iterations=60, meta_lr=0.04, ridge=0.05, smoothing=0.0)
-    stop, _ = choose_iterations(train, meta, settings, 3, rng)
-    corrected = correct(train, meta, stopped(settings, stop))
-    raw = fit_head(train.features, train.labels, settings.ridge)
-    heads = {
-        "raw labels": (raw, train.labels),
-        "corrected": (corrected.head, corrected.labels),
-        "recalibrated": (recalibrate(raw, meta, (0.1, 1.0, 10.0, 1e4), 3, rng)[0], None),
-        "meta only": (fit_head(meta.features, meta.labels, settings.ridge), None),
-    }
-    truth = world.values[test_rows]
-    rows = []
-    for method, (head, labels) in heads.items():
-        scores = head.scores(world.features[test_rows])
-        if labels is None:
-            labels = head.scores(train.features)
-        rows.append(
+    order = rng.permutation(len(world.values))
+    held_out, others = np.split(order, [len(order) // 4])
+    meta_rows, train_rows = np.split(others, [min(meta_size, len(others) // 2)])
+
+    def rows(chosen: np.ndarray, labels: np.ndarray, n: int, movable: bool) -> Labelled:
+        names = [str(i) for i in chosen]
+        return Labelled(world.features[chosen], labels, names, np.full(len(chosen), movable), np.full(len(chosen), n))
+
+    train = rows(train_rows, world.labels[train_rows], world.rollouts, True)
+    _, ridge = _by_held_out_loss(lambda part, r: _fit(part, settings, r), train, RAW_RIDGES, 3, rng)
+    settings = replace(settings, ridge=ridge)
+    meta = rows(meta_rows, rng.binomial(1, world.values[meta_rows]).astype(float), 1, False)
+    truth, seed = world.values[held_out], int(rng.integers(2**32))
+    found = []
+    for method in methods:
+        outcome = METHODS[method](train, meta, settings, np.random.default_rng(seed))
+        scores = outcome.head.scores(world.features[held_out])
+        labels = outcome.head.scores(train.features) if outcome.labels is None else outcome.labels
+        found.append(
             {
-                "bias": bias,
                 "method": method,
                 "ranking": pair_ranking(scores, truth),
                 "label_mse": float(np.mean((labels - world.values[train_rows]) ** 2)),
                 "value_mse": float(np.mean((scores - truth) ** 2)),
             }
         )
-    return rows
+    return found
 
 
-def pair_ranking(scores: np.ndarray, values: np.ndarray) -> float:
-    """The chance that of two states the one of higher value has the higher score (ties count half)."""
-    higher = np.sign(values[:, None] - values[None])
-    agree = np.sign(scores[:, None] - scores[None]) * higher
-    return float((agree[higher != 0].mean() + 1) / 2)
+def planted_table(
+    features: np.ndarray,
+    rollouts: Sequence[int],
+    meta_sizes: Sequence[int],
+    seeds: int,
+    settings: Correction,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`planted_comparison` on `seeds` worlds for every bias, number of rollouts and size of the meta set.
 
+    Columns: bias, rollouts, meta, seed, and those of the comparison.  Worlds are shared out among the processors.
+    """
+    cells = list(product(BIASES, rollouts, meta_sizes, range(seeds)))
 
-def principal_components(features: np.ndarray, count: int) -> np.ndarray:
-    """Features [m, width] projected on their first principal components [m, count], each with unit variance."""
-    mean, scale = standardiser(features)
-    centred = (features - mean) / scale
-    left, _, _ = np.linalg.svd(centred, full_matrices=False)
-    return left[:, :count] * np.sqrt(len(features))
+    def compare(bias: str, n: int, size: int, number: int) -> list[dict]:
+        world = planted_world(features, n, bias, np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number, 1])
+        here = {"bias": bias, "rollouts": n, "meta": size, "seed": number}
+        return [here | row for row in planted_comparison(world, rng, size, settings, methods)]
 
-
-def _unit_variance(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean()) / x.std()
+    jobs = Parallel(n_jobs=-1, return_as="generator")(delayed(compare)(*cell) for cell in cells)
+    found = tqdm(jobs, total=len(cells), desc="planted worlds", unit="world")
+    return pd.DataFrame([row for rows in found for row in rows])

@@ -8,6 +8,7 @@ import pytest
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel, Study
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.paper_scale import published_counts, rollout_budget
+from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, widgets
 
 PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
@@ -30,7 +31,7 @@ def rates(**columns):
 
 PLANTED = pd.DataFrame(
     [
-        dict(bias=b, method=m, ranking=0.8, label_mse=0.1)
+        dict(bias=b, rollouts=4, meta=80, method=m, ranking=0.8, label_mse=0.1)
         for b in ("none", "by state")
         for m in ("raw labels", "corrected")
         for _ in range(2)
@@ -56,6 +57,15 @@ DRAWINGS = {
         {"layer": 2, "ridge": 0.1},
     ),
     "correction": lambda: figures.correction_figure(np.array([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
+    "ranking": lambda: figures.ranking_figure(
+        pd.DataFrame({"method": ["orm", "prm_cof, mse", "shortest"], "ranking": 0.6, "ci_low": 0.5, "ci_high": 0.7})
+    ),
+    "calibration": lambda: figures.calibration_figure(
+        {when: reliability([0.1, 0.9], [0, 1]) for when in ("before", "after")},
+        pd.DataFrame({"group": ["all", "all"], "steps": 2, "when": ["before", "after"], "error": [0.2, 0.1]}),
+        1.3,
+    ),
+    "planted map": lambda: figures.planted_map(PLANTED),
     "planted": lambda: figures.planted_figure(PLANTED),
     "planted bars": lambda: figures.planted_bars(PLANTED[PLANTED.bias == "none"]),
     "curve": lambda: figures.curve_figure(rates(n=[1, 2, 4])),

@@ -119,7 +119,16 @@ class TestSmoke:
         table, curve = pd.read_csv(smoke.folder / "table.csv"), pd.read_csv(smoke.folder / "curve.csv")
         assert list(table.columns) == ["method", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
         assert list(curve.columns) == ["method", "n", "pass_rate", "ci_low", "ci_high"]
-        methods = {"random", "orm", "prm_cof", "prm_weights", "prm_recalibrated", "dreamprm_code", "oracle"}
+        methods = {
+            "random",
+            "orm",
+            "prm_cof",
+            "prm_weights",
+            "prm_recalibrated",
+            "prm_likelihood",
+            "dreamprm_code",
+            "oracle",
+        }
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
         overall = table[table.difficulty == "overall"].set_index("method").pass_rate

@@ -39,6 +39,20 @@ def wilson_interval(passes, rollouts, confidence: float = 0.95) -> tuple[np.ndar
     return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
 
 
+def beta_binomial_prior(passes: np.ndarray, rollouts: np.ndarray) -> tuple[float, float]:
+    """The Beta distribution (a, b) that pass rates are drawn from, by the moments of passes [m] in rollouts [m].
+
+    Where the rates spread no more than binomial noise does, it is narrow (a + b = 1000).
+    """
+    rate = passes.sum() / rollouts.sum()
+    rate = float(np.clip(rate, 1e-3, 1 - 1e-3))
+    spread = np.average((passes / rollouts - rate) ** 2, weights=rollouts)
+    noise = rate * (1 - rate) * np.average(1 / rollouts, weights=rollouts)
+    share = (spread - noise) / max(rate * (1 - rate) - noise, 1e-12)  # the intra-class correlation, 1 / (a + b + 1)
+    total = 1 / float(np.clip(share, 1 / 1001, 1 - 1e-3)) - 1
+    return rate * total, (1 - rate) * total
+
+
 def mcnemar(wins: int, losses: int) -> float:
     """Exact two-sided McNemar test: the p-value of `wins` against `losses` discordant problems under a fair coin."""
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)

@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.statistics import wilson_interval
+from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
 
 PALETTE = sns.color_palette("colorblind")
 METHOD_STYLE = {  # one colour and marker for a method, everywhere
@@ -23,6 +23,7 @@ METHOD_STYLE = {  # one colour and marker for a method, everywhere
     "prm_cof": (PALETTE[0], "^"),
     "prm_weights": (PALETTE[4], "v"),
     "prm_recalibrated": (PALETTE[5], "D"),
+    "prm_likelihood": (PALETTE[8], "X"),
     "dreamprm_code": (PALETTE[2], "P"),
     "oracle": ("#000000", "*"),
 }
@@ -271,21 +272,62 @@ def correction_figure(
 
 
 def planted_figure(table: pd.DataFrame) -> Figure:
-    """Known truth: ranking of held-out states, and label error, by bias and method, with 95 % intervals over seeds.
+    """Known truth, a column a bias: ranking of held-out states, and label error, by method, 95 % intervals over worlds.
 
     `table`: columns bias, method, seed, ranking, label_mse.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
-    sns.barplot(table, x="bias", y="ranking", hue="method", errorbar=("ci", 95), seed=0, ax=left)
-    left.set(
-        ylabel="ranking of held-out states", xlabel="bias of the completer", ylim=(0.5, 1), title="What best-of-N needs"
+    biases, methods = list(table.bias.unique()), list(table.method.unique())
+    figure, grid = plt.subplots(
+        2, len(biases), figsize=(12, 1.6 + 0.44 * len(methods)), sharey=True, sharex="row", squeeze=False
     )
-    left.get_legend().remove()
-    sns.barplot(table, x="bias", y="label_mse", hue="method", errorbar=("ci", 95), seed=0, ax=right)
-    right.set(
-        ylabel="mean squared label error", xlabel="bias of the completer", title="How far labels are from the truth"
-    )
-    right.legend(fontsize=8, title=None, bbox_to_anchor=(1.02, 1), loc="upper left")
+    rows = {"ranking": "ranking of held-out states", "label_mse": "mean squared label error"}
+    for (what, name), line in zip(rows.items(), grid, strict=True):
+        for bias, axes in zip(biases, line, strict=True):
+            part = table[table.bias == bias]
+            for y, method in enumerate(methods):
+                mean, low, high = mean_with_interval(part[part.method == method][what])
+                color = _planted_color(method)
+                axes.plot([low, high], [y, y], color=color, lw=2)
+                axes.plot(mean, y, "o", color=color, ms=6)
+            raw = part[part.method == methods[0]][what].mean()
+            axes.axvline(raw, color="#999999", lw=1, ls="--")
+            axes.set(xlabel=name, title=f"bias: {bias}" if what == "ranking" else "")
+        line[0].set_yticks(range(len(methods)), methods, fontsize=9)
+        line[0].set_ylim(len(methods) - 0.5, -0.5)
+    return _finished(figure)
+
+
+def _planted_color(method: str):
+    """Methods that move labels, those that use outcomes otherwise, and those that know labels alone."""
+    if method.startswith("corrected") or method == "weights":
+        return PALETTE[2]
+    return PALETTE[0] if method in ("meta only", "joint", "recalibrated") else "#777777"
+
+
+def planted_map(table: pd.DataFrame) -> Figure:
+    """Known truth: by bias, rollouts a label and clean outcomes, which method ranks best, and its gain on raw labels.
+
+    `table`: columns bias, rollouts, meta, method, seed, ranking.
+    """
+    means = table.groupby(["bias", "rollouts", "meta", "method"]).ranking.mean()
+    biases = list(table.bias.unique())
+    rollouts, sizes = sorted(table.rollouts.unique()), sorted(table.meta.unique())
+    raw = table.method.iloc[0]
+    figure, grid = plt.subplots(1, len(biases), figsize=(12, 1.4 + 0.75 * len(rollouts)), sharey=True, squeeze=False)
+    for bias, axes in zip(biases, grid[0], strict=True):
+        gain = np.empty((len(rollouts), len(sizes)))
+        for i, n in enumerate(rollouts):
+            for j, size in enumerate(sizes):
+                cell = means[bias, n, size]
+                gain[i, j] = cell.max() - cell[raw]
+                best = cell.idxmax().replace("corrected, ", "").replace(" labels", "").replace(" ", "\n")
+                axes.text(j, i, f"{best}\n{gain[i, j]:+.2f}", ha="center", va="center", fontsize=7)
+        axes.imshow(gain, cmap="Greens", vmin=0, vmax=0.2, aspect="auto")
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set_yticks(range(len(rollouts)), rollouts)
+        axes.set(xlabel="clean outcomes", title=f"bias: {bias}")
+        axes.grid(False)
+    grid[0, 0].set_ylabel("rollouts a label")
     return _finished(figure)
 
 

@@ -1,0 +1,171 @@
+"""One bilevel iteration against one plain training step: seconds, memory and closeness of each way to differentiate.
+
+    python benchmarks/hypergradient.py [--part lora|head] [--rows 8] [--tokens 128]
+
+An iteration is a lower step, the meta gradient, and the derivative of the meta loss by all labels and weights of the
+batch.  The backbone is a random Llama of SmolLM2-135M's shape (or fewer layers), so nothing is fetched.  `betty` is the
+library behind the released code; its own function is timed where it is installed (pip install betty-ml).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.func import functional_call, grad
+
+from dreamprm_lib.engine import hypergradient as hg
+from dreamprm_lib.engine.losses import sample_losses
+
+ROUNDS = 5
+
+
+def seconds(action: Callable) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def lora_model(layers: int):
+    """A Llama of SmolLM2-135M's shape with random weights, LoRA of rank 8 on its attention, and a head."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2000, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
+        num_key_value_heads=3, attn_implementation="eager",
+    )  # fmt: skip
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    model = get_peft_model(LlamaModel(config), LoraConfig(r=8, lora_alpha=16, target_modules=targets))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.02)
+    model.head = torch.nn.Linear(576, 1)
+    return model
+
+
+def forward_of(model, ids: torch.Tensor):
+    """Logits [rows] as a function of the parameters that train."""
+    frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
+
+    def forward(parameters):
+        kept = frozen | dict(parameters)
+        hidden = functional_call(model.base_model.model, _inner(kept), (ids,), {"use_cache": False})
+        last = hidden.last_hidden_state[:, -1]
+        return (last @ kept["head.weight"].T + kept["head.bias"]).squeeze(-1)
+
+    return forward
+
+
+def _inner(parameters):
+    prefix = "base_model.model."
+    return {n.removeprefix(prefix): p for n, p in parameters.items() if n.startswith(prefix)}
+
+
+def betty_derivatives(lower: hg.Lower, parameters, meta_loss):
+    """The same derivatives by betty's own function, on the least that it asks of a problem."""
+    from betty.hypergradient.darts import darts
+
+    after, _ = lower.step(parameters, lower.labels, lower.weights)
+    vector = tuple(lower.precondition(grad(meta_loss)(after)).values())
+    phi = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+    upper = [lower.labels.detach().clone().requires_grad_(), torch.ones_like(lower.labels).requires_grad_()]
+
+    class Problem:
+        class config:
+            darts_alpha = 0.01
+
+        cur_batch = None
+
+        @staticmethod
+        def trainable_parameters():
+            return list(phi.values())
+
+        @staticmethod
+        def training_step_exec(_batch):
+            return lower.value(phi, *upper)[0]
+
+    class Upper:
+        @staticmethod
+        def trainable_parameters():
+            return upper
+
+    by_label, by_weight = (lower.lr * d for d in darts(vector, Problem, Upper))
+    return hg.Step(after, by_label, by_weight)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("lora", "head"), default="lora", help="what trains (default: lora)")
+    parser.add_argument("--layers", type=int, default=12, help="of the backbone (SmolLM2-135M has 30; default: 12)")
+    parser.add_argument("--rows", type=int, default=8, help="of a batch, and of the meta batch (default: 8)")
+    parser.add_argument("--tokens", type=int, default=128, help="of a row (default: 128)")
+    options = parser.parse_args()
+    torch.manual_seed(1)
+    model = lora_model(options.layers)
+    ids, meta_ids = torch.randint(0, 2000, (2, options.rows, options.tokens))
+    labels, meta_labels = torch.rand(options.rows), (torch.rand(options.rows) > 0.5).float()
+    if options.part == "lora":
+        parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+        forward, meta_forward = forward_of(model, ids), forward_of(model, meta_ids)
+    else:  # what is frozen was computed once
+        with torch.no_grad():
+            states, meta_states = (model(x, use_cache=False).last_hidden_state[:, -1] for x in (ids, meta_ids))
+        parameters = {"w": model.head.weight.detach()[0], "b": model.head.bias.detach()}
+        forward, meta_forward = (lambda p, x=x: x @ p["w"] + p["b"] for x in (states, meta_states))
+
+    def meta_loss(phi):
+        return sample_losses(meta_forward(phi), meta_labels).mean()
+
+    lower = hg.Lower(forward, labels, lr=1e-2)
+    ways: dict[str, Callable] = {
+        "two forwards": lambda: hg.differentiated_step(lower, parameters, meta_loss, hg.two_forwards),
+        "forward mode": lambda: hg.differentiated_step(lower, parameters, meta_loss),
+        "released way": lambda: hg.released_way(lower, parameters, meta_loss),
+        "double backward": lambda: hg.unrolled(lower, parameters, meta_loss),
+    }
+    try:
+        betty_derivatives(lower, parameters, meta_loss)
+        ways["betty"] = lambda: betty_derivatives(lower, parameters, meta_loss)
+    except ImportError as error:
+        print(f"betty is not timed: {error}")
+    exact = hg.unrolled(lower, parameters, meta_loss)
+
+    def plain_step():
+        lower.step(parameters, labels, None)
+
+    plain_step()
+    steps, taken = [], {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        steps.append(seconds(plain_step))
+        for name, way in ways.items():
+            taken[name].append(seconds(way))
+    step = statistics.median(steps)
+    size = sum(p.numel() for p in parameters.values())
+    print(f"{options.part}: {size:,} parameters train; a plain step takes {step:.3f} s")
+    released = statistics.median(taken["released way"])
+    for name, way in ways.items():
+        found = way()
+        error = float((found.by_label - exact.by_label).norm() / exact.by_label.norm())
+        gc.collect()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        mine = statistics.median(taken[name])
+        print(
+            f"{name:16} {mine / step:5.2f} plain steps, {mine / released:4.2f} of the released way; "
+            f"cosine {cosine(found.by_label, exact.by_label):.6f}, relative error {error:.1e}; "
+            f"process so far {peak:.2f} GB"
+        )
+
+
+if __name__ == "__main__":
+    main()

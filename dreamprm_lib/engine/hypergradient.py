@@ -1,0 +1,218 @@
+"""Hypergradients: how a meta loss, one lower step later, changes with every label or weight of the batch.
+
+One lower step from parameters φ with labels y and weights w, and its consequence for the meta loss:
+
+    φ' = φ - η P ∇φ (1/n) Σᵢ wᵢ ℓ(zᵢ(φ), yᵢ),        v = P ∇φ' L_meta(φ').
+
+A label enters the lower gradient as wᵢ ∂ℓ/∂z(zᵢ, yᵢ) ∇φ zᵢ, so with Dᵥ the derivative along v
+
+    ∂L_meta/∂yᵢ = -(η/n) wᵢ (∂²ℓ/∂z∂y) Dᵥ zᵢ,        ∂L_meta/∂wᵢ = -(η/n) (∂ℓ/∂z) Dᵥ zᵢ.
+
+For cross-entropy ∂²ℓ/∂z∂y = -1.  All derivatives of the batch are one directional derivative of its logits: no second
+derivative by φ.  It is had exactly by one forward-mode product, or nearly by two passes without any gradient.
+
+Beside it, to compare: finite differences of the lower loss's gradient (the released code's way, by `betty`), double
+backward through several steps, and implicit differentiation at the lower level's optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, cg
+from torch.func import grad, jvp
+
+from dreamprm_lib.engine.losses import sample_losses
+
+Parameters = Mapping[str, torch.Tensor]
+Forward = Callable[[Parameters], torch.Tensor]
+
+
+def identity(gradient: Parameters) -> Parameters:
+    """The preconditioner of plain gradient descent."""
+    return gradient
+
+
+def adam_scaling(second_moments: Parameters, epsilon: float = 1e-8) -> Callable[[Parameters], Parameters]:
+    """Adam's preconditioner for fixed second moments of the gradient: 1 / (sqrt(moment) + epsilon), by component."""
+    scale = {name: 1 / (moment.sqrt() + epsilon) for name, moment in second_moments.items()}
+    return lambda gradient: {name: scale[name] * g for name, g in gradient.items()}
+
+
+@dataclass(frozen=True)
+class Lower:
+    """The lower level on one batch.
+
+    `forward` maps parameters to logits [n]; `labels` [n] in [0, 1]; `lr` is η; `loss` names a loss of `engine.losses`,
+    or is a function of logits and labels that gives the losses [n]; `weights` [n] (default 1); `precondition` is the
+    fixed symmetric linear map P; `penalty` is a part of the lower loss that no label enters.
+    """
+
+    forward: Forward
+    labels: torch.Tensor
+    lr: float
+    loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = "cross_entropy"
+    weights: torch.Tensor | None = None
+    precondition: Callable[[Parameters], Parameters] = identity
+    penalty: Callable[[Parameters], torch.Tensor] | None = None
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of each sample [n], unweighted."""
+        return self.loss(logits, labels) if callable(self.loss) else sample_losses(logits, labels, self.loss)
+
+    def slopes(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """∂ℓ/∂z and ∂²ℓ/∂z∂y of each sample [n]."""
+        score = torch.sigmoid(logits)
+        if self.loss == "cross_entropy":
+            return score - self.labels, -torch.ones_like(score)
+        if self.loss == "mse":
+            steepness = 2 * score * (1 - score)
+            return steepness * (score - self.labels), -steepness
+
+        def slope(labels: torch.Tensor) -> torch.Tensor:
+            return grad(lambda z: self.losses(z, labels).sum())(logits)
+
+        return slope(self.labels), grad(lambda labels: slope(labels).sum())(self.labels)
+
+    def value(self, parameters: Parameters, labels: torch.Tensor, weights: torch.Tensor | None) -> tuple:
+        """The lower loss, and the logits that it was computed from."""
+        logits = self.forward(parameters)
+        losses = self.losses(logits, labels)
+        value = (losses if weights is None else weights * losses).mean()
+        return value + self.penalty(parameters) if self.penalty else value, logits
+
+    def step(
+        self, parameters: Parameters, labels: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[Parameters, torch.Tensor]:
+        """The parameters after one lower step, and the logits before it."""
+        slope, logits = grad(lambda phi: self.value(phi, labels, weights), has_aux=True)(parameters)
+        move = self.precondition(slope)
+        return {name: value - self.lr * move[name] for name, value in parameters.items()}, logits
+
+
+# ------------------------------------------------------------------------------------------------- one step
+
+
+def forward_mode(forward: Forward, parameters: Parameters, direction: Parameters) -> torch.Tensor:
+    """The derivative of the logits along `direction` [n], exact: one forward-mode product."""
+    return jvp(forward, (parameters,), (direction,))[1]
+
+
+def two_forwards(forward: Forward, parameters: Parameters, direction: Parameters) -> torch.Tensor:
+    """The same by a central difference of two passes without gradients; the error falls with the square of the step.
+
+    The step has the length of the cube root of the precision, where rounding and curvature weigh about the same.
+    """
+    length = torch.sqrt(sum((d.detach() ** 2).sum() for d in direction.values()))
+    size = torch.finfo(length.dtype).eps ** (1 / 3) / (length + torch.finfo(length.dtype).tiny)
+    with torch.no_grad():
+        up, down = (
+            forward({name: value + sign * size * direction[name] for name, value in parameters.items()})
+            for sign in (1, -1)
+        )
+    return (up - down) / (2 * size)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One lower step, differentiated: the parameters after it, and the derivative of the meta loss by every label and
+    by every weight of the batch, both [n]."""
+
+    parameters: Parameters
+    by_label: torch.Tensor
+    by_weight: torch.Tensor
+
+
+def differentiated_step(
+    lower: Lower,
+    parameters: Parameters,
+    meta_loss: Callable[[Parameters], torch.Tensor],
+    along: Callable[[Forward, Parameters, Parameters], torch.Tensor] = forward_mode,
+) -> Step:
+    """Take one lower step, and differentiate the meta loss after it by labels and weights.
+
+    `along` is `forward_mode` (exact) or `two_forwards`.
+    """
+    after, logits = lower.step(parameters, lower.labels, lower.weights)
+    derivative = along(lower.forward, parameters, lower.precondition(grad(meta_loss)(after)))
+    return Step(after, *_by_sample(lower, logits, derivative))
+
+
+def _by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Derivatives by label and by weight [n], from the logits' derivative along v."""
+
+    slope, mixed = lower.slopes(logits)
+    scale = -lower.lr / len(logits) * derivative
+    return scale * mixed * (1 if lower.weights is None else lower.weights), scale * slope
+
+
+# ------------------------------------------------------------------------------------------------- other ways
+
+
+def released_way(
+    lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], size: float = 0.01
+) -> Step:
+    """One lower step, and the derivatives as the released code has them: the lower loss's gradient by labels and
+    weights, at the parameters moved by `size` along v and against it, and the difference of both."""
+    after, logits = lower.step(parameters, lower.labels, lower.weights)
+    direction = lower.precondition(grad(meta_loss)(after))
+    length = torch.sqrt(sum((d**2).sum() for d in direction.values()))
+    ones = torch.ones_like(logits) if lower.weights is None else lower.weights
+    slopes = []
+    for sign in (1, -1):
+        moved = {
+            name: (value + sign * size / length * direction[name]).detach().requires_grad_()
+            for name, value in parameters.items()
+        }
+        upper = [lower.labels.detach().clone().requires_grad_(), ones.detach().clone().requires_grad_()]
+        slopes.append(torch.autograd.grad(lower.value(moved, *upper)[0], upper))
+    scale = -lower.lr * length / (2 * size)
+    return Step(after, *(scale * (up - down) for up, down in zip(*slopes, strict=True)))
+
+
+def unrolled(
+    lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], steps: int = 1
+) -> Step:
+    """`steps` lower steps with the same labels, differentiated by double backward: exact, and dear in memory."""
+    ones = torch.ones_like(lower.labels) if lower.weights is None else lower.weights
+
+    def meta_after(labels: torch.Tensor, weights: torch.Tensor):
+        phi = parameters
+        for _ in range(steps):
+            phi, _ = lower.step(phi, labels, weights)
+        return meta_loss(phi), phi
+
+    (by_label, by_weight), after = grad(meta_after, argnums=(0, 1), has_aux=True)(lower.labels, ones)
+    return Step(after, by_label, by_weight)
+
+
+def implicit(
+    lower: Lower, optimum: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], tolerance: float = 1e-12
+) -> Step:
+    """The derivatives of the meta loss at the lower level's optimum, however it was reached (η and P play no part).
+
+    With H the lower loss's Hessian, v = H⁻¹ ∇L_meta by conjugate gradients: the lower level must be convex there.
+    """
+    names, shapes = list(optimum), [value.shape for value in optimum.values()]
+    like = next(iter(optimum.values()))
+
+    def flat(values: Parameters) -> np.ndarray:
+        return torch.cat([values[name].reshape(-1) for name in names]).detach().double().numpy()
+
+    def shaped(vector: np.ndarray) -> Parameters:
+        parts = torch.as_tensor(vector, dtype=like.dtype).split([shape.numel() for shape in shapes])
+        return {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+
+    def curvature(vector: np.ndarray) -> np.ndarray:
+        slope = grad(lambda phi: lower.value(phi, lower.labels, lower.weights)[0])
+        return flat(jvp(slope, (dict(optimum),), (shaped(vector),))[1])
+
+    target = flat(grad(meta_loss)(optimum))
+    product = LinearOperator((len(target), len(target)), matvec=curvature, dtype=float)
+    solution, _ = cg(product, target, rtol=tolerance, maxiter=20 * len(target))
+    derivative = forward_mode(lower.forward, optimum, shaped(solution))
+    by_label, by_weight = _by_sample(lower, lower.forward(optimum), derivative)
+    return Step(optimum, by_label / lower.lr, by_weight / lower.lr)
