@@ -10,14 +10,17 @@ library behind the released code; its own function is timed where it is installe
 from __future__ import annotations
 
 import argparse
-import gc
+import importlib.util
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch.func import functional_call, grad
+from torch.nn.functional import cosine_similarity
 
 from dreamprm_lib.engine import hypergradient as hg
 from dreamprm_lib.engine.losses import sample_losses
@@ -100,16 +103,13 @@ def betty_derivatives(lower: hg.Lower, parameters, meta_loss):
     return hg.Step(after, by_label, by_weight)
 
 
-def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("lora", "head"), default="lora", help="what trains (default: lora)")
     parser.add_argument("--layers", type=int, default=12, help="of the backbone (SmolLM2-135M has 30; default: 12)")
     parser.add_argument("--rows", type=int, default=8, help="of a batch, and of the meta batch (default: 8)")
     parser.add_argument("--tokens", type=int, default=128, help="of a row (default: 128)")
+    parser.add_argument("--only", metavar="WAY", help="run one way once, and print the process's peak memory in GB")
     options = parser.parse_args()
     torch.manual_seed(1)
     model = lora_model(options.layers)
@@ -134,37 +134,37 @@ def main() -> None:
         "released way": lambda: hg.released_way(lower, parameters, meta_loss),
         "double backward": lambda: hg.unrolled(lower, parameters, meta_loss),
     }
-    try:
-        betty_derivatives(lower, parameters, meta_loss)
+    if importlib.util.find_spec("betty"):
         ways["betty"] = lambda: betty_derivatives(lower, parameters, meta_loss)
-    except ImportError as error:
-        print(f"betty is not timed: {error}")
+    else:
+        print("betty is not installed, so it is not timed")
+    ways["plain step"] = lambda: lower.step(parameters, labels, None)
+    if options.only:
+        ways[options.only]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+        return
     exact = hg.unrolled(lower, parameters, meta_loss)
-
-    def plain_step():
-        lower.step(parameters, labels, None)
-
-    plain_step()
-    steps, taken = [], {name: [] for name in ways}
+    taken = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        steps.append(seconds(plain_step))
         for name, way in ways.items():
             taken[name].append(seconds(way))
-    step = statistics.median(steps)
+    median = {name: statistics.median(times) for name, times in taken.items()}
     size = sum(p.numel() for p in parameters.values())
-    print(f"{options.part}: {size:,} parameters train; a plain step takes {step:.3f} s")
-    released = statistics.median(taken["released way"])
+    print(f"{options.part}: {size:,} parameters train; a plain step takes {median['plain step']:.4f} s")
     for name, way in ways.items():
-        found = way()
-        error = float((found.by_label - exact.by_label).norm() / exact.by_label.norm())
-        gc.collect()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-        mine = statistics.median(taken[name])
-        print(
-            f"{name:16} {mine / step:5.2f} plain steps, {mine / released:4.2f} of the released way; "
-            f"cosine {cosine(found.by_label, exact.by_label):.6f}, relative error {error:.1e}; "
-            f"process so far {peak:.2f} GB"
-        )
+        line = f"{name:16} {median[name] / median['plain step']:5.2f} plain steps, {peak_gigabytes(name):5.2f} GB"
+        if name != "plain step":
+            found = way().by_label
+            error = float((found - exact.by_label).norm() / exact.by_label.norm())
+            line += f", {median[name] / median['released way']:4.2f} of the released way; relative error {error:.1e}"
+            line += f", cosine {float(cosine_similarity(found, exact.by_label, dim=0)):.6f}"
+        print(line)
+
+
+def peak_gigabytes(way: str) -> float:
+    """Peak memory of a process of its own that goes one way once."""
+    command = [sys.executable, *sys.argv, "--only", way]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 if __name__ == "__main__":
