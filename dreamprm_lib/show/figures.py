@@ -192,11 +192,15 @@ def tree_mask_figure(mask: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, object]) -> Figure:
-    """Cross-validated within-problem ranking.  `table`: columns x, hue, ranking, ci_low, ci_high."""
+    """Cross-validated within-problem ranking, with the interval of the chosen line.
+
+    `table`: columns x, hue, ranking, ci_low, ci_high.
+    """
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
     for k, (name, part) in enumerate(table.groupby(hue, sort=False)):
         axes.plot(part[x], part.ranking, "o-", color=PALETTE[k], label=f"{hue} {name}")
-        axes.fill_between(part[x], part.ci_low, part.ci_high, color=PALETTE[k], alpha=0.12)
+        if name == chosen[hue]:
+            axes.fill_between(part[x], part.ci_low, part.ci_high, color=PALETTE[k], alpha=0.15, lw=0)
     axes.axhline(0.5, color="black", lw=1, ls=":")
     axes.annotate("chance", (table[x].max(), 0.5), xytext=(-4, 4), textcoords="offset points", ha="right")
     axes.axvline(chosen[x], color="#555555", lw=1, ls="--")
