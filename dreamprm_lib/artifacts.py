@@ -36,7 +36,7 @@ STAGES = (
     Stage("00_start_here"),
     Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
     Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl",)),
-    Stage("03_candidate_solutions", writes=("candidates.jsonl",)),
+    Stage("03_candidate_solutions", writes=("candidates.jsonl", "free_scores.jsonl")),
     Stage(
         "04_reward_model",
         reads=("solutions.jsonl", "labels.jsonl"),
@@ -57,6 +57,7 @@ STAGES = (
         "06_test_time_scaling",
         reads=(
             "candidates.jsonl",
+            "free_scores.jsonl",
             "orm.safetensors",
             "prm_cof.safetensors",
             "prm_weights.safetensors",
@@ -126,7 +127,8 @@ class CorrectedLabel:
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """The step scores of one candidate by one method (`scores.jsonl`), each in [0, 1]."""
+    """The scores of one candidate by one method: of its steps by a reward model (`scores.jsonl`), each in [0, 1]; or
+    one of the whole program by a selector that needs no training (`free_scores.jsonl`), on any scale."""
 
     method: str
     problem: str

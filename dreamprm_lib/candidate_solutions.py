@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import Program
+from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.consensus import agreement
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.errors import InputError
 
 
@@ -28,6 +31,35 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if n - c < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def free_scores(problems: Sequence[Problem], candidates: Sequence[Program], sandbox: Sandbox) -> list[CandidateScores]:
+    """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
+
+    `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
+    `longest` (by characters), `consensus` (`engine.consensus`), `public_samples` (1 if it passes those of the
+    statement).  No hidden test is touched.
+    """
+    rows = []
+    for problem in tqdm(problems, desc="running on samples and made-up inputs", unit="problem"):
+        mine = [c for c in candidates if c.problem == problem.id]
+        shown = replace(problem, tests=problem.samples)
+        samples = sandbox.grade([(shown, c.code) for c in mine]) if problem.samples else []
+        found = {
+            "first": [-c.sample for c in mine],
+            "self_certainty": [c.self_certainty for c in mine],
+            "shortest": [-len(c.code) for c in mine],
+            "longest": [len(c.code) for c in mine],
+            "consensus": agreement(problem, [c.code for c in mine], sandbox),
+            "public_samples": [float(v.passed) for v in samples] or [0.0] * len(mine),
+        }
+        rows += [
+            CandidateScores(method, problem.id, c.sample, [float(score)])
+            for method, scores in found.items()
+            if not np.isnan(scores).any()
+            for c, score in zip(mine, scores, strict=True)
+        ]
+    return rows
 
 
 def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from dreamprm_lib.artifacts import CandidateScores, Program, read_rows
 from dreamprm_lib.candidate_solutions import read_lcb
 from dreamprm_lib.engine.completions import write_atomically
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem, load_problems
-from dreamprm_lib.engine.statistics import interval, mcnemar, resamples
+from dreamprm_lib.engine.statistics import holm, interval, mcnemar, problems_needed, resamples
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import RewardModel
 
@@ -111,6 +111,16 @@ def make_pool(
     return Pool(kept, passed, table)
 
 
+def ordered_by(pool: Pool, *methods: str) -> list[np.ndarray]:
+    """Scores that order the candidates of each problem by the first method, equals by the next, and so on."""
+    found = []
+    for columns in zip(*(pool.scores[method] for method in methods), strict=True):
+        keys = list(zip(*columns, strict=True))
+        rank = {key: place for place, key in enumerate(sorted(set(keys)))}
+        found.append(np.array([float(rank[key]) for key in keys]))
+    return found
+
+
 def powers_of_two(n: int) -> list[int]:
     """1, 2, 4, … up to n, and n itself."""
     return sorted({1 << k for k in range(n.bit_length()) if 1 << k <= n} | {n})
@@ -157,7 +167,8 @@ def difficulty_table(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFra
 
 def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
     """Paired differences in best-of-N at the pool's size: columns method, baseline, difference, ci_low, ci_high (95 %,
-    paired bootstrap), wins, losses, p_value (exact McNemar on the picks)."""
+    paired bootstrap), wins, losses, p_value (exact McNemar on the picks), p_holm (adjusted for the number of rows), and
+    problems_needed to settle the difference with a power of 0.8 (empty: over 20,000)."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
     for method, baseline in pairs:
@@ -175,9 +186,23 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
                 "wins": wins,
                 "losses": losses,
                 "p_value": mcnemar(wins, losses),
+                "problems_needed": problems_needed(wins / len(gain), losses / len(gain)),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
+    return table
+
+
+def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
+    """Where a method lost to an available candidate: the problem, the failing one that it picked, and the passing one
+    that it scored highest, as indices in the pool's order of candidates."""
+    found = []
+    for problem, scores, ok in zip(pool.problems, pool.scores[method], pool.passed, strict=True):
+        picked = int(np.argmax(scores))
+        if ok.any() and not ok[picked]:
+            found.append((problem, picked, int(np.argmax(np.where(ok, scores, -np.inf)))))
+    return found
 
 
 def picks(pool: Pool, method: str) -> np.ndarray:
@@ -186,21 +211,27 @@ def picks(pool: Pool, method: str) -> np.ndarray:
 
 
 def verdict(table: pd.DataFrame) -> list[str]:
-    """What `differences` allow to be said, one sentence a row."""
+    """What `differences` allow to be said, one sentence a row.
+
+    A method *is* better where the interval lies above 0 and the test holds after adjustment; with the interval alone it
+    *may be*.
+    """
     sentences = []
     for row in table.itertuples():
         points = (
             f"{100 * row.difference:+.1f} points (95 % interval {100 * row.ci_low:+.1f} to {100 * row.ci_high:+.1f})"
         )
+        surely = "is" if row.p_holm <= 0.05 else "may be"
         if row.ci_low > 0:
-            said = "is better than"
+            said = f"{surely} better than"
         elif row.ci_high < 0:
-            said = "is worse than"
+            said = f"{surely} worse than"
         else:
             said = "cannot be told apart from"
         sentences.append(
             f"`{row.method}` {said} `{row.baseline}` on these problems: {points}; "
-            f"{row.wins} problems won, {row.losses} lost, exact McNemar p = {row.p_value:.3g}."
+            f"{row.wins} problems won, {row.losses} lost, exact McNemar p = {row.p_value:.3g} "
+            f"({row.p_holm:.3g} by Holm for {len(table)} comparisons)."
         )
     return sentences
 

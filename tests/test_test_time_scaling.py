@@ -12,7 +12,7 @@ from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.candidate_solutions import pass_at_k
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.statistics import interval, mcnemar, resamples
+from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mcnemar_power, problems_needed, resamples
 from dreamprm_lib.errors import InputError
 
 
@@ -124,7 +124,7 @@ def test_differences_and_their_verdict():
     assert rows.difference.tolist() == [1.0, 0.0] and rows.wins.tolist() == [2, 0] and rows.losses.tolist() == [0, 0]
     assert rows.p_value.tolist() == [0.5, 1.0]
     better, same = tts.verdict(rows)
-    assert "`good` is better than `bad`" in better and "cannot be told apart" in same
+    assert "`good` may be better than `bad`" in better and "cannot be told apart" in same
     worse = tts.verdict(pd.DataFrame([dict(rows.iloc[0], difference=-0.2, ci_low=-0.3, ci_high=-0.1)]))
     assert "is worse than" in worse[0]
 
@@ -132,3 +132,51 @@ def test_differences_and_their_verdict():
 def test_a_pool_without_candidates_is_refused():
     with pytest.raises(InputError, match="no candidate"):
         tts.make_pool([make_problem("a")], [], [])
+
+
+# ------------------------------------------------------------------------------------------------- many comparisons
+
+
+def test_holm_literals():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0] and len(holm([])) == 0
+
+
+@pytest.mark.parametrize("problems, win, loss", [(40, 0.2, 0.05), (131, 0.05, 0.01), (60, 0.1, 0.1)])
+def test_power_equals_simulation(problems, win, loss):
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(problems, [win, loss, 1 - win - loss], size=4000)
+    rejected = np.mean([mcnemar(w, lost) <= 0.05 for w, lost, _ in counts])
+    assert mcnemar_power(problems, win, loss) == pytest.approx(rejected, abs=0.025)
+
+
+def test_the_number_of_problems_needed_has_the_power():
+    needed = problems_needed(0.2, 0.05)
+    assert mcnemar_power(needed, 0.2, 0.05) >= 0.8 > mcnemar_power(needed - 8, 0.2, 0.05)
+    assert problems_needed(0.1, 0.1) is None and problems_needed(0.0, 0.0) is None
+    # One problem of 131, the published step: with no loss at all it would take about a thousand.
+    assert 900 < problems_needed(1 / 131, 0.0) < 1200
+
+
+@pytest.fixture
+def small_pool():
+    problem = Problem("p", "P", "", "easy", "test", (), ())
+    scores = {"a": [np.array([1.0, 1.0, 0.0])], "b": [np.array([0.2, 0.7, 0.9])]}
+    return tts.Pool([problem], [np.array([False, False, True])], scores)
+
+
+def test_ties_of_one_selector_are_broken_by_the_next(small_pool):
+    assert tts.ordered_by(small_pool, "a", "b")[0].tolist() == [1.0, 2.0, 0.0]
+    assert tts.ordered_by(small_pool, "a")[0].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_regrets_name_the_pick_and_the_best_candidate_that_was_there(small_pool):
+    assert [(p.id, picked, there) for p, picked, there in tts.regrets(small_pool, "a")] == [("p", 0, 2)]
+    assert tts.regrets(small_pool, "b") == []
+
+
+def test_the_verdict_asks_for_both_the_interval_and_the_adjusted_test():
+    row = dict(method="m", baseline="b", difference=0.1, ci_high=0.2, wins=9, losses=1, p_value=0.02)
+    table = pd.DataFrame([row | {"ci_low": low, "p_holm": p} for low, p in ((0.01, 0.04), (0.01, 0.2), (-0.1, 0.2))])
+    said = tts.verdict(table)
+    assert "is better than" in said[0] and "may be better than" in said[1] and "cannot be told apart" in said[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -56,3 +58,42 @@ def beta_binomial_prior(passes: np.ndarray, rollouts: np.ndarray) -> tuple[float
 def mcnemar(wins: int, losses: int) -> float:
     """Exact two-sided McNemar test: the p-value of `wins` against `losses` discordant problems under a fair coin."""
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjustment of p-values for so many comparisons: reject where the result is at most the level."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def mcnemar_power(problems: int, win: float, loss: float, level: float = 0.05) -> float:
+    """The chance that the exact McNemar test rejects at `level`, if a problem is won or lost with these chances."""
+    discordant = np.arange(problems + 1)
+    weights = stats.binom(problems, win + loss).pmf(discordant)
+    power = 0.0
+    for n, weight in zip(discordant, weights, strict=True):
+        if weight < 1e-12 or n == 0:
+            continue
+        wins = np.arange(n + 1)
+        p_values = np.minimum(1.0, 2 * stats.binom(n, 0.5).cdf(np.minimum(wins, n - wins)))
+        power += weight * stats.binom(n, win / (win + loss)).pmf(wins)[p_values <= level].sum()
+    return float(power)
+
+
+def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 0.05, most: int = 20_000) -> int | None:
+    """How many problems settle a difference of win - loss with this power; None if more than `most` are needed."""
+    if win == loss:
+        return None
+    low, high = 1, 16
+    while mcnemar_power(high, win, loss, level) < power:
+        low, high = high, 2 * high
+        if high > most:
+            return None
+    while high - low > 1:  # the power rises with the problems, but for small teeth
+        middle = (low + high) // 2
+        low, high = (low, middle) if mcnemar_power(middle, win, loss, level) >= power else (middle, high)
+    return high

@@ -1,0 +1,79 @@
+"""Consensus: programs that print the same on made-up inputs vote for one another (execution-based majority vote).
+
+The inputs are made from a problem's public samples alone: their numbers and words are changed, their form is kept.  No
+hidden test, reference solution or generator of a problem is touched, so this is open to anyone who has the statement.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.sandbox import Sandbox
+
+INPUTS = 8  # made-up inputs for a problem
+
+
+def perturbed_inputs(problem: Problem, count: int = INPUTS) -> list[str]:
+    """The samples' inputs and variations of them, `count` in all, the same on every call.
+
+    A number becomes another of as many digits and the same sign, and a word gets its letters in another order; a number
+    that counts what follows it (tokens or letters of the next line, or the lines to come) stays.
+    """
+    samples = [test.input for test in problem.samples if test.kind == "stdin"]
+    if not samples:
+        return []
+    rng = random.Random(problem.id)
+    made = list(dict.fromkeys(samples))[:count]
+    for attempt in range(20 * count):
+        if len(made) >= count:
+            break
+        varied = _varied(samples[attempt % len(samples)], rng)
+        if varied not in made:
+            made.append(varied)
+    return made
+
+
+def _varied(text: str, rng: random.Random) -> str:
+    lines = text.split("\n")
+    filled = [line for line in lines if line.strip()]
+    out = []
+    for number, line in enumerate(lines):
+        following = lines[number + 1].split() if number + 1 < len(lines) else []
+        sizes = {len(following), len(filled) - number - 1, len("".join(following))}
+
+        def vary(match: re.Match, sizes=sizes) -> str:
+            token = match[0]
+            if re.fullmatch(r"-?\d+", token):
+                return token if abs(int(token)) in sizes else _number_like(token, rng)
+            return "".join(rng.sample(token, len(token)))
+
+        out.append(re.sub(r"-?\d+|[A-Za-z]+", vary, line))
+    return "\n".join(out)
+
+
+def _number_like(token: str, rng: random.Random) -> str:
+    digits = len(token.lstrip("-"))
+    low = 0 if digits == 1 else 10 ** (digits - 1)
+    sign = "-" if token.startswith("-") else ""
+    return sign + str(rng.randint(low, 10**digits - 1))
+
+
+def agreement(problem: Problem, codes: Sequence[str], sandbox: Sandbox, count: int = INPUTS) -> list[float]:
+    """For each program, the share of the other programs that print what it prints, over the made-up inputs: in [0, 1].
+
+    An input on which a program fails counts as no agreement.  Without samples on standard input all are 0.
+    """
+    inputs = perturbed_inputs(problem, count)
+    runs = sandbox.run([(code, text) for code in codes for text in inputs])
+    printed = [" ".join(run.stdout.split()) if run.status == "ok" else None for run in runs]
+    shares = []
+    for k in range(len(codes)):
+        same = 0
+        for i in range(len(inputs)):
+            mine, all_of_them = printed[k * len(inputs) + i], printed[i :: len(inputs)]
+            same += all_of_them.count(mine) - 1 if mine is not None else 0
+        shares.append(same / (len(inputs) * (len(codes) - 1)) if inputs and len(codes) > 1 else 0.0)
+    return shares

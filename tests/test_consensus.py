@@ -1,0 +1,62 @@
+"""Consensus on made-up inputs, and the other selectors that need no training."""
+
+import pytest
+
+from dreamprm_lib.artifacts import Program
+from dreamprm_lib.candidate_solutions import free_scores
+from dreamprm_lib.engine.consensus import agreement, perturbed_inputs
+from dreamprm_lib.engine.problems import Problem, Test, load_problems
+from dreamprm_lib.engine.sandbox import Sandbox
+
+LARGEST = Problem(
+    "largest", "Largest", "Print the largest.", "easy", "test",
+    (Test("3\n10 7 22\n", "22\n"),), (Test("1\n5\n", "5\n"),),
+)  # fmt: skip
+RIGHT = "input()\nprint(max(map(int, input().split())))\n"
+ALSO = "n = int(input())\nx = sorted(int(t) for t in input().split())\nprint(x[n - 1])\n"
+WRONG = "input()\nprint(input().split()[-1])\n"
+BROKEN = "print(1 / 0)\n"
+
+
+@pytest.fixture(scope="module")
+def box():
+    with Sandbox(workers=2, time_limit=1.0) as opened:
+        yield opened
+
+
+def test_made_up_inputs_keep_the_form_of_the_samples():
+    made = perturbed_inputs(LARGEST)
+    assert made[0] == "3\n10 7 22\n" and len(made) == len(set(made)) == 8
+    for text in made:
+        size, numbers, _ = text.split("\n")
+        assert size == "3" and [len(t) for t in numbers.split()] == [2, 1, 2]
+    assert made == perturbed_inputs(LARGEST)
+
+
+def test_of_real_problems_most_made_up_inputs_are_read_by_the_reference(box):
+    problems = load_problems("starter", "meta")
+    pairs = [(p.reference, text) for p in problems for text in perturbed_inputs(p)]
+    read = [run.status == "ok" for run in box.run(pairs)]
+    assert sum(read) > 0.8 * len(read)
+
+
+def test_programs_that_print_the_same_agree_and_failures_agree_with_nobody(box):
+    shares = agreement(LARGEST, [RIGHT, ALSO, WRONG, BROKEN, BROKEN], box)
+    assert shares[0] == shares[1] and shares[0] >= 0.25 and shares[0] > shares[2]
+    assert shares[3] == shares[4] == 0
+    assert agreement(LARGEST, [RIGHT], box) == [0.0] and agreement(LARGEST, [], box) == []
+
+
+def test_free_scores_touch_no_hidden_test(box):
+    trap = "input()\nx = input()\nprint(22 if x == '10 7 22' else 0)\n"  # right on the sample, wrong on the test
+    programs = [
+        Program("largest", k, code, [code], False, "", 10, -2.0 * (k + 1))
+        for k, code in enumerate([RIGHT, trap, WRONG, BROKEN])
+    ]
+    rows = free_scores([LARGEST], programs, box)
+    found = {m: [r.scores[0] for r in rows if r.method == m] for m in dict.fromkeys(r.method for r in rows)}
+    assert found["public_samples"] == [1, 1, 1, 0] and found["first"] == [0, -1, -2, -3]
+    assert found["self_certainty"] == pytest.approx([-0.2, -0.4, -0.6, -0.8])
+    assert found["shortest"] == [-len(p.code) for p in programs] == [-x for x in found["longest"]]
+    silent = [Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10)]
+    assert "self_certainty" not in {r.method for r in free_scores([LARGEST], silent, box)}
