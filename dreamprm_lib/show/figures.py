@@ -25,9 +25,21 @@ METHOD_STYLE = {  # one colour and marker for a method, everywhere
     "prm_recalibrated": (PALETTE[5], "D"),
     "prm_likelihood": (PALETTE[8], "X"),
     "dreamprm_code": (PALETTE[2], "P"),
+    "first": ("#999999", "<"),
+    "shortest": ("#999999", "v"),
+    "longest": ("#999999", "^"),
+    "self_certainty": (PALETTE[3], "p"),
+    "consensus": (PALETTE[6], "h"),
+    "public_samples": (PALETTE[9], "d"),
     "oracle": ("#000000", "*"),
 }
 DIFFICULTY_COLOR = dict(zip(DIFFICULTIES, (PALETTE[2], PALETTE[1], PALETTE[3]), strict=True))
+
+
+def method_style(method: str) -> dict[str, object]:
+    """Colour, marker and line of a method; what follows the samples (`samples, prm_cof`) looks like itself, dashed."""
+    color, marker = METHOD_STYLE.get(method.removeprefix("samples, "), (PALETTE[5], "x"))
+    return {"color": color, "marker": marker, "linestyle": "--" if method.startswith("samples, ") else "-"}
 
 
 def use_style() -> None:
@@ -217,7 +229,7 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
     """Within-problem ranking by method, with 95 % intervals.  `table`: columns method, ranking, ci_low, ci_high."""
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(table) + 1.2))
     for y, row in enumerate(table.itertuples()):
-        color = METHOD_STYLE.get(row.method.split(",")[0], ("#777777", "o"))[0]
+        color = method_style(row.method.split(",")[0].replace("-", "_"))["color"]
         axes.plot([row.ci_low, row.ci_high], [y, y], color=color, lw=2)
         axes.plot(row.ranking, y, "o", color=color, ms=8)
     axes.axvline(0.5, color="black", lw=1, ls=":")
@@ -340,10 +352,10 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
     figure, axes = plt.subplots(figsize=(8.5, 4.6))
     for method in methods or curve.method.unique():
         part = curve[curve.method == method]
-        color, marker = METHOD_STYLE.get(method, (PALETTE[5], "x"))
-        axes.plot(part.n, part.pass_rate, marker=marker, color=color, label=method, zorder=3)
+        style = method_style(method)
+        axes.plot(part.n, part.pass_rate, label=method, zorder=3, **style)
         if method in ("random", "oracle"):
-            axes.fill_between(part.n, part.ci_low, part.ci_high, color=color, alpha=0.1, lw=0)
+            axes.fill_between(part.n, part.ci_low, part.ci_high, color=style["color"], alpha=0.1, lw=0)
     ticks = sorted(curve.n.unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(n) for n in ticks])
@@ -360,11 +372,11 @@ def difficulty_figure(table: pd.DataFrame) -> Figure:
     methods = list(table.method.unique())
     figure, axes = plt.subplots(figsize=(9, 4))
     for k, method in enumerate(methods):
-        color, marker = METHOD_STYLE.get(method, (PALETTE[5], "x"))
+        style = method_style(method) | {"linestyle": "none"}
         part = table[table.method == method].set_index("difficulty").loc[levels]
-        x = np.arange(len(levels)) + (k - (len(methods) - 1) / 2) * 0.11
+        x = np.arange(len(levels)) + (k - (len(methods) - 1) / 2) * 0.8 / len(methods)
         error = np.clip([part.pass_rate - part.ci_low, part.ci_high - part.pass_rate], 0, None)
-        axes.errorbar(x, part.pass_rate, error, fmt=marker, color=color, label=method, capsize=2, ms=7, lw=1)
+        axes.errorbar(x, part.pass_rate, error, label=method, capsize=2, ms=7, elinewidth=1, **style)
     counts = table[table.method == methods[0]].set_index("difficulty").problems
     axes.set_xticks(range(len(levels)), [f"{d}\n({counts[d]} problems)" for d in levels])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -378,7 +390,7 @@ def forest_figure(table: pd.DataFrame) -> Figure:
     """Differences in best-of-N with paired 95 % intervals, a row a pair."""
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2))
     for y, row in enumerate(table.itertuples()):
-        color = METHOD_STYLE.get(row.method, (PALETTE[5], "x"))[0]
+        color = method_style(row.method)["color"]
         axes.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=color, lw=2)
         axes.plot(100 * row.difference, y, "o", color=color, ms=8)
     axes.axvline(0, color="black", lw=1)
