@@ -174,6 +174,22 @@ def test_the_table_of_planted_worlds_is_the_same_in_any_order():
     assert again.label_mse.tolist() == same.label_mse.tolist()
 
 
+def test_what_the_chapter_says_holds_in_small_worlds():
+    """A bias alike for all hurts values and not the ranking; one that varies hurts both; recalibration always does."""
+    features = np.random.default_rng(0).standard_normal((1000, 8))
+    settings = lc.Correction(iterations=40, meta_lr=0.06, smoothing=0.0)
+    methods = ["raw labels", "recalibrated", "corrected, likelihood"]
+    table = lc.planted_table(features, [4], [250], 4, settings, methods)
+    ranking, error = (table.groupby(["bias", "method"])[what].mean().unstack() for what in ("ranking", "label_mse"))
+    learned, raw, simple = "corrected, likelihood", "raw labels", "recalibrated"
+    for bias in ("constant", "by state"):
+        assert error[learned][bias] < 0.5 * error[raw][bias]
+    assert ranking[learned]["by state"] > ranking[raw]["by state"] + 0.05
+    assert ranking[learned]["none"] > ranking[raw]["none"] - 0.02  # few worlds
+    assert ranking[raw]["constant"] > ranking[raw]["none"] - 0.04
+    assert (ranking[simple] > ranking.max(axis=1) - 0.01).all()
+
+
 @pytest.mark.parametrize("bias, mean_share", [("none", 1.0), ("constant", 0.5)])
 def test_planted_labels_have_the_planted_mean(bias, mean_share):
     world = planted_world(np.random.default_rng(0).standard_normal((4000, 3)), 8, bias, np.random.default_rng(1))
