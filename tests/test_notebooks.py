@@ -129,6 +129,8 @@ class TestSmoke:
             "dreamprm_code",
             "oracle",
         }
+        methods |= {"first", "self_certainty", "shortest", "longest", "consensus", "public_samples"}
+        methods |= {f"samples, {method}" for method in ("prm_cof", "dreamprm_code", "consensus")}
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
         overall = table[table.difficulty == "overall"].set_index("method").pass_rate

@@ -5,6 +5,7 @@ bomb runs only after a counted number of forks has shown that the limit of proce
 tested too: that a program written to attack a `check` test is *not* kept from it is said in the module, not here.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dreamprm_lib.engine import problems, sandbox
@@ -459,8 +461,6 @@ def test_the_expected_output_is_nowhere_in_the_memory_of_the_process(box):
 
 
 def descendants(pid):
-    import psutil
-
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -520,6 +520,13 @@ def test_the_kernel_s_coarse_clock_never_decides():
     assert int(made.stdout) > 2 * 3.0
 
 
+def test_too_much_output_is_too_much_however_fast_the_program_is(box):
+    """It ends before the worker looks, and all of its output is still in the pipe."""
+    assert [kind(box, "print('x' * 5000)")] == ["wrong_answer"]
+    with Sandbox(workers=1, output_kb=1) as strict:
+        assert [v.kind for v in strict.grade([(ADD, "print('x' * 5000)")] * 5)] == ["output_limit"] * 5
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_each_layer_can_be_done_without_alone(layer):
     with Sandbox(workers=1, without=(layer,)) as less:
@@ -576,8 +583,9 @@ def test_threads_may_share_a_sandbox(box):
 def test_a_worker_that_dies_is_replaced(box):
     box.run([("", "")] * 4)
     for process in descendants(os.getpid()):
-        if sandbox.WORKER in process.cmdline():
-            process.kill()
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if sandbox.WORKER in process.cmdline():
+                process.kill()
     verdicts = box.grade([(ADD, GOOD + f"  # {n}") for n in range(6)])
     assert {v.kind for v in verdicts} == {"passed"}
 

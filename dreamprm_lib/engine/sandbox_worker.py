@@ -290,7 +290,7 @@ def run_request(cell: Cell, channel: int, request: dict, given: dict) -> dict:
     seconds, state = bury(pid, watch.ended)
     watch.drain_and_close()
     return {
-        "status": reason or kind_of_end(state, seconds > cell.time_limit),
+        "status": reason or watch.too_much() or kind_of_end(state, seconds > cell.time_limit),
         "confined": watch.confined or os.WIFSIGNALED(state),
         "stdout": watch.text(out),
         "stderr": watch.text(err),
@@ -387,13 +387,18 @@ class Watch:
                 self.poll.register(self.out, select.POLLIN)
                 self.poll.register(self.err, select.POLLIN)
             left, time_left = limit - cpu_seconds(self.pid), deadline - time.monotonic()
-            if any(len(self.written[f]) > self.cell.output_bytes for f in (self.out, self.link) if f is not None):
-                return "output_limit"
+            if broken := self.too_much():
+                return broken
             if left < 0:
                 return "time_limit"
             if time_left < 0:
                 return "wall_limit"
             pause = min(time_left, max(left / self.cell.cores, 0.002), math.inf if listening else UNDISTURBED)
+
+    def too_much(self) -> str | None:
+        """`output_limit` if more was written than may be; also to be asked once the rest is drained."""
+        written = (self.written[file] for file in (self.out, self.link) if file is not None)
+        return "output_limit" if any(len(data) > self.cell.output_bytes for data in written) else None
 
     def _serve(self, file: int, event: int) -> None:
         """Read or write what a file is ready for."""
