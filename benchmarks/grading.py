@@ -20,7 +20,7 @@ from functools import partial
 
 from dreamprm_lib.engine.grading import regrade
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox, outputs_match
+from dreamprm_lib.engine.sandbox import AT_ONCE, Sandbox, outputs_match
 
 ROUNDS = 3
 CORES = os.cpu_count() or 1
@@ -38,7 +38,7 @@ def one_python_a_test(pairs) -> None:
         ran = subprocess.run([sys.executable, "-c", code], input=test.input, capture_output=True, text=True)
         return outputs_match(ran.stdout, test.output)
 
-    with ThreadPoolExecutor(CORES) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         assert all(pool.map(run, [(code, test) for problem, code in pairs for test in problem.tests]))
 
 
@@ -51,10 +51,10 @@ def main() -> None:
     problems = load_problems("starter")[: options.programs]
     pairs = [(replace(p, tests=p.tests[: options.tests]), p.reference) for p in problems]
     tests = sum(len(problem.tests) for problem, _ in pairs)
-    with Sandbox(workers=CORES) as sandbox:
+    with Sandbox(workers=AT_ONCE) as sandbox:
         missing = [name for name, on in sandbox.report().items() if not on]
         print(f"{len(pairs)} programs, {tests} tests, {CORES} cores; layers missing: {', '.join(missing) or 'none'}")
-        sandbox.grade(pairs[:CORES])
+        sandbox.grade(pairs[:AT_ONCE])
         ours, plain = [], []
         for _ in range(ROUNDS):
             ours.append(seconds(partial(sandbox.grade, pairs)))

@@ -38,7 +38,7 @@ def free_scores(problems: Sequence[Problem], candidates: Sequence[Program], sand
 
     `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
     `longest` (by characters), `consensus` (`engine.consensus`), `public_samples` (1 if it passes those of the
-    statement).  No hidden test is touched.
+    statement).  No hidden test is touched.  A method that lacks a score for any candidate is left out.
     """
     rows = []
     for problem in tqdm(problems, desc="running on samples and made-up inputs", unit="problem"):
@@ -56,10 +56,10 @@ def free_scores(problems: Sequence[Problem], candidates: Sequence[Program], sand
         rows += [
             CandidateScores(method, problem.id, c.sample, [float(score)])
             for method, scores in found.items()
-            if not np.isnan(scores).any()
             for c, score in zip(mine, scores, strict=True)
         ]
-    return rows
+    lacking = {row.method for row in rows if np.isnan(row.scores[0])}
+    return [row for row in rows if row.method not in lacking]
 
 
 def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:

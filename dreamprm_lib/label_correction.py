@@ -10,7 +10,7 @@ of the same clean outcomes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -72,24 +72,24 @@ def weight_hypergradient(
 class Labelled:
     """Rows for a head.
 
-    `features` [m, width]; `labels` [m] in [0, 1]; the problem of each row; which labels may move (the noisy ones) [m];
-    from how many rollouts each comes [m] (1 for an outcome); `traits` [m, q], what a label's formula may depend on
-    (default: the features).
+    `features` [m, width]; `labels` [m] in [0, 1]; the problem of each row; which labels may move (the noisy ones) [m]
+    (default: none); from how many rollouts each comes [m] (default: 1, an outcome); `traits` [m, q], what a label's
+    formula may depend on (default: the features).
     """
 
     features: np.ndarray
     labels: np.ndarray
     problems: list[str]
-    movable: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    rollouts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    traits: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    movable: np.ndarray | None = None
+    rollouts: np.ndarray | None = None
+    traits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, fill in (("movable", False), ("rollouts", 1)):
-            if not len(getattr(self, name)):
-                object.__setattr__(self, name, np.full(len(self.labels), fill))
-        if not len(self.traits):
-            object.__setattr__(self, "traits", self.features)
+        rows = len(self.labels)
+        defaults = {"movable": np.zeros(rows, bool), "rollouts": np.ones(rows, int), "traits": self.features}
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,7 +110,7 @@ class Correction:
     """What label correction does at each iteration.
 
     `learn` is `labels` (in [0, 1], started at the MC estimate: the paper), `weights` (in [0, 2], started at 1: the
-    released code), or `formula`: label = sigmoid(logit(MC estimate) + traits · θ + c), with θ and c learned.
+    released code), or `formula`: label = sigmoid(logit((k + 1/2) / (n + 1)) + traits · θ + c), with θ and c learned.
     `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper loss grows by
     `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the lower level's
     labels towards 0.5.  `ridge` is the head's penalty.  The lower step is preconditioned by the inverse of a bound on
@@ -142,7 +142,7 @@ class Corrected:
 def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Labelled | None = None) -> Corrected:
     """Learn labels (or weights, or a formula) of the movable training rows by the meta set's clean outcomes.
 
-    With `iterations = 0` this is the plain fit to the raw labels.
+    With `iterations = 0` this is the plain fit to the labels that it starts with.
     """
     if settings.learn not in LEARNED:
         raise InputError(f"`learn` is {settings.learn!r}; choose one of {', '.join(LEARNED)}.")
@@ -152,14 +152,17 @@ def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Lab
     learned = _Learned(train, settings)
     curvature = x.T @ x / (4 * len(x)) + settings.ridge * _ridge_diagonal(x.shape[1])
     inverse = torch.linalg.inv(curvature)
-    smoothed = (1 - settings.smoothing) * train.labels + settings.smoothing / 2
-    start = fit_head(train.features, smoothed, settings.ridge, loss=settings.loss)  # warm: the lower level alone
+
+    def smoothed() -> torch.Tensor:
+        return (1 - settings.smoothing) * learned.labels() + settings.smoothing / 2
+
+    start = fit_head(train.features, smoothed().numpy(), settings.ridge, loss=settings.loss)  # the lower level alone
     parameters: Parameters = {"phi": torch.tensor(np.append(start.weight, start.bias))}
 
     def one_step(phi: Parameters):
         lower = Lower(
             forward=lambda p: x @ p["phi"],
-            labels=(1 - settings.smoothing) * learned.labels() + settings.smoothing / 2,
+            labels=smoothed(),
             lr=settings.lr,
             loss=settings.loss,
             weights=learned.weights,
@@ -204,7 +207,7 @@ class _Learned:
         """The labels as they stand [m]."""
         if self.settings.learn == "labels":
             return self.variable
-        if self.settings.learn == "weights" or not self.variable.any():
+        if self.settings.learn == "weights":
             return self.raw
         start = (self.raw * self.rollouts + 0.5) / (self.rollouts + 1)  # so that it has a logit
         return torch.where(self.movable, torch.sigmoid(torch.logit(start) + self.traits @ self.variable), self.raw)
@@ -225,11 +228,6 @@ class _Learned:
         self.optimiser.step()
         if self.settings.learn != "formula":
             self.variable.clamp_(0.0, 1.0 if self.settings.learn == "labels" else 2.0)
-
-
-def stopped(settings: Correction, iterations: int) -> Correction:
-    """The same settings with another number of iterations."""
-    return replace(settings, iterations=iterations)
 
 
 def choose_iterations(
@@ -253,12 +251,13 @@ def choose_iterations(
 
 def choose(
     train: Labelled, meta: Labelled, candidates: Sequence[Correction], folds: int, rng: np.random.Generator
-) -> Correction:
-    """The settings, and the number of iterations, with the least loss on held-out meta problems."""
+) -> tuple[Correction, np.ndarray]:
+    """The settings, and the number of iterations, with the least loss on held-out meta problems; and their mean loss
+    at each iteration [iterations + 1]."""
     seed = int(rng.integers(2**32))  # the same folds for all
     tried = [(c, *choose_iterations(train, meta, c, folds, np.random.default_rng(seed))) for c in candidates]
-    best, stop, _ = min(tried, key=lambda found: found[2][found[1]])
-    return stopped(best, stop)
+    best, stop, curve = min(tried, key=lambda found: found[2][found[1]])
+    return replace(best, iterations=stop), curve
 
 
 # ------------------------------------------------------------------------------------------------- simpler uses
@@ -393,7 +392,8 @@ def _recalibration(train: Labelled, meta: Labelled, settings: Correction, rng) -
 def _correction(learn: str, priors: Sequence[float] = (0.0,)):
     def method(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
         candidates = [replace(settings, learn=learn, prior=prior) for prior in priors]
-        done = correct(train, meta, choose(train, meta, candidates, 3, rng))
+        chosen, _ = choose(train, meta, candidates, 3, rng)
+        done = correct(train, meta, chosen)
         return Outcome(done.head, done.labels)
 
     return method

@@ -1,5 +1,7 @@
 """Consensus on made-up inputs, and the other selectors that need no training."""
 
+from dataclasses import replace
+
 import pytest
 
 from dreamprm_lib.artifacts import Program
@@ -58,5 +60,11 @@ def test_free_scores_touch_no_hidden_test(box):
     assert found["public_samples"] == [1, 1, 1, 0] and found["first"] == [0, -1, -2, -3]
     assert found["self_certainty"] == pytest.approx([-0.2, -0.4, -0.6, -0.8])
     assert found["shortest"] == [-len(p.code) for p in programs] == [-x for x in found["longest"]]
-    silent = [Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10)]
-    assert "self_certainty" not in {r.method for r in free_scores([LARGEST], silent, box)}
+
+
+def test_a_score_that_one_candidate_lacks_is_left_out_for_all(box):
+    other = replace(LARGEST, id="other")
+    told = Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10, -1.0)
+    silent = Program("other", 0, RIGHT, [RIGHT], True, "passed", 10)
+    rows = free_scores([LARGEST, other], [told, silent], box)
+    assert "self_certainty" not in {r.method for r in rows} and len(rows) == 2 * 5

@@ -124,7 +124,7 @@ def test_settings_are_chosen_by_held_out_loss(world):
     train, meta, _ = world
     hopeless = lc.Correction(iterations=5, meta_lr=1e-9)
     useful = lc.Correction(iterations=60, meta_lr=0.04)
-    assert lc.choose(train, meta, [hopeless, useful], 3, np.random.default_rng(0)).meta_lr == 0.04
+    assert lc.choose(train, meta, [hopeless, useful], 3, np.random.default_rng(0))[0].meta_lr == 0.04
 
 
 def test_shrunken_labels_lie_between_themselves_and_their_mean(world):

@@ -1,10 +1,13 @@
 """The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
+import torch
 
 from dreamprm_lib.artifacts import Program, Study
-from dreamprm_lib.engine.backbone import Backbone, Template
+from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
 from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import fetch
@@ -27,11 +30,16 @@ def candidates():
 @pytest.mark.parametrize("template", [Template(), Template(after="</code>")], ids=["open", "closed"])
 def test_one_pass_equals_one_pass_a_prefix(candidates, template):
     problem, programs, _ = candidates
-    eye = Backbone(NAME, (2, 4), template, dtype="float32")
-    for steps, states in zip(programs, eye.features(problem, programs), strict=True):
-        for k in range(len(steps)):
-            alone = eye.features(problem, [steps[: k + 1]])[0][-1]
-            assert np.abs(states[k] - alone).max() < 1e-4 * np.abs(alone).max()
+    states = Backbone(NAME, (2, 4), template, dtype="float32").features(problem, programs)
+    tokenizer, model = open_model(NAME, "float32", 4)
+    tree = Tree.of(tokenizer, template.root(problem), template.after, programs)
+    for branch, mine in zip(tree.branches, states, strict=True):
+        for k in range(len(branch)):
+            ids = [*tree.root, *chain(*branch[: k + 1]), *tree.leaf]
+            with torch.inference_mode():
+                hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            alone = np.stack([hidden[layer][0, -1].numpy() for layer in (2, 4)])
+            assert np.abs(mine[k] - alone).max() < 1e-4 * np.abs(alone).max()
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])

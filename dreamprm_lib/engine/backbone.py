@@ -155,10 +155,17 @@ class Backbone:
         A program is the texts of its steps.  Results are kept on disk by content; `FEATURE_CACHE_BYTES` bounds the
         folder.  Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
         """
-        digests = (self.digest, self.tuning.digest if self.tuning else "", self.dtype)
+        digests = (self.digest, self.tuning.digest if self.tuning else "")
         texts = [list(steps) for steps in programs]
         return _cached_features()(
-            digests, self.template.root(problem), self.template.after, self.layers, texts, self.name, self.tuning
+            digests,
+            self.dtype,
+            self.template.root(problem),
+            self.template.after,
+            self.layers,
+            texts,
+            self.name,
+            self.tuning,
         )
 
 
@@ -180,7 +187,8 @@ def _cached_features():
 
 
 def _features(
-    digests: tuple[str, str, str],
+    digests: tuple[str, str],
+    dtype: str,
     before: str,
     after: str,
     layers: tuple[int, ...],
@@ -188,7 +196,7 @@ def _features(
     name: str,
     tuning: Tuning | None,
 ) -> list[np.ndarray]:
-    tokenizer, model = open_model(name, digests[2], max(layers), tuning)
+    tokenizer, model = open_model(name, dtype, max(layers), tuning)
     tree = Tree.of(tokenizer, before, after, programs)
     states = [np.zeros((len(steps), len(layers), model.config.hidden_size), np.float32) for steps in programs]
     with torch.inference_mode():

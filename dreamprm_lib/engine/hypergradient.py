@@ -143,7 +143,6 @@ def differentiated_step(
 
 def _by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Derivatives by label and by weight [n], from the logits' derivative along v."""
-
     slope, mixed = lower.slopes(logits)
     scale = -lower.lr / len(logits) * derivative
     return scale * mixed * (1 if lower.weights is None else lower.weights), scale * slope

@@ -57,6 +57,7 @@ PLATFORMS_WITH_IMPORTS = ("leetcode", "atcoder", "codeforces", "livecodebench")
 # What a run has to do twice, the second time alone, before it counts; and as what it counts then.
 _COUNTS_TWICE = {"time_limit": "time_limit", "wall_limit": "time_limit", "worker_died": "killed"}
 _REFERENCE_SECONDS = 0.004  # what `time_scale` measures on the machine that the limits were chosen on
+AT_ONCE = (os.cpu_count() or 1) + 1
 PACKAGE = Path(__file__).resolve().parents[2]  # the folder that holds dreamprm_lib
 WORKER = "dreamprm_lib.engine.sandbox_worker"
 
@@ -135,8 +136,8 @@ def time_scale() -> float:
 class Sandbox:
     """Runs and grades programs.  Use as a context manager, or call `close`.
 
-    `workers` programs run at once.  Limits hold for one test: `time_limit` CPU seconds, times `time_scale()`;
-    `wall_limit` seconds (None: 5 times the CPU seconds and 2); `memory_mb` above what an idle interpreter takes;
+    `workers` programs run at once (by default one more than cores, so that none waits for this process).  Limits hold
+    for one test: `time_limit` CPU seconds, times `time_scale()`; `wall_limit` seconds (None: 5 times the CPU seconds and 2); `memory_mb` above what an idle interpreter takes;
     `output_kb` of standard output; `processes` with threads.  `modules` are installed packages that programs may import
     beside the standard library, such as ("numpy",).  `without` switches layers of isolation off, by the names in
     `LAYERS`.
@@ -146,7 +147,7 @@ class Sandbox:
 
     def __init__(
         self,
-        workers: int = 2,
+        workers: int = AT_ONCE,
         time_limit: float = 2.0,
         memory_mb: int = 512,
         *,

@@ -46,8 +46,7 @@ def beta_binomial_prior(passes: np.ndarray, rollouts: np.ndarray) -> tuple[float
 
     Where the rates spread no more than binomial noise does, it is narrow (a + b = 1000).
     """
-    rate = passes.sum() / rollouts.sum()
-    rate = float(np.clip(rate, 1e-3, 1 - 1e-3))
+    rate = float(np.clip(passes.sum() / rollouts.sum(), 1e-3, 1 - 1e-3))
     spread = np.average((passes / rollouts - rate) ** 2, weights=rollouts)
     noise = rate * (1 - rate) * np.average(1 / rollouts, weights=rollouts)
     share = (spread - noise) / max(rate * (1 - rate) - noise, 1e-12)  # the intra-class correlation, 1 / (a + b + 1)

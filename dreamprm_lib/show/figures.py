@@ -338,7 +338,7 @@ def planted_map(table: pd.DataFrame) -> Figure:
                 gain[i, j] = cell.max() - cell[raw]
                 best = cell.idxmax().replace("corrected, ", "").replace(" labels", "").replace(" ", "\n")
                 axes.text(j, i, f"{best}\n{gain[i, j]:+.2f}", ha="center", va="center", fontsize=7)
-        axes.imshow(gain, cmap="Greens", vmin=0, vmax=0.2, aspect="auto")
+        axes.imshow(gain, cmap="Greens", vmin=0, vmax=0.4, aspect="auto")
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set_yticks(range(len(rollouts)), rollouts)
         axes.set(xlabel="clean outcomes", title=f"bias: {bias}")
