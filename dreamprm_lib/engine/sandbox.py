@@ -137,10 +137,10 @@ class Sandbox:
     """Runs and grades programs.  Use as a context manager, or call `close`.
 
     `workers` programs run at once (by default one more than cores, so that none waits for this process).  Limits hold
-    for one test: `time_limit` CPU seconds, times `time_scale()`; `wall_limit` seconds (None: 5 times the CPU seconds and 2); `memory_mb` above what an idle interpreter takes;
-    `output_kb` of standard output; `processes` with threads.  `modules` are installed packages that programs may import
-    beside the standard library, such as ("numpy",).  `without` switches layers of isolation off, by the names in
-    `LAYERS`.
+    for one test: `time_limit` CPU seconds, times `time_scale()`; `wall_limit` seconds (None: 5 times the CPU seconds
+    and 2); `memory_mb` above what an idle interpreter takes; `output_kb` of standard output; `processes` with threads.
+    `modules` are installed packages that programs may import beside the standard library, such as ("numpy",).
+    `without` switches layers of isolation off, by the names in `LAYERS`.
 
     Nothing is started before the first program.  Raises `InputError` for settings that can't be.
     """
