@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -62,6 +64,18 @@ def test_two_processes_share_a_store(tmp_path):
         worker.join()
     with CompletionStore(tmp_path / "s.sqlite") as store:
         assert sorted(store.get(REQUEST)) == list(range(100))
+
+
+def test_a_new_store_opens_for_many_at_once(tmp_path):
+    at_once = threading.Barrier(8)
+
+    def open_and_close(path):
+        at_once.wait()
+        CompletionStore(path).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for i in range(20):
+            list(threads.map(open_and_close, [tmp_path / f"{i}.sqlite"] * 8))
 
 
 def _put_for_ever(path):

@@ -18,6 +18,8 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 from dreamprm_lib.errors import InputError
 
 
@@ -72,12 +74,13 @@ class CompletionStore:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS completions (digest TEXT, sample INTEGER, body TEXT NOT NULL,"
-            " PRIMARY KEY (digest, sample))"
-        )
-        self._db.commit()
+        with FileLock(f"{path}.lock"):  # the change to a write-ahead log does not wait for another process: it fails
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS completions (digest TEXT, sample INTEGER, body TEXT NOT NULL,"
+                " PRIMARY KEY (digest, sample))"
+            )
+            self._db.commit()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
