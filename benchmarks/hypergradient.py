@@ -1,10 +1,12 @@
 """One bilevel iteration against one plain training step: seconds, memory and closeness of each way to differentiate.
 
-    python benchmarks/hypergradient.py [--part lora|head] [--rows 8] [--tokens 128]
+    python benchmarks/hypergradient.py [--part lora|head] [--rows 8] [--tokens 128] [--steps 3]
 
 An iteration is a lower step, the meta gradient, and the derivative of the meta loss by all labels and weights of the
-batch.  The backbone is a random Llama of SmolLM2-135M's shape (or fewer layers), so nothing is fetched.  `betty` is the
-library behind the released code; its own function is timed where it is installed (pip install betty-ml).
+batch: one label for each step of each program.  All ways read a program once for all its steps, but for `as released`:
+the released way on batches as the released code makes them, a pass a prefix.  The backbone is a random Llama of
+SmolLM2-135M's shape (or fewer layers), so nothing is fetched.  `betty` is the library behind the released code; its own
+function is timed where it is installed (pip install betty-ml).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 from torch.func import functional_call, grad
 from torch.nn.functional import cosine_similarity
@@ -53,15 +56,24 @@ def lora_model(layers: int):
     return model
 
 
-def forward_of(model, ids: torch.Tensor):
-    """Logits [rows] as a function of the parameters that train."""
+def forward_of(model, ids: torch.Tensor, ends: list[int], by_prefix: bool = False):
+    """Logits [rows · steps] as a function of the parameters that train: those at the `ends` of the steps, from one pass
+    over each program, or from a pass over each prefix."""
     frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
 
     def forward(parameters):
         kept = frozen | dict(parameters)
-        hidden = functional_call(model.base_model.model, _inner(kept), (ids,), {"use_cache": False})
-        last = hidden.last_hidden_state[:, -1]
-        return (last @ kept["head.weight"].T + kept["head.bias"]).squeeze(-1)
+
+        def states(tokens: torch.Tensor) -> torch.Tensor:
+            return functional_call(
+                model.base_model.model, _inner(kept), (tokens,), {"use_cache": False}
+            ).last_hidden_state
+
+        if by_prefix:
+            last = torch.stack([states(ids[:, : end + 1])[:, -1] for end in ends], dim=1)
+        else:
+            last = states(ids)[:, ends]
+        return (last @ kept["head.weight"].T + kept["head.bias"]).reshape(-1)
 
     return forward
 
@@ -108,19 +120,25 @@ def main() -> None:
     parser.add_argument("--part", choices=("lora", "head"), default="lora", help="what trains (default: lora)")
     parser.add_argument("--layers", type=int, default=12, help="of the backbone (SmolLM2-135M has 30; default: 12)")
     parser.add_argument("--rows", type=int, default=8, help="of a batch, and of the meta batch (default: 8)")
-    parser.add_argument("--tokens", type=int, default=128, help="of a row (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="of a row; half of them the statement (default: 128)")
+    parser.add_argument("--steps", type=int, default=3, help="of a program, each with its label (default: 3)")
     parser.add_argument("--only", metavar="WAY", help="run one way once, and print the process's peak memory in GB")
     options = parser.parse_args()
     torch.manual_seed(1)
     model = lora_model(options.layers)
     ids, meta_ids = torch.randint(0, 2000, (2, options.rows, options.tokens))
-    labels, meta_labels = torch.rand(options.rows), (torch.rand(options.rows) > 0.5).float()
+    code = options.tokens // 2
+    ends = [options.tokens - 1 - code * later // options.steps for later in reversed(range(options.steps))]
+    labels, meta_labels = torch.rand(options.rows * options.steps), (torch.rand(options.rows) > 0.5).float()
+    by_prefix = None
     if options.part == "lora":
         parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-        forward, meta_forward = forward_of(model, ids), forward_of(model, meta_ids)
+        forward, meta_forward = forward_of(model, ids, ends), forward_of(model, meta_ids, ends[-1:])
+        by_prefix = forward_of(model, ids, ends, by_prefix=True)
     else:  # what is frozen was computed once
         with torch.no_grad():
-            states, meta_states = (model(x, use_cache=False).last_hidden_state[:, -1] for x in (ids, meta_ids))
+            states, meta_states = (model(x, use_cache=False).last_hidden_state for x in (ids, meta_ids))
+        states, meta_states = states[:, ends].flatten(0, 1), meta_states[:, -1]
         parameters = {"w": model.head.weight.detach()[0], "b": model.head.bias.detach()}
         forward, meta_forward = (lambda p, x=x: x @ p["w"] + p["b"] for x in (states, meta_states))
 
@@ -134,6 +152,9 @@ def main() -> None:
         "released way": lambda: hg.released_way(lower, parameters, meta_loss),
         "double backward": lambda: hg.unrolled(lower, parameters, meta_loss),
     }
+    if by_prefix:
+        as_released = hg.Lower(by_prefix, labels, lr=1e-2)
+        ways["as released"] = lambda: hg.released_way(as_released, parameters, meta_loss)
     if importlib.util.find_spec("betty"):
         ways["betty"] = lambda: betty_derivatives(lower, parameters, meta_loss)
     else:
@@ -151,14 +172,16 @@ def main() -> None:
     median = {name: statistics.median(times) for name, times in taken.items()}
     size = sum(p.numel() for p in parameters.values())
     print(f"{options.part}: {size:,} parameters train; a plain step takes {median['plain step']:.4f} s")
-    for name, way in ways.items():
-        line = f"{name:16} {median[name] / median['plain step']:5.2f} plain steps, {peak_gigabytes(name):5.2f} GB"
-        if name != "plain step":
-            found = way().by_label
-            error = float((found - exact.by_label).norm() / exact.by_label.norm())
-            line += f", {median[name] / median['released way']:4.2f} of the released way; relative error {error:.1e}"
-            line += f", cosine {float(cosine_similarity(found, exact.by_label, dim=0)):.6f}"
-        print(line)
+    table = pd.DataFrame({"plain steps": median}) / median["plain step"]
+    table["GB"] = [peak_gigabytes(name) for name in ways]
+    for other in ("released way", "as released"):
+        if other in median:
+            table[f"/ {other}"] = [median[name] / median[other] for name in ways]
+    found = {name: way().by_label for name, way in ways.items() if name != "plain step"}
+    truth = exact.by_label
+    table["relative error"] = {name: f"{float((d - truth).norm() / truth.norm()):.1e}" for name, d in found.items()}
+    table["cosine"] = {name: f"{float(cosine_similarity(d, truth, dim=0)):.6f}" for name, d in found.items()}
+    print(table.round(2).fillna("").to_string())
 
 
 def peak_gigabytes(way: str) -> float:

@@ -56,7 +56,17 @@ def _parser() -> argparse.ArgumentParser:
 
     record = commands.add_parser("record", help="make or extend the recordings of a profile with a live model")
     record.add_argument("--profile", default="quick")
-    record.add_argument("--only", choices=("solutions", "rollouts", "candidates"))
+    record.add_argument(
+        "--only",
+        choices=("solutions", "rollouts", "oracle", "candidates", "search"),
+        help="one kind alone; `search`, the beam search of chapter 6, is recorded only if it is named",
+    )
+    record.add_argument(
+        "--prm",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
+    )
     record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
     record.set_defaults(command=_record)
 
@@ -72,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
     evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write table.csv and curve.csv there")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write tables and figures there")
     evaluate.set_defaults(command=_evaluate)
     return parser
 
@@ -109,10 +119,11 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.record import record
+    from dreamprm_lib.record import REFERENCE_PRM, record
     from dreamprm_lib.run import load_profile
 
-    print(record(load_profile(options.profile), options.only, options.threads))
+    profile = load_profile(options.profile)
+    print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
 
 
 def _problems_list(options: argparse.Namespace) -> None:
@@ -144,9 +155,17 @@ def _problems_validate(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from dreamprm_lib.test_time_scaling import evaluate_file
+    from dreamprm_lib import evaluate
+    from dreamprm_lib.test_time_scaling import verdict
 
-    print(evaluate_file(options.file, options.prm, options.out).to_string(index=False))
+    pool = evaluate.read_pool(options.file, options.prm)
+    tables = evaluate.evaluate(pool)
+    print(tables["table"].to_string(index=False))
+    if pool.size > 1:  # with one candidate a problem there is nothing to pick
+        print("\n".join(verdict(tables["differences"])))
+    if options.out:
+        evaluate.write(tables, options.out)
+        print(f"Tables and figures: {options.out}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Stage:
 STAGES = (
     Stage("00_start_here"),
     Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
-    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl",)),
+    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl", "oracle.jsonl")),
     Stage("03_candidate_solutions", writes=("candidates.jsonl", "free_scores.jsonl")),
     Stage(
         "04_reward_model",
@@ -44,18 +44,23 @@ STAGES = (
     ),
     Stage(
         "05_label_correction",
-        reads=("solutions.jsonl", "labels.jsonl", "candidates.jsonl", "prm_cof.safetensors"),
+        reads=("solutions.jsonl", "labels.jsonl", "oracle.jsonl", "candidates.jsonl", "prm_cof.safetensors"),
         writes=(
             "dreamprm.safetensors",
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
             "prm_likelihood.safetensors",
+            "prm_weak.safetensors",
+            "prm_weak_corrected.safetensors",
+            "prm_weak_recalibrated.safetensors",
             "corrected_labels.jsonl",
         ),
     ),
     Stage(
         "06_test_time_scaling",
         reads=(
+            "solutions.jsonl",
+            "labels.jsonl",
             "candidates.jsonl",
             "free_scores.jsonl",
             "orm.safetensors",
@@ -63,11 +68,14 @@ STAGES = (
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
             "prm_likelihood.safetensors",
+            "prm_weak.safetensors",
+            "prm_weak_corrected.safetensors",
+            "prm_weak_recalibrated.safetensors",
             "dreamprm.safetensors",
         ),
-        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv"),
+        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv", "search.jsonl"),
     ),
-    Stage("07_paper_scale"),
+    Stage("07_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
 )
 
 
@@ -100,7 +108,8 @@ class Program:
 class StepLabel:
     """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
 
-    `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.
+    `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
+    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.
     """
 
     problem: str
@@ -111,6 +120,20 @@ class StepLabel:
     passes: int
     label: float
     clean: bool
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class OracleState:
+    """A prefix that was finished many times (`oracle.jsonl`): for each rollout of the policy that wrote it, and for
+    each of a weaker policy, whether it passed (1) or not (0).  The share of passes estimates the prefix's value."""
+
+    problem: str
+    sample: int
+    step: int
+    prefix: str
+    outcomes: list[int]
+    weak: list[int]
 
 
 @dataclass(frozen=True)
@@ -134,6 +157,26 @@ class CandidateScores:
     problem: str
     sample: int
     scores: list[float]
+
+
+@dataclass(frozen=True)
+class SearchedProgram:
+    """A finished program of a beam search (`search.jsonl`); of one problem's programs rank 0 is the search's pick.
+
+    `scores` of its `steps`, each in [0, 1], and `score`, their aggregate; `search_tokens` and `levels` are those of the
+    problem's whole search.
+    """
+
+    problem: str
+    rank: int
+    code: str
+    steps: list[str]
+    scores: list[float]
+    score: float
+    passed: bool
+    verdict: str
+    search_tokens: int
+    levels: int
 
 
 class Study:
@@ -205,10 +248,10 @@ def write_rows(path: Path, rows: list) -> None:
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """Read JSON Lines as rows of a dataclass.  Raises `InputError` with file and line."""
     rows = []
-    with Path(path).open(encoding="utf-8") as lines:
+    with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(row_type(**json.loads(line)))
+                rows.append(row_type(**json.loads(line.decode())))
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path}, line {number}: not a row of {row_type.__name__} ({error}).") from error
     return rows

@@ -33,26 +33,30 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
-def free_scores(problems: Sequence[Problem], candidates: Sequence[Program], sandbox: Sandbox) -> list[CandidateScores]:
+def free_scores(
+    problems: Sequence[Problem], candidates: Sequence[Program], sandbox: Sandbox | None = None
+) -> list[CandidateScores]:
     """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
 
     `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
-    `longest` (by characters), `consensus` (`engine.consensus`), `public_samples` (1 if it passes those of the
-    statement).  No hidden test is touched.  A method that lacks a score for any candidate is left out.
+    `longest` (by characters); and with a sandbox `consensus` (`engine.consensus`) and `public_samples` (1 if it passes
+    those of the statement).  No hidden test is touched.  A method that lacks a score for any candidate is left out.
     """
     rows = []
-    for problem in tqdm(problems, desc="running on samples and made-up inputs", unit="problem"):
+    label, quiet = "running on samples and made-up inputs", sandbox is None
+    for problem in tqdm(problems, desc=label, unit="problem", disable=quiet):
         mine = [c for c in candidates if c.problem == problem.id]
-        shown = replace(problem, tests=problem.samples)
-        samples = sandbox.grade([(shown, c.code) for c in mine]) if problem.samples else []
         found = {
             "first": [-c.sample for c in mine],
             "self_certainty": [c.self_certainty for c in mine],
             "shortest": [-len(c.code) for c in mine],
             "longest": [len(c.code) for c in mine],
-            "consensus": agreement(problem, [c.code for c in mine], sandbox),
-            "public_samples": [float(v.passed) for v in samples] or [0.0] * len(mine),
         }
+        if sandbox:
+            found["consensus"] = agreement(problem, [c.code for c in mine], sandbox)
+            shown = replace(problem, tests=problem.samples)
+            samples = sandbox.grade([(shown, c.code) for c in mine]) if problem.samples else []
+            found["public_samples"] = [float(v.passed) for v in samples] or [0.0] * len(mine)
         rows += [
             CandidateScores(method, problem.id, c.sample, [float(score)])
             for method, scores in found.items()
@@ -131,18 +135,18 @@ def read_lcb(path: Path | str) -> list[GradedProblem]:
     path = Path(path)
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"There is no file {path}.") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of problems, as LiveCodeBench's `…_eval_all.json` does.")
-    graded = []
+    graded, seen = [], set()
     for number, entry in enumerate(entries):
         where = f"{path}, entry {number}"
         try:
             codes = [code if isinstance(code, str) else "" for code in entry["code_list"]]
-            passed = [bool(ok) for ok in entry["graded_list"]]
+            passed = list(entry["graded_list"])
             problem = Problem(
                 id=str(entry["question_id"]),
                 title=entry["question_title"],
@@ -163,7 +167,12 @@ def read_lcb(path: Path | str) -> list[GradedProblem]:
             raise InputError(f"{where}: difficulty {problem.difficulty!r} is not one of {', '.join(DIFFICULTIES)}.")
         if len(codes) != len(passed) or not codes:
             raise InputError(f"{where}: {len(codes)} programs in `code_list`, {len(passed)} in `graded_list`.")
-        graded.append(GradedProblem(problem, codes, passed))
+        if strange := [ok for ok in passed if ok not in (True, False)]:
+            raise InputError(f"{where}: {strange[0]!r} in `graded_list` is neither true nor false.")
+        if problem.id in seen:
+            raise InputError(f"{where}: the question {problem.id!r} stands there a second time.")
+        seen.add(problem.id)
+        graded.append(GradedProblem(problem, codes, [bool(ok) for ok in passed]))
     return graded
 
 

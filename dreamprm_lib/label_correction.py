@@ -16,19 +16,23 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from torch.nn.functional import binary_cross_entropy_with_logits
-from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.hypergradient import Lower, Parameters, differentiated_step, forward_mode
-from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
+from dreamprm_lib.engine.hypergradient import (
+    Lower,
+    Parameters,
+    Step,
+    by_sample,
+    differentiated_step,
+    forward_mode,
+    unrolled,
+)
 from dreamprm_lib.engine.statistics import beta_binomial_prior, wilson_interval
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import Head, fit_head, folds_by_problem, standardiser
 
 LEARNED = ("labels", "weights", "formula")
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0, 1e4)  # candidates where a strength is chosen on held-out meta problems
-RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
 PRIORS = (0.003, 0.03, 0.3)
 
 
@@ -114,7 +118,8 @@ class Correction:
     `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper loss grows by
     `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the lower level's
     labels towards 0.5.  `ridge` is the head's penalty.  The lower step is preconditioned by the inverse of a bound on
-    the Hessian, XᵀX/4n + ridge, so that `lr = 1` never overshoots and one step comes near the optimum.
+    the Hessian, XᵀX/4n + ridge, so that `lr = 1` never overshoots and one step comes near the optimum; `unroll` of them
+    are taken and differentiated at each iteration.  It starts at the fit to the raw labels (`warm_start`), or at zero.
     """
 
     learn: str = "labels"
@@ -125,6 +130,8 @@ class Correction:
     ridge: float = 0.1
     loss: str = "cross_entropy"
     prior: float = 0.0
+    unroll: int = 1
+    warm_start: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,41 +155,70 @@ def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Lab
         raise InputError(f"`learn` is {settings.learn!r}; choose one of {', '.join(LEARNED)}.")
     mean, scale = standardiser(train.features)
     x, meta_x = (_with_bias((rows.features - mean) / scale) for rows in (train, meta))
-    meta_y = torch.tensor(meta.labels, dtype=torch.float64)
+    levels = _Levels(x, meta_x, torch.tensor(meta.labels, dtype=torch.float64), settings)
     learned = _Learned(train, settings)
-    curvature = x.T @ x / (4 * len(x)) + settings.ridge * _ridge_diagonal(x.shape[1])
-    inverse = torch.linalg.inv(curvature)
 
     def smoothed() -> torch.Tensor:
         return (1 - settings.smoothing) * learned.labels() + settings.smoothing / 2
 
-    start = fit_head(train.features, smoothed().numpy(), settings.ridge, loss=settings.loss)  # the lower level alone
-    parameters: Parameters = {"phi": torch.tensor(np.append(start.weight, start.bias))}
-
-    def one_step(phi: Parameters):
-        lower = Lower(
-            forward=lambda p: x @ p["phi"],
-            labels=smoothed(),
-            lr=settings.lr,
-            loss=settings.loss,
-            weights=learned.weights,
-            precondition=lambda gradient: {"phi": inverse @ gradient["phi"]},
-            penalty=lambda p: settings.ridge / 2 * (p["phi"][:-1] ** 2).sum(),
-        )
-        return differentiated_step(lower, phi, lambda p: binary_cross_entropy_with_logits(meta_x @ p["phi"], meta_y))
-
+    phi = torch.zeros(x.shape[1], dtype=torch.float64)
+    if settings.warm_start:  # the lower level alone
+        start = fit_head(train.features, smoothed().numpy(), settings.ridge, loss=settings.loss)
+        phi = torch.tensor(np.append(start.weight, start.bias))
     meta_losses, held_out_losses = [], []
     for iteration in range(settings.iterations + 1):
-        head = Head(parameters["phi"][:-1].numpy(), float(parameters["phi"][-1]), mean, scale)
+        head = Head(phi[:-1].numpy(), float(phi[-1]), mean, scale)
         meta_losses.append(log_loss(head, meta))
         held_out_losses.append(log_losses(head, held_out) if held_out else [])
         if iteration == settings.iterations:
             break
-        step = one_step(parameters)
+        step = levels.step(phi, smoothed(), learned.weights)
         learned.move((1 - settings.smoothing) * step.by_label, step.by_weight)
-        parameters = step.parameters
+        phi = step.parameters["phi"]
     labels, weights = learned.labels().numpy().copy(), learned.weights.numpy().copy()
     return Corrected(head, labels, weights, np.array(meta_losses), np.array(held_out_losses))
+
+
+class _Levels:
+    """Both levels for a linear head: features [m, width + 1] of the training rows and of the meta rows."""
+
+    def __init__(self, x: torch.Tensor, meta_x: torch.Tensor, meta_y: torch.Tensor, settings: Correction):
+        self.x, self.meta_x, self.meta_y, self.settings = x, meta_x, meta_y, settings
+        self.penalty = settings.ridge * _ridge_diagonal(x.shape[1])
+        self.inverse = torch.linalg.inv(x.T @ x / (4 * len(x)) + torch.diag(self.penalty))
+
+    def lower(self, labels: torch.Tensor, weights: torch.Tensor) -> Lower:
+        """The lower level for labels and weights [m]."""
+        return Lower(
+            forward=lambda p: self.x @ p["phi"],
+            labels=labels,
+            lr=self.settings.lr,
+            loss=self.settings.loss,
+            weights=weights,
+            precondition=lambda gradient: {"phi": self.inverse @ gradient["phi"]},
+            penalty=lambda p: (self.penalty * p["phi"] ** 2).sum() / 2,
+        )
+
+    def step(self, phi: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> Step:
+        """One upper iteration's lower steps, differentiated."""
+        lower = self.lower(labels, weights)
+        if self.settings.unroll > 1:
+            return unrolled(lower, {"phi": phi}, self.meta_loss, self.settings.unroll)
+        return self._in_closed_form(lower, phi)
+
+    def meta_loss(self, parameters: Parameters) -> torch.Tensor:
+        """The upper loss: cross-entropy of the clean outcomes."""
+        return binary_cross_entropy_with_logits(self.meta_x @ parameters["phi"], self.meta_y)
+
+    def _in_closed_form(self, lower: Lower, phi: torch.Tensor) -> Step:
+        """`engine.hypergradient.differentiated_step`, written out for linear logits: D_v z = X v."""
+        logits = self.x @ phi
+        slope, _ = lower.slopes(logits)
+        gradient = self.x.T @ (lower.weights * slope) / len(logits) + self.penalty * phi
+        after = phi - lower.lr * self.inverse @ gradient
+        wrong = torch.sigmoid(self.meta_x @ after) - self.meta_y
+        v = self.inverse @ (self.meta_x.T @ wrong) / len(wrong)
+        return Step({"phi": after}, *by_sample(lower, logits, self.x @ v))
 
 
 class _Learned:
@@ -271,7 +307,7 @@ def recalibrate(
     The strength of the penalty is chosen among `ridges` by held-out loss over meta problems, the strongest one that is
     not surely worse than the best.  Returns the sum, which is a head again, and the ridge.
     """
-    return _by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
+    return by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
 
 
 def _recalibrated(raw: Head, meta: Labelled, ridge: float) -> Head:
@@ -282,15 +318,15 @@ def _recalibrated(raw: Head, meta: Labelled, ridge: float) -> Head:
     return Head(base.weight + change.weight, base.bias + change.bias, raw.mean, raw.scale)
 
 
-def _by_held_out_loss(
+def by_held_out_loss(
     fit: Callable[[Labelled, float], Head],
     meta: Labelled,
     ridges: Sequence[float],
     folds: int,
     rng: np.random.Generator,
 ) -> tuple[Head, float]:
-    """The head that `fit` makes of the rows, with the strongest of `ridges` whose loss on held-out problems is not
-    worse than the least one by more than one standard error over problems."""
+    """The head that `fit` makes of the rows, and its ridge: the strongest of `ridges` whose loss on held-out problems
+    is not worse than the least one by more than one standard error over problems."""
     fold = folds_by_problem(meta.problems, folds, rng)
     losses = {ridge: np.empty(len(meta)) for ridge in sorted(ridges, reverse=True)}
     for ridge, k in product(losses, range(folds)):
@@ -335,9 +371,9 @@ def _with_bias(x: np.ndarray) -> torch.Tensor:
 
 
 def _ridge_diagonal(width: int) -> torch.Tensor:
-    """The penalty's Hessian: the identity but for the bias, which gets a trace of it so that an inverse exists."""
-    diagonal = torch.eye(width, dtype=torch.float64)
-    diagonal[-1, -1] = 1e-6
+    """The penalty's weights [width]: 1, but for the bias, which gets a trace so that an inverse exists."""
+    diagonal = torch.ones(width, dtype=torch.float64)
+    diagonal[-1] = 1e-6
     return diagonal
 
 
@@ -352,29 +388,32 @@ class Outcome:
     labels: np.ndarray | None = None
 
 
+Method = Callable[[Labelled, Labelled, Correction, np.random.Generator], Outcome]
+
+
 def _raw(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
-    return Outcome(_fit(train, settings), train.labels)
+    return Outcome(fit_rows(train, settings), train.labels)
 
 
-def _fit(rows: Labelled, settings: Correction, ridge: float | None = None) -> Head:
+def fit_rows(rows: Labelled, settings: Correction, ridge: float | None = None) -> Head:
     return fit_head(rows.features, rows.labels, ridge or settings.ridge, loss=settings.loss)
 
 
 def _relabelled(rule: Callable[[Labelled], np.ndarray]):
     def method(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
         rows = train.relabelled(rule(train))
-        return Outcome(_fit(rows, settings), rows.labels)
+        return Outcome(fit_rows(rows, settings), rows.labels)
 
     return method
 
 
 def _confident(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
     kept = confident(train)
-    return Outcome(_fit(train.take(kept) if kept.any() else train, settings))
+    return Outcome(fit_rows(train.take(kept) if kept.any() else train, settings))
 
 
 def _meta_only(_train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
-    return Outcome(_by_held_out_loss(lambda rows, r: _fit(rows, settings, r), meta, RIDGES, 3, rng)[0])
+    return Outcome(by_held_out_loss(lambda rows, r: fit_rows(rows, settings, r), meta, RIDGES, 3, rng)[0])
 
 
 def _joint(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
@@ -382,24 +421,27 @@ def _joint(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcom
         features, labels = (np.concatenate([getattr(r, n) for r in (train, rows)]) for n in ("features", "labels"))
         return fit_head(features, labels, ridge, loss=settings.loss)
 
-    return Outcome(_by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng)[0])
+    return Outcome(by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng)[0])
 
 
 def _recalibration(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
-    return Outcome(recalibrate(_fit(train, settings), meta, RIDGES, 3, rng)[0])
+    return Outcome(recalibrate(fit_rows(train, settings), meta, RIDGES, 3, rng)[0])
 
 
-def _correction(learn: str, priors: Sequence[float] = (0.0,)):
+def correction_method(learn: str, priors: Sequence[float] = (0.0,), stopped: bool = True) -> Method:
+    """Correction of `learn` with the prior and the number of iterations that held-out meta problems choose; or, not
+    `stopped`, with the first of the priors and all iterations."""
+
     def method(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
         candidates = [replace(settings, learn=learn, prior=prior) for prior in priors]
-        chosen, _ = choose(train, meta, candidates, 3, rng)
+        chosen = choose(train, meta, candidates, 3, rng)[0] if stopped else candidates[0]
         done = correct(train, meta, chosen)
         return Outcome(done.head, done.labels)
 
     return method
 
 
-METHODS: dict[str, Callable[[Labelled, Labelled, Correction, np.random.Generator], Outcome]] = {
+METHODS: dict[str, Method] = {
     "raw labels": _raw,
     "hard labels (any pass)": _relabelled(lambda rows: (rows.labels > 0).astype(float)),
     "hard labels (majority)": _relabelled(lambda rows: (rows.labels > 0.5).astype(float)),
@@ -408,77 +450,8 @@ METHODS: dict[str, Callable[[Labelled, Labelled, Correction, np.random.Generator
     "meta only": _meta_only,
     "joint": _joint,
     "recalibrated": _recalibration,
-    "corrected": _correction("labels"),
-    "corrected, likelihood": _correction("labels", PRIORS),
-    "corrected, formula": _correction("formula"),
-    "weights": _correction("weights"),
+    "corrected": correction_method("labels"),
+    "corrected, likelihood": correction_method("labels", PRIORS),
+    "corrected, formula": correction_method("formula"),
+    "weights": correction_method("weights"),
 }
-
-
-def planted_comparison(
-    world: PlantedWorld,
-    rng: np.random.Generator,
-    meta_size: int,
-    settings: Correction,
-    methods: Sequence[str] = tuple(METHODS),
-) -> list[dict]:
-    """Every method on one world of known truth: rows with method, ranking (of held-out states, 0 to 1), label_mse (of
-    the labels that the method ends with, or of its scores of the training states), value_mse (of its scores on held-out
-    states).
-
-    Of the states a quarter is held out, `meta_size` give one clean outcome each (at most half of the others), and the
-    rest trains on MC labels; the head's ridge is chosen on those.
-    """
-    order = rng.permutation(len(world.values))
-    held_out, others = np.split(order, [len(order) // 4])
-    meta_rows, train_rows = np.split(others, [min(meta_size, len(others) // 2)])
-
-    def rows(chosen: np.ndarray, labels: np.ndarray, n: int, movable: bool) -> Labelled:
-        names = [str(i) for i in chosen]
-        return Labelled(world.features[chosen], labels, names, np.full(len(chosen), movable), np.full(len(chosen), n))
-
-    train = rows(train_rows, world.labels[train_rows], world.rollouts, True)
-    _, ridge = _by_held_out_loss(lambda part, r: _fit(part, settings, r), train, RAW_RIDGES, 3, rng)
-    settings = replace(settings, ridge=ridge)
-    meta = rows(meta_rows, rng.binomial(1, world.values[meta_rows]).astype(float), 1, False)
-    truth, seed = world.values[held_out], int(rng.integers(2**32))
-    found = []
-    for method in methods:
-        outcome = METHODS[method](train, meta, settings, np.random.default_rng(seed))
-        scores = outcome.head.scores(world.features[held_out])
-        labels = outcome.head.scores(train.features) if outcome.labels is None else outcome.labels
-        found.append(
-            {
-                "method": method,
-                "ranking": pair_ranking(scores, truth),
-                "label_mse": float(np.mean((labels - world.values[train_rows]) ** 2)),
-                "value_mse": float(np.mean((scores - truth) ** 2)),
-            }
-        )
-    return found
-
-
-def planted_table(
-    features: np.ndarray,
-    rollouts: Sequence[int],
-    meta_sizes: Sequence[int],
-    seeds: int,
-    settings: Correction,
-    methods: Sequence[str] = tuple(METHODS),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`planted_comparison` on `seeds` worlds for every bias, number of rollouts and size of the meta set.
-
-    Columns: bias, rollouts, meta, seed, and those of the comparison.  Worlds are shared out among the processors.
-    """
-    cells = list(product(BIASES, rollouts, meta_sizes, range(seeds)))
-
-    def compare(bias: str, n: int, size: int, number: int) -> list[dict]:
-        world = planted_world(features, n, bias, np.random.default_rng([seed, number]))
-        rng = np.random.default_rng([seed, number, 1])
-        here = {"bias": bias, "rollouts": n, "meta": size, "seed": number}
-        return [here | row for row in planted_comparison(world, rng, size, settings, methods)]
-
-    jobs = Parallel(n_jobs=-1, return_as="generator")(delayed(compare)(*cell) for cell in cells)
-    found = tqdm(jobs, total=len(cells), desc="planted worlds", unit="world")
-    return pd.DataFrame([row for rows in found for row in rows])

@@ -8,11 +8,12 @@ verdict and is *clean* (DreamPRM-Code, section 3.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
-from dreamprm_lib.artifacts import Program, StepLabel
+from dreamprm_lib.artifacts import OracleState, Program, StepLabel
 from dreamprm_lib.chain_of_functions import cof_prompt, extract_code
 from dreamprm_lib.engine.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
@@ -37,35 +38,77 @@ def label_steps(
 
     Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.
     """
-    by_id = {p.id: p for p in problems}
     open_prefixes = [
         (program, k, prefix)
         for program in programs
         if rolled is None or program.sample < rolled
         for k, prefix in enumerate(program.prefixes[:-1])
     ]
-    prompts = [rollout_prompt(by_id[program.problem], prefix) for program, _, prefix in open_prefixes]
-    replies = policy.sample(prompts, n, temperature=temperature)
-    # A rollout is the prefix and its continuation, also where the endpoint could not be prefilled.
-    rollouts = [extract_code(reply.text) for row in replies for reply in row]
-    owners = [by_id[program.problem] for program, _, _ in open_prefixes for _ in range(n)]
-    verdicts = sandbox.grade(list(zip(owners, rollouts, strict=True)), progress=True)
-    passes = np.array([v.passed for v in verdicts], dtype=int).reshape(len(open_prefixes), n).sum(axis=1)
-
+    states = [(program.problem, prefix) for program, _, prefix in open_prefixes]
+    outcomes, written = graded_rollouts(policy, sandbox, problems, states, n, temperature)
     found = {
-        (program.problem, program.sample, k): int(count)
-        for (program, k, _), count in zip(open_prefixes, passes, strict=True)
+        (program.problem, program.sample, k): (int(passed.sum()), int(tokens.sum()))
+        for (program, k, _), passed, tokens in zip(open_prefixes, outcomes, written, strict=True)
     }
     labels = []
     for program in programs:
         for k, prefix in enumerate(program.prefixes):
             clean = k == len(program.steps) - 1
-            count = int(program.passed) if clean else found.get((program.problem, program.sample, k))
+            own = (program.problem, program.sample, k)
+            count, tokens = (int(program.passed), 0) if clean else found.get(own, (None, None))
             if count is not None:
                 trials = 1 if clean else n
-                row = StepLabel(program.problem, program.sample, k, prefix, trials, count, count / trials, clean)
-                labels.append(row)
+                labels.append(StepLabel(*own, prefix, trials, count, count / trials, clean, tokens))
     return labels
+
+
+def graded_rollouts(
+    policy: Policy,
+    sandbox: Sandbox,
+    problems: Sequence[Problem],
+    states: Sequence[tuple[str, str]],
+    n: int,
+    temperature: float = 0.8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests: bool [states, n]; and the
+    tokens that it wrote: int [states, n]."""
+    by_id = {p.id: p for p in problems}
+    prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
+    replies = policy.sample(prompts, n, temperature=temperature)
+    # A rollout is the prefix and its continuation, also where the endpoint could not be prefilled.
+    rollouts = [
+        (problem, extract_code(reply.text)) for (problem, _), row in zip(states, replies, strict=True) for reply in row
+    ]
+    distinct = list(dict.fromkeys(rollouts))  # many rollouts of a late prefix are the same program
+    verdicts = sandbox.grade([(by_id[problem], code) for problem, code in distinct], progress=True)
+    passed = {rollout: verdict.passed for rollout, verdict in zip(distinct, verdicts, strict=True)}
+    outcomes = np.array([passed[rollout] for rollout in rollouts], bool)
+    tokens = np.array([reply.tokens for row in replies for reply in row], int)
+    return outcomes.reshape(len(states), n), tokens.reshape(len(states), n)
+
+
+def oracle_states(
+    policy: Policy,
+    weak: Policy,
+    sandbox: Sandbox,
+    problems: Sequence[Problem],
+    labels: Sequence[StepLabel],
+    rollouts: tuple[int, int],
+    temperature: float = 0.8,
+) -> list[OracleState]:
+    """Each labelled prefix finished so many times, by the policy that wrote it and by a weaker one.
+
+    `rollouts` are the numbers for the two; the first rollouts are those that gave the label.
+    """
+    states = [(x.problem, x.prefix) for x in labels]
+    own, other = (
+        graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
+        for model, n in zip((policy, weak), rollouts, strict=True)
+    )
+    return [
+        OracleState(x.problem, x.sample, x.step, x.prefix, *(row.astype(int).tolist() for row in rows))
+        for x, *rows in zip(labels, own, other, strict=True)
+    ]
 
 
 def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,3 +118,27 @@ def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, n
     """
     counts = np.arange(n + 1)
     return counts / n, stats.hypergeom(rollouts, passes, n).pmf(counts)
+
+
+def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator) -> list[StepLabel]:
+    """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of open steps go.
+
+    A label from `n` rollouts or fewer, and a clean one, stays as it is; tokens are taken in proportion.
+    """
+    thinned = []
+    for x in labels:
+        if x.clean or x.rollouts <= n:
+            thinned.append(x)
+        elif n:
+            passes = int(rng.hypergeometric(x.passes, x.rollouts - x.passes, n))
+            tokens = None if x.tokens is None else round(x.tokens * n / x.rollouts)
+            thinned.append(replace(x, rollouts=n, passes=passes, label=passes / n, tokens=tokens))
+    return thinned
+
+
+def resampled_labels(labels: Sequence[StepLabel], rng: np.random.Generator) -> list[StepLabel]:
+    """The labels of a bootstrap resample of their problems: all of a problem's labels, as often as it is drawn."""
+    of_problem: dict[str, list[StepLabel]] = {}
+    for x in labels:
+        of_problem.setdefault(x.problem, []).append(x)
+    return [x for name in rng.choice(list(of_problem), len(of_problem)) for x in of_problem[name]]

@@ -5,12 +5,21 @@ Nothing here runs a large model; the `paper` profile has the settings for machin
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from dreamprm_lib.engine.statistics import mcnemar
+from dreamprm_lib.artifacts import CandidateScores, Program
+from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.engine.problems import Problem, describe
+from dreamprm_lib.engine.statistics import mcnemar, mcnemar_power, problems_needed
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.label_correction import Corrected, Correction, Labelled, correct
+from dreamprm_lib.reward_model import AGGREGATIONS
+from dreamprm_lib.test_time_scaling import Pool, make_pool
 
 PUBLISHED_PROBLEMS = {"easy": 31, "medium": 39, "hard": 61, "overall": 131}  # back-solved from the percentages
 
@@ -54,13 +63,227 @@ def smallest_p_value(solved: int, baseline: int) -> float:
     return mcnemar(wins, 0)
 
 
-def released_split(code: str) -> list[str]:
-    """Prefixes as the released splitter's rule cuts them: at the start and the end of every docstring.
+def discordant_shares(gain: float, discordance: float) -> tuple[float, float]:
+    """The shares of problems won and lost for a gain and a share of discordant problems, all in [0, 1].
 
-    A re-implementation of the rule, to show what it does; `chain_of_functions.split_steps` is what the suite uses.
+    `discordance` is taken as at least the gain: fewer problems than that cannot differ.
     """
-    marks = [m.start() if k % 2 == 0 else m.end() for k, m in enumerate(re.finditer(r'"""', code))]
-    return [code[:mark] for mark in marks] + [code]
+    discordance = max(discordance, gain)
+    return (discordance + gain) / 2, (discordance - gain) / 2
+
+
+def power_curves(
+    gains: Sequence[float], discordances: Sequence[float], sizes: Sequence[int], level: float = 0.05
+) -> pd.DataFrame:
+    """Power of the exact McNemar test: columns gain, discordance, problems, power."""
+    rows = [
+        (gain, discordance, size, mcnemar_power(size, *discordant_shares(gain, discordance), level))
+        for discordance in discordances
+        for gain in gains
+        for size in sizes
+    ]
+    return pd.DataFrame(rows, columns=["gain", "discordance", "problems", "power"])
+
+
+def settling_sizes(pairs: Sequence[tuple[str, str]], discordances: Sequence[float] = (0.02, 0.05, 0.1)) -> pd.DataFrame:
+    """How many problems settle each published difference with a power of 0.8 (empty: over 20,000).
+
+    Columns method, against, points (of gain), and the number by discordance: `least` if no problem is lost, which is
+    the best case, then each of `discordances` that is not below the gain.
+    """
+    counts = published_counts().query("difficulty == 'overall'").set_index("method").solved
+    rows = []
+    for method, other in pairs:
+        gain = (counts[method] - counts[other]) / PUBLISHED_PROBLEMS["overall"]
+        row = {"method": method, "against": other, "points": 100 * gain, "least": problems_needed(gain, 0.0)}
+        for share in discordances:
+            possible = share >= gain
+            row[f"{share:.0%}"] = problems_needed(*discordant_shares(gain, share)) if possible else None
+        rows.append(row)
+    return pd.DataFrame(rows).astype({name: "Int64" for name in ("least", *(f"{s:.0%}" for s in discordances))})
+
+
+# ------------------------------------------------------------------------------------------------- steps
+
+
+PLACES = ("end of a function", "in a body", "before a body", "in a docstring", "whole program")
+
+
+def released_cuts(code: str, most: int = 10) -> list[int]:
+    """How many lines each prefix keeps, as the released splitter's rule cuts; the last one keeps all.
+
+    A re-implementation of the rule in `lcb_runner/benchmarks/prefix_utils.py`, for comparison.  Line by line, but for
+    lines that open a function: cut after a line where a docstring of several lines closes; and, once a function was
+    opened, cut before the first line outside docstrings that is indented no deeper than the line before, if that is not
+    blank.  The second cut is meant for the end of a function, but comes with the second line of its body, or with the
+    line that closes its docstring, and so may keep less than the cut before it.
+    """
+    lines, cuts = code.split("\n"), []
+    unclosed: set[str] = set()
+    indent_before, in_function = 0, False
+    for number, line in enumerate(lines):
+        words = line.strip()
+        indent = len(line) - len(line.lstrip()) if words else indent_before
+        if words.startswith(("def ", "async def ")):
+            in_function = True
+        else:
+            for quotes in ("'''", '"""'):
+                if line.count(quotes) % 2:
+                    unclosed ^= {quotes}
+                    cuts += [] if quotes in unclosed else [number + 1]
+            if in_function and words and not unclosed and indent <= indent_before and lines[number - 1].strip():
+                in_function = False
+                cuts.append(number)
+        indent_before = indent
+    cuts = cuts[: most - 1]
+    return cuts if cuts and cuts[-1] == len(lines) else [*cuts, len(lines)]
+
+
+def released_split(code: str) -> list[str]:
+    """The prefixes of `released_cuts`; `chain_of_functions.split_steps` is what the suite uses."""
+    lines = code.split("\n")
+    return ["\n".join(lines[:cut]) for cut in released_cuts(code)]
+
+
+def on_three_lines(code: str) -> str:
+    """The program with each docstring of one line on three, as the original's prompt shows them."""
+    return re.sub(r"""^([ \t]*)(\"{3}|'{3})(.+)\2[ \t]*$""", r"\1\2\n\1\3\n\1\2", code, flags=re.MULTILINE)
+
+
+def parses(code: str) -> bool:
+    """Whether Python can read the text as a module."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def places_of_cuts(code: str, cuts: Sequence[int]) -> list[str]:
+    """Which of `PLACES` a prefix ends in, for each number of lines that one keeps of a program that parses.
+
+    `in a docstring` also stands for a header of several lines.
+    """
+    lines = code.rstrip().count("\n") + 1
+    functions = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    places = []
+    for cut in cuts:
+        inside = [f for f in functions if f.lineno <= cut < f.end_lineno]
+        if cut >= lines:
+            places.append("whole program")
+        elif not inside:
+            places.append("end of a function")
+        else:
+            function = max(inside, key=lambda f: f.lineno)  # the innermost
+            first = function.body[0]
+            ready = first.lineno - 1 if ast.get_docstring(function) is None else first.end_lineno
+            places.append("in a docstring" if cut < ready else "before a body" if cut == ready else "in a body")
+    return places
+
+
+def compare_splitters(programs: Sequence[Program]) -> pd.DataFrame:
+    """Every prefix of every program that parses, by three ways to cut.
+
+    Columns: splitter (`functions (here)`: the suite's; `released`; `released, three lines`: with docstrings spread by
+    `on_three_lines`), program (its number), place (see `places_of_cuts`), parses, and shrinks (whether the prefix is no
+    longer than the one before it).
+    """
+    rows = []
+    for number, code in enumerate(p.code for p in programs if p.steps and parses(p.code)):
+        ends = np.cumsum([step.text.count("\n") for step in split_steps(code)])
+        spread = on_three_lines(code)
+        for splitter, text, cuts in (
+            ("functions (here)", code, [int(end) for end in ends]),
+            ("released", code, released_cuts(code)),
+            ("released, three lines", spread, released_cuts(spread)),
+        ):
+            lines = text.split("\n")
+            for before, cut, place in zip([0, *cuts], cuts, places_of_cuts(text, cuts), strict=False):
+                rows.append((splitter, number, place, parses("\n".join(lines[:cut])), cut <= before))
+    return pd.DataFrame(rows, columns=["splitter", "program", "place", "parses", "shrinks"])
+
+
+def splitter_summary(prefixes: pd.DataFrame) -> pd.DataFrame:
+    """Means by splitter over the table of `compare_splitters`: programs, prefixes (a program), and the shares of
+    prefixes that parse, that shrink, and that end where a function or the program ends (`whole steps`)."""
+    groups = prefixes.assign(whole=prefixes.place.isin(["end of a function", "whole program"])).groupby("splitter")
+    return pd.DataFrame(
+        {
+            "programs": groups.program.nunique(),
+            "prefixes": groups.size() / groups.program.nunique(),
+            "parse": groups.parses.mean(),
+            "shrink": groups.shrinks.mean(),
+            "whole steps": groups.whole.mean(),
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------- labels and weights
+
+
+def labels_and_weights_toy(
+    value: float = 0.9, label: float = 0.0, other: float = 0.1, rows: int = 10, iterations: int = 200
+) -> dict[str, Corrected]:
+    """Two states of known value, corrected by labels and by weights: a `Corrected` for each.
+
+    The first has the feature 1, the value `value`, and wrong labels (`label`), which may move; the second has the
+    feature -1, the value `other`, and right labels, which may not.  Each has `rows` training rows, and as many clean
+    outcomes with the share of its value, rounded to whole rows.
+    """
+    features = np.repeat([[1.0], [-1.0]], rows, axis=0)
+    names = [str(k) for k in range(2 * rows)]
+    noisy = np.repeat([label, other], rows)
+    passed = np.concatenate([np.arange(rows) < round(share * rows) for share in (value, other)]).astype(float)
+    train = Labelled(features, noisy, names, np.arange(2 * rows) < rows)
+    meta = Labelled(features, passed, names)
+    settings = dict(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
+    return {learn: correct(train, meta, Correction(learn, **settings)) for learn in ("labels", "weights")}
+
+
+# ------------------------------------------------------------------------------------------------- whole programs
+
+
+def pool_by_aggregation(
+    problems: Sequence[Problem], candidates: Sequence[Program], scores: Sequence[CandidateScores]
+) -> Pool:
+    """One reward model's step scores as a method for each aggregation; `last` is the score of the whole program.
+
+    Raises `InputError` unless the scores are of one model.
+    """
+    models = sorted({row.method for row in scores})
+    if len(models) != 1:
+        raise InputError(f"Give the scores of one reward model, not of {len(models)} ({', '.join(models)}).")
+    pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
+    first = pools["last"]
+    return Pool(first.problems, first.passed, {how: pool.scores[models[0]] for how, pool in pools.items()})
+
+
+def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:
+    """Passes of a reward model, and the characters that they read, for all candidates: columns passes, characters.
+
+    Characters of statement and program stand for tokens; the template and what attention costs are left out.
+    """
+    statement = {p.id: len(describe(p)) for p in problems}
+    mine = [c for c in candidates if c.problem in statement]
+
+    def separate(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
+        read = sum(len(t) + statement[c.problem] for c, row in zip(mine, texts, strict=True) for t in row)
+        return sum(map(len, texts)), read
+
+    tree = sum(statement[i] for i in {c.problem for c in mine}) + sum(len(c.code) for c in mine)
+    return pd.DataFrame.from_dict(
+        {
+            "whole programs alone": separate([[c.code] for c in mine]),
+            "every function, a pass a prefix": separate([c.prefixes for c in mine]),
+            "every released prefix, a pass each": separate([released_split(c.code) for c in mine]),
+            "every function, a pass a problem": (len({c.problem for c in mine}), tree),
+        },
+        orient="index",
+        columns=["passes", "characters"],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
 
 
 def rollout_budget(scale: Mapping[str, float]) -> pd.DataFrame:

@@ -13,15 +13,19 @@ import pandas as pd
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
-from dreamprm_lib.engine.completions import CompletionStore, export_recording, load_recording
+from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.policy import Endpoint, Policy, open_policy, recording_path
 from dreamprm_lib.engine.problems import load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir
-from dreamprm_lib.monte_carlo_labels import label_steps
-from dreamprm_lib.run import Profile, stage_parameters
+from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
+from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.run import PROJECT, Profile, stage_parameters
+from dreamprm_lib.step_search import search
 
 log = logging.getLogger(__name__)
+
+REFERENCE_PRM = PROJECT / "outputs" / "reference" / "prm_cof.safetensors"
 
 
 def recorded_headroom(profile: Profile) -> pd.DataFrame:
@@ -33,42 +37,73 @@ def recorded_headroom(profile: Profile) -> pd.DataFrame:
         return headroom(problems, sample_programs(policy, sandbox, problems, wanted["samples"], temperature=heat))
 
 
-def record(profile: Profile, only: str | None = None, threads: int | None = None) -> Path:
-    """Ask for the profile's solutions, rollouts and candidates (or one kind of them) that are not recorded yet.
+def record(
+    profile: Profile, only: str | None = None, threads: int | None = None, prm: Path = REFERENCE_PRM
+) -> list[Path]:
+    """Ask for the profile's solutions, rollouts, oracle and candidates (or one kind of them) that are not recorded yet.
 
-    Resumable: completions go to the store as they arrive.  At the end all that was used is merged into the
-    recording of the model, whose path is returned.
+    `only="search"` asks for what the beam search of chapter 6 needs, steered by the reward model of the checkpoint
+    `prm`; it is asked for only if it is named, since the rest is what a reward model is made from.
+
+    Resumable: completions go to the store as they arrive.  At the end all that was used is merged into the recordings
+    of the models, whose paths are returned; the oracle needs a weaker model beside the policy.
     """
     solutions, rollouts, candidates = (stage_parameters(stage, profile, {}, {}) for stage in STAGES[1:4])
-    endpoint = Endpoint(**solutions["policy"])
+    with _recorder(solutions["policy"], threads) as policy, Sandbox() as sandbox:
+        test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
+        if only == "search":
+            wanted = stage_parameters(STAGES[6], profile, {}, {})
+            how = [wanted[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
+            search(policy, RewardModel.load(prm), test[: wanted["search_problems"]], *how)
+            return [extend_recording(policy)]
+        if only in (None, "candidates"):
+            sample_programs(policy, sandbox, test, candidates["samples"], temperature=candidates["temperature"])
+        if only == "candidates":
+            return [extend_recording(policy)]
+        heat = solutions["temperature"]
+        train, meta = (
+            load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]] for split in ("train", "meta")
+        )
+        programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
+        if only in (None, "solutions"):
+            sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
+            both = named(train, solutions["compared"])
+            sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
+        if only == "solutions":
+            return [extend_recording(policy)]
+        heat = rollouts["temperature"]
+        labels = label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
+        if only == "rollouts":
+            return [extend_recording(policy)]
+        chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
+        many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
+        with _recorder(rollouts["weak_policy"], threads) as weak:
+            oracle_states(policy, weak, sandbox, train, chosen, many, heat)
+            return [
+                extend_recording(model) for model in (policy, weak) if any(known for _, known in model.served.values())
+            ]
+
+
+def _recorder(settings: dict, threads: int | None) -> Policy:
+    """A live policy that starts from what is recorded."""
+    endpoint = Endpoint(**settings)
     if threads:
         endpoint = replace(endpoint, threads=threads)
-    path = recording_path(endpoint.model)
-    recorded = [load_recording(path)] if path.exists() else []
-    store = CompletionStore(cache_dir() / "completions.sqlite")
-    with Policy(endpoint, store, recorded) as policy, Sandbox() as sandbox:
-        if only in (None, "candidates"):
-            test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
-            sample_programs(policy, sandbox, test, candidates["samples"], temperature=candidates["temperature"])
-        if only in (None, "solutions", "rollouts"):
-            heat = solutions["temperature"]
-            train, meta = (
-                load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]]
-                for split in ("train", "meta")
-            )
-            programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
-            if only != "rollouts":
-                sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
-                both = named(train, solutions["compared"])
-                sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
-            if only != "solutions":
-                heat, many = rollouts["temperature"], {p.id for p in named(train, rollouts["many_problems"])}
-                label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
-                chosen = [p for p in programs if p.problem in many]
-                label_steps(policy, sandbox, train, chosen, rollouts["many_rollouts"], heat)
-        rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
-        for digest, (request, completions) in policy.served.items():
-            rows.setdefault(digest, (request, {}))[1].update(completions)
+    return Policy(endpoint, CompletionStore(cache_dir() / "completions.sqlite"), _recordings(endpoint.model))
+
+
+def _recordings(model: str) -> list[Recording]:
+    path = recording_path(model)
+    return [load_recording(path)] if path.exists() else []
+
+
+def extend_recording(policy: Policy) -> Path:
+    """Merge what the policy has handed out into the recording of its model."""
+    endpoint = policy.endpoint
+    recorded, path = _recordings(endpoint.model), recording_path(endpoint.model)
+    rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
+    for digest, (request, completions) in policy.served.items():
+        rows.setdefault(digest, (request, {}))[1].update(completions)
     engines = [recording.manifest["engine"] for recording in recorded]
     if policy.asked:
         embedded = f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dreamprm_lib.engine.fine_tuning import Example, Recipe
 
 FORMAT = "dreamprm-reward-model-3"
+AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
 
 
 def step_features(backbone: Backbone, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
@@ -220,6 +221,24 @@ def labelled_examples(
         values = [[known.get((name, p.sample, k), float("nan")) for k in range(len(p.steps))] for p in mine]
         examples.append(Example(problems[name], [p.steps for p in mine], values))
     return examples
+
+
+def aggregate(steps: Sequence[float], how: str = "mean") -> float:
+    """One score for a program from its step scores in [0, 1]; an empty program gets minus infinity.
+
+    `log_odds` is the mean of log(p / (1 - p)), with p kept 1e-6 away from 0 and 1.
+    """
+    if how not in AGGREGATIONS:
+        raise InputError(f"There is no aggregation {how!r}: choose one of {', '.join(AGGREGATIONS)}.")
+    if not len(steps):
+        return float("-inf")
+    p = np.asarray(steps, float)
+    if how == "last":
+        return float(p[-1])
+    if how == "log_odds":
+        p = np.clip(p, 1e-6, 1 - 1e-6)
+        return float(np.mean(np.log(p / (1 - p))))
+    return float({"mean": np.mean, "min": np.min, "product": np.prod}[how](p))
 
 
 # ------------------------------------------------------------------------------------------------- evidence

@@ -9,40 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
-from pathlib import Path
+from math import comb, floor
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import CandidateScores, Program, read_rows
-from dreamprm_lib.candidate_solutions import read_lcb
-from dreamprm_lib.engine.completions import write_atomically
-from dreamprm_lib.engine.problems import DIFFICULTIES, Problem, load_problems
-from dreamprm_lib.engine.statistics import holm, interval, mcnemar, problems_needed, resamples
+from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
+from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mean_with_interval, problems_needed, resamples
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.reward_model import RewardModel
-
-AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
-
-
-def aggregate(steps: Sequence[float], how: str = "mean") -> float:
-    """One score for a program from its step scores in [0, 1]; an empty program gets minus infinity.
-
-    `log_odds` is the mean of log(p / (1 - p)), with p kept 1e-6 away from 0 and 1.
-    """
-    if how not in AGGREGATIONS:
-        raise InputError(f"There is no aggregation {how!r}: choose one of {', '.join(AGGREGATIONS)}.")
-    if not len(steps):
-        return float("-inf")
-    p = np.asarray(steps, float)
-    if how == "last":
-        return float(p[-1])
-    if how == "log_odds":
-        p = np.clip(p, 1e-6, 1 - 1e-6)
-        return float(np.mean(np.log(p / (1 - p))))
-    return float({"mean": np.mean, "min": np.min, "product": np.prod}[how](p))
+from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
 
 
 def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
@@ -62,6 +39,15 @@ def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
         reached = comb(below + int(tied.sum()), n) - comb(below, n)
         value += reached / comb(total, n) * passed[tied].mean()
     return float(value)
+
+
+def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> float:
+    """Best-of-N where N is `n` in the mean: the mixture of the two whole N beside it (n = 2.25: N = 3 in a quarter of
+    the cases, else N = 2), so that any budget of tokens can be met.  1 <= n <= len(scores)."""
+    low = floor(n)
+    rest = n - low
+    value = best_of_n(scores, passed, low)
+    return value if rest == 0 else (1 - rest) * value + rest * best_of_n(scores, passed, low + 1)
 
 
 # ------------------------------------------------------------------------------------------------- all methods at once
@@ -121,6 +107,28 @@ def ordered_by(pool: Pool, *methods: str) -> list[np.ndarray]:
     return found
 
 
+def weighted_votes(
+    scores: Sequence[CandidateScores], votes: Sequence[CandidateScores], method: str
+) -> list[CandidateScores]:
+    """A vote in which a program brings its score: its share of agreeing programs times its mean step score.
+
+    `votes` hold the share of each program (`consensus`), `scores` its step scores by `method`; rows of the method
+    `METHOD x consensus` come back, with a single score in [0, 1].  In weighted self-consistency every member of a group
+    brings its own score; here the members' scores are taken to be like the program's own.
+    """
+    share = {(v.problem, v.sample): v.scores[0] for v in votes if v.method == "consensus"}
+    return [
+        CandidateScores(
+            f"{method} x consensus",
+            s.problem,
+            s.sample,
+            [share[s.problem, s.sample] * float(np.mean(s.scores))] if s.scores else [],
+        )
+        for s in scores
+        if s.method == method
+    ]
+
+
 def powers_of_two(n: int) -> list[int]:
     """1, 2, 4, … up to n, and n itself."""
     return sorted({1 << k for k in range(n.bit_length()) if 1 << k <= n} | {n})
@@ -173,25 +181,81 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
     rows = []
     for method, baseline in pairs:
         gain = pool.best_of(method, pool.size) - pool.best_of(baseline, pool.size)
-        low, high = interval(gain, counts)
-        picked, other = picks(pool, method), picks(pool, baseline)
-        wins, losses = int((picked & ~other).sum()), int((other & ~picked).sum())
-        rows.append(
-            {
-                "method": method,
-                "baseline": baseline,
-                "difference": gain.mean(),
-                "ci_low": low,
-                "ci_high": high,
-                "wins": wins,
-                "losses": losses,
-                "p_value": mcnemar(wins, losses),
-                "problems_needed": problems_needed(wins / len(gain), losses / len(gain)),
-            }
-        )
+        rows.append(_difference(method, baseline, gain, picks(pool, method), picks(pool, baseline), counts))
+    return _adjusted(rows)
+
+
+def _difference(
+    method: str, baseline: str, gain: np.ndarray, picked: np.ndarray, other: np.ndarray, counts: np.ndarray
+) -> dict:
+    """A row of `differences`: the interval is of `gain` [problems], the test of two picks [problems] bool."""
+    low, high = interval(gain, counts)
+    wins, losses = int((picked & ~other).sum()), int((other & ~picked).sum())
+    return {
+        "method": method,
+        "baseline": baseline,
+        "difference": gain.mean(),
+        "ci_low": low,
+        "ci_high": high,
+        "wins": wins,
+        "losses": losses,
+        "p_value": mcnemar(wins, losses),
+        "problems_needed": problems_needed(wins / len(gain), losses / len(gain)),
+    }
+
+
+def _adjusted(rows: Sequence[dict]) -> pd.DataFrame:
+    """Rows of `_difference` as a table, their p-values adjusted for its size."""
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
     return table
+
+
+def aggregation_table(
+    problems: Sequence[Problem],
+    candidates: Sequence[Program],
+    scores: Sequence[CandidateScores],
+    chosen: str,
+    draws: int = 4000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every aggregation of every method's step scores: columns method, aggregation, n, pass_rate, ci_low, ci_high, and
+    the paired difference to the `chosen` one, difference, diff_low, diff_high (95 %)."""
+    pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
+    n = pools[chosen].size
+    counts = resamples(len(pools[chosen].problems), draws, np.random.default_rng(seed))
+    rows = []
+    for method in dict.fromkeys(s.method for s in scores):
+        base = pools[chosen].best_of(method, n)
+        for how, pool in pools.items():
+            values = pool.best_of(method, n)
+            rates = (n, values.mean(), *interval(values, counts))
+            rows.append((method, how, *rates, (values - base).mean(), *interval(values - base, counts)))
+    columns = ["method", "aggregation", "n", "pass_rate", "ci_low", "ci_high", "difference", "diff_low", "diff_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank_agreement(pool: Pool, methods: Sequence[str], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """Kendall's tau-b of two methods' scores within a problem, mean over problems: columns method, other, tau, ci_low,
+    ci_high (95 %), problems.
+
+    1: the same order; 0: unrelated; -1: reversed.  Ties are accounted for.  A problem in which either method scores all
+    candidates alike has no tau and is left out.
+    """
+    signs = {m: [np.sign(s[:, None] - s[None, :]) for s in map(_finite, pool.scores[m])] for m in methods}
+    rows = []
+    for method in methods:
+        for other in methods:
+            pairs = zip(signs[method], signs[other], strict=True)
+            sums = [((a * b).sum(), np.sqrt((a * a).sum() * (b * b).sum())) for a, b in pairs]
+            taus = [product / norm for product, norm in sums if norm > 0]
+            rows.append((method, other, *mean_with_interval(taus, draws, seed), len(taus)))
+    return pd.DataFrame(rows, columns=["method", "other", "tau", "ci_low", "ci_high", "problems"])
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    """Scores whose differences are numbers: minus infinity becomes the lowest number."""
+    return np.nan_to_num(scores, neginf=np.finfo(float).min / 4)
 
 
 def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
@@ -236,36 +300,92 @@ def verdict(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
-# ------------------------------------------------------------------------------------------------- anyone's candidates
+def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -> list[str]:
+    """What `problems_needed` of `differences` comes to: over all comparisons, and for one of them."""
+    needed = table.problems_needed.dropna()
+    said = f"{len(needed)} of {len(table)} differences could be settled at the rates of wins and losses seen here"
+    if len(needed):
+        now = int((needed <= problems).sum())
+        said += f", half of them by {needed.median():,.0f} problems or fewer; {now} by the {problems} of this study"
+    (row,) = table[(table.method == method) & (table.baseline == baseline)].itertuples()
+    pair = f"`{method}` against `{baseline}` ({row.wins} won, {row.losses} lost)"
+    if row.wins == row.losses:
+        return [
+            f"{said}.",
+            f"{pair}: wins and losses are equal, so that more problems like these would settle nothing.",
+        ]
+    count = "over 20,000" if pd.isna(row.problems_needed) else f"{row.problems_needed:,.0f}"
+    return [f"{said}.", f"{pair} would take {count} problems."]
 
 
-def evaluate_file(
-    file: Path, checkpoint: Path | None = None, out: Path | None = None, problem_set: str = "starter"
-) -> pd.DataFrame:
-    """Table by difficulty for LiveCodeBench's `…_eval_all.json`, or for `candidates.jsonl` on a problem set.
+# ------------------------------------------------------------------------------------------------- search
 
-    With a `checkpoint` its reward model scores the candidates (method `prm`).  `out` also gets table.csv and curve.csv.
+SEARCH, SEARCH_ANY = "beam search", "beam search, any program"
+
+
+def equal_tokens(pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram]) -> np.ndarray:
+    """For each problem [problems] the N at which N candidates cost, in the mean, as many tokens as its search did.
+
+    At most the pool's size, where the recorded candidates end.  `found` has each problem of the pool.
     """
-    if not Path(file).exists():
-        raise InputError(f"There is no file {file}.")
-    if Path(file).suffix == ".json":
-        graded = read_lcb(file)
-        problems = [g.problem for g in graded]
-        candidates = [program for g in graded for program in g.programs()]
-    else:
-        candidates = read_rows(Path(file), Program)
-        known = {p.id: p for p in load_problems(problem_set)}
-        if strange := sorted({c.problem for c in candidates} - set(known)):
-            raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the set {problem_set}.")
-        problems = [known[i] for i in dict.fromkeys(c.problem for c in candidates)]
-    scores = score_candidates(RewardModel.load(checkpoint), "prm", problems, candidates) if checkpoint else []
-    pool = make_pool(problems, candidates, scores)
-    table = difficulty_table(pool)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("table.csv", table), ("curve.csv", scaling_curve(pool))):
-            write_atomically(out / name, frame.to_csv(index=False).encode())
-    return table
+    paid = {row.problem: row.search_tokens for row in found}
+    return np.clip([paid[p.id] for p in pool.problems] / _tokens_each(pool, candidates), 1, pool.size)
+
+
+def search_differences(
+    pool: Pool,
+    candidates: Sequence[Program],
+    found: Sequence[SearchedProgram],
+    method: str = "prm_cof",
+    draws: int = 4000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
+
+    Its pick stands against `method`, by which it was steered, and against `random`; whether any of its finished
+    programs passes, against `oracle`.  Differences are to `best_of_mean` at the N of `equal_tokens`; wins and losses
+    are to the pick among the first candidates, N rounded to a whole number.
+    """
+    n = equal_tokens(pool, candidates, found)
+    counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
+    pick, any_passes = _search_outcomes(pool, found)
+    rows = []
+    comparisons = ((SEARCH, pick, method), (SEARCH, pick, "random"), (SEARCH_ANY, any_passes, "oracle"))
+    for name, solved, baseline in comparisons:
+        cases = list(zip(pool.scores[baseline], pool.passed, n, strict=True))
+        gain = solved - np.array([best_of_mean(*case) for case in cases])
+        first = np.array([ok[np.argmax(scores[: round(k)])] for scores, ok, k in cases], bool)
+        rows.append(_difference(name, baseline, gain, solved, first, counts))
+    return _adjusted(rows)
+
+
+def search_curve(
+    pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram], draws: int = 4000, seed: int = 0
+) -> pd.DataFrame:
+    """`scaling_curve` with the mean `tokens` a problem, and the search as two more methods (with n missing): its pick,
+    and whether any of its finished programs passes."""
+    curve = scaling_curve(pool, draws, seed)
+    cost = _tokens_each(pool, candidates).mean()
+    paid = np.mean([row.search_tokens for row in found if row.rank == 0])
+    rows = []
+    for name, solved in zip((SEARCH, SEARCH_ANY), _search_outcomes(pool, found), strict=True):
+        mean, low, high = mean_with_interval(solved, draws, seed)
+        rows.append({"method": name, "pass_rate": mean, "ci_low": low, "ci_high": high, "tokens": paid})
+    return pd.concat([curve.assign(tokens=curve.n * cost), pd.DataFrame(rows)], ignore_index=True)
+
+
+def _tokens_each(pool: Pool, candidates: Sequence[Program]) -> np.ndarray:
+    """Mean tokens of a candidate [problems]."""
+    return np.array([np.mean([c.tokens for c in candidates if c.problem == p.id]) for p in pool.problems])
+
+
+def _search_outcomes(pool: Pool, found: Sequence[SearchedProgram]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the pick passes, and whether any finished program does [problems] bool."""
+    passed = {p.id: [row.passed for row in found if row.problem == p.id] for p in pool.problems}
+    return np.array([ok[0] for ok in passed.values()]), np.array([any(ok) for ok in passed.values()])
+
+
+# ------------------------------------------------------------------------------------------------- scoring
 
 
 def score_candidates(

@@ -1,15 +1,17 @@
 """pass@k against enumeration, headroom literals, LiveCodeBench files in and out."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
-from dreamprm_lib.artifacts import Program
+from dreamprm_lib.__main__ import main
+from dreamprm_lib.artifacts import Program, write_rows
 from dreamprm_lib.candidate_solutions import headroom, pass_at_k, read_lcb, write_lcb
-from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.test_time_scaling import evaluate_file
+from dreamprm_lib.evaluate import evaluate_file
 
 
 def test_pass_at_k_equals_enumeration():
@@ -67,7 +69,37 @@ def test_evaluate_prints_the_share_that_passes(tmp_path):
     )
     table = evaluate_file(tmp_path / "x.json", out=tmp_path / "out").set_index(["method", "difficulty"])
     assert table.pass_rate["random", "easy"] == 1 and table.pass_rate["random", "overall"] == 0.5
-    assert (tmp_path / "out" / "table.csv").exists() and (tmp_path / "out" / "curve.csv").exists()
+    assert {m for m, _ in table.index} == {"random", "first", "shortest", "longest", "oracle"}
+    written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    pictures = {f"figures/{name}.{kind}" for name in ("curve", "difficulty", "differences") for kind in ("png", "svg")}
+    assert written == {"table.csv", "curve.csv", "differences.csv"} | pictures
+
+
+def test_evaluate_picks_by_length_and_certainty_without_a_run(tmp_path):
+    rows = [replace(p, problem=load_problems("starter")[0].id) for p in programs("p", [True, False])]
+    rows = [replace(rows[0], code="a\nb\nlong\n", logprob=-1.0), replace(rows[1], logprob=-5.0)]
+    write_rows(tmp_path / "candidates.jsonl", rows)
+    overall = (
+        evaluate_file(tmp_path / "candidates.jsonl").query("difficulty == 'overall'").set_index("method").pass_rate
+    )
+    assert overall.to_dict() == {
+        "random": 0.5, "first": 1, "self_certainty": 1, "shortest": 0, "longest": 1, "oracle": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, content", [("x.jsonl", b"\xff\xfe"), ("x.jsonl", b"{}\n"), ("x.json", b"\xff"), ("x.json", b"[3]")]
+)
+def test_evaluate_says_in_one_paragraph_what_is_wrong_with_a_file(tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert main(["evaluate", str(tmp_path / name)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.strip().count("\n") == 0
+
+
+def test_evaluate_refuses_a_folder(tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        evaluate_file(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +109,7 @@ def test_evaluate_prints_the_share_that_passes(tmp_path):
         (lambda e: e.update(difficulty="trivial"), "'trivial'"),
         (lambda e: e.update(graded_list=[]), "in `graded_list`"),
         (lambda e: e.update(graded_list=3), "wrong type"),
+        (lambda e: e.update(graded_list=["false"]), "neither true nor false"),
     ],
 )
 def test_a_malformed_file_is_named_with_entry_and_field(tmp_path, change, said):
@@ -85,6 +118,14 @@ def test_a_malformed_file_is_named_with_entry_and_field(tmp_path, change, said):
     change(entries[0])
     (tmp_path / "x.json").write_text(json.dumps(entries))
     with pytest.raises(InputError, match=said):
+        read_lcb(tmp_path / "x.json")
+
+
+def test_a_question_that_stands_there_twice_is_refused(tmp_path):
+    write_lcb(tmp_path / "x.json", [problem("p", "easy")], programs("p", [True]))
+    entries = json.loads((tmp_path / "x.json").read_text())
+    (tmp_path / "x.json").write_text(json.dumps(2 * entries))
+    with pytest.raises(InputError, match="entry 1: the question 'p' stands there a second time"):
         read_lcb(tmp_path / "x.json")
 
 

@@ -8,7 +8,7 @@ from dreamprm_lib.artifacts import Program
 from dreamprm_lib.candidate_solutions import free_scores
 from dreamprm_lib.engine.consensus import agreement, perturbed_inputs
 from dreamprm_lib.engine.problems import Problem, Test, load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox import Execution, Sandbox
 
 LARGEST = Problem(
     "largest", "Largest", "Print the largest.", "easy", "test",
@@ -47,6 +47,29 @@ def test_programs_that_print_the_same_agree_and_failures_agree_with_nobody(box):
     assert shares[0] == shares[1] and shares[0] >= 0.25 and shares[0] > shares[2]
     assert shares[3] == shares[4] == 0
     assert agreement(LARGEST, [RIGHT], box) == [0.0] and agreement(LARGEST, [], box) == []
+
+
+class Scripted:
+    """A sandbox in which programs are words: `right` prints, `broken` fails, `stuck` ends on the sample alone."""
+
+    def __init__(self, sample):
+        self.sample, self.ran = sample, []
+
+    def run(self, items):
+        self.ran += items
+        return [Execution(self.status(*item), "22\n", "", 0.0, 0.0) for item in items]
+
+    def status(self, code, text):
+        return {"right": "ok", "broken": "runtime_error"}.get(code, "ok" if text == self.sample else "time_limit")
+
+
+def test_a_program_that_ran_out_of_time_is_not_run_again_and_keeps_the_votes_that_it_had():
+    first, *others = perturbed_inputs(LARGEST)
+    scripted = Scripted(first)
+    shares = agreement(LARGEST, ["right", "stuck", "broken"], scripted)
+    assert shares == [1 / 16, 1 / 16, 0]  # one of two others, on one of eight inputs
+    assert [text for code, text in scripted.ran if code == "stuck"] == [first, others[0]]
+    assert [text for code, text in scripted.ran if code == "broken"] == [first, *others]  # an error costs no time
 
 
 def test_free_scores_touch_no_hidden_test(box):

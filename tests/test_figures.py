@@ -1,5 +1,7 @@
 """Every figure draws from small results, has labelled axes, and is shown once; explorers redraw from their controls."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,9 +9,11 @@ import pytest
 
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel, Study
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.paper_scale import published_counts, rollout_budget
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.paper_scale import power_curves, published_counts, rollout_budget
 from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, widgets
+from dreamprm_lib.step_search import Search, State
 
 PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
 PROGRAMS = [Program(n, i, "x\n", ["x\n"], i == 0, "passed", 1) for n in "pq" for i in range(2)]
@@ -41,8 +45,37 @@ COSTS = rollout_budget(
     dict(problems=10, programs=1, steps=3, rollouts=4, test_problems=5, candidates=8, program_tokens=100)
 ).assign(profile="quick")
 PUBLISHED = published_counts().query("difficulty == 'overall'")
+SEARCHED = pd.DataFrame(
+    [dict(method=m, tokens=150, pass_rate=0.5, ci_low=0.4, ci_high=0.6) for m in ("beam search", "beam search, any")]
+)
+FINISHED, DROPPED = (
+    State(f"def main():\n    x()\n\n\ndef x():\n    print({k})\n\n\nmain()\n", True, [0.4, 0.6 - k], 0.5 - k / 2)
+    for k in range(2)
+)
+
+ORACLE = pd.DataFrame(
+    [
+        {"rollouts": n, "method": m}
+        | {f"{what}{end}": 0.1 for what in ("mse", "ranking") for end in ("", "_low", "_high")}
+        for n in (1, 4)
+        for m in ("raw labels", "corrected")
+    ]
+)
+ABLATED = pd.DataFrame(
+    [
+        dict(ablation=a, value=v, method=m, seed=s, ranking=0.7, label_mse=0.1)
+        for a, v, m, s in product(("λ", "warm start"), ("0", "1"), ("raw labels", "corrected"), range(2))
+    ]
+)
 
 DRAWINGS = {
+    "formula": lambda: figures.formula_figure([0.1, -0.2], [0.1, -0.2]),
+    "ablation": lambda: figures.ablation_figure(ABLATED),
+    "oracle": lambda: figures.oracle_figure(ORACLE, ORACLE[ORACLE.rollouts == 4]),
+    "movement": lambda: figures.movement_figure({"corrected": (np.zeros(3), np.ones(3))}, np.array([0.2, 0.5, 0.9])),
+    "bias": lambda: figures.bias_figure(
+        pd.DataFrame([dict(trait="step", group=g, states=2, bias=-0.1, bias_low=-0.2, bias_high=0.0) for g in "12"])
+    ),
     "tree": lambda: figures.tree_mask_figure(np.tril(np.ones((3, 3), bool)), ["statement", "A", "A"]),
     "prompts": lambda: figures.prompt_comparison_figure(
         pd.DataFrame({"prompt": ["a", "a", "b"], "steps": [1, 2, 3], "passed": [True, False, True]})
@@ -69,12 +102,38 @@ DRAWINGS = {
     "planted": lambda: figures.planted_figure(PLANTED),
     "planted bars": lambda: figures.planted_bars(PLANTED[PLANTED.bias == "none"]),
     "curve": lambda: figures.curve_figure(rates(n=[1, 2, 4])),
+    "search": lambda: figures.search_figure(
+        pd.concat([rates(n=[1, 2]).assign(tokens=[100, 200] * len(METHODS)), SEARCHED], ignore_index=True)
+    ),
+    "beam": lambda: figures.beam_figure(
+        Search("p", 1, [[State("def main():\n    x()\n\n\n", False, [0.4], 0.4)], [FINISHED, DROPPED]], 90),
+        {FINISHED.text: True, DROPPED.text: False},
+    ),
     "difficulty": lambda: figures.difficulty_figure(rates(difficulty=["easy", "overall"], n=[4, 4], problems=[1, 2])),
     "forest": lambda: figures.forest_figure(
         pd.DataFrame([dict(method="prm_cof", baseline="random", difference=0.1, ci_low=-0.1, ci_high=0.3)])
     ),
+    "cost": lambda: figures.cost_figure(
+        rates(n=[1, 2], tokens=[100, 200], flops=[1e12, 2e12], seconds=[10.0, 20.0])[1:]  # `random` has one point
+    ),
+    "spread": lambda: figures.spread_figure(
+        pd.DataFrame({"training": ["a", "b"], "pass_rate": 0.5, "ci_low": 0.4, "ci_high": 0.7}),
+        pd.DataFrame({"training": ["a", "b", "b"], "pass_rate": [0.5, 0.4, 0.6]}),
+    ),
+    "agreement": lambda: figures.agreement_figure(
+        pd.DataFrame([dict(method=m, other=o, tau=1.0 if m == o else -0.001) for m in "abc" for o in "abc"])
+    ),
+    "calibration of methods": lambda: figures.calibration_figure(
+        {"a": reliability([0.1, 0.9], [0, 1])},
+        pd.DataFrame({"group": ["step 1"], "steps": 2, "when": ["a"], "error": [0.0]}),
+    ),
     "published": lambda: figures.published_figure(PUBLISHED),
     "costs": lambda: figures.costs_figure(COSTS),
+    "places": lambda: figures.places_figure(
+        pd.DataFrame({"splitter": ["a", "b"], "program": 0, "place": ["in a body", "whole program"]})
+    ),
+    "pulls": lambda: figures.pulls_figure(0.9, 0.0, (0, 1), (0.5, 0.9)),
+    "power": lambda: figures.power_figure(power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
     "distribution": lambda: figures.distribution_figure(np.array([0, 0.5, 1]), np.array([0.2, 0.5, 0.3]), 0.4),
     "distributions": lambda: figures.distribution_grid([2, 4], 0.3),
 }
@@ -93,6 +152,12 @@ def test_steps_show_names_and_scores():
     figure = figures.steps_figure(["main", "add"], ["def main():\n    pass\n\n", "def add(): pass\n"], [0.25, 0.75])
     words = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "step 1: main" in words and "score 0.75" in words and "def add(): pass" in words
+
+
+def test_a_listing_marks_every_cut_and_which_prefix_does_not_parse():
+    figure = figures.cuts_figure(["def main():\n    pass\n\n", "def add(): pass\n"], [1, 4], [False, True])
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert "prefix 1 ends here, does not parse" in words and "prefix 2 ends here" in words and "    pass" in words
 
 
 def test_a_saved_figure_carries_its_caption_and_is_the_same_twice(tmp_path):
@@ -116,5 +181,21 @@ def test_an_explorer_draws_anew_when_a_control_moves():
 
     control = widgets.slider(1, 8, "n", 3)
     box = widgets.explorer(render, n=control, name=widgets.choice(["a", "b"], "name", "b"))
+    picture = box.children[-1]
+    first = bytes(picture.value)
     control.value = 5
-    assert drawn == [(3, "b"), (5, "b")] and len(box.children) == 2
+    assert drawn == [(3, "b"), (5, "b")]
+    assert first.startswith(b"\x89PNG") and bytes(picture.value) != first
+
+
+def test_an_explorer_says_what_is_wrong_and_goes_on():
+    def render(n):
+        if n > 3:
+            raise InputError("n <= 3, please.")
+        return DRAWINGS["costs"]()
+
+    control = widgets.slider(1, 8, "n", 5)
+    _, trouble, picture = widgets.explorer(render, n=control).children
+    assert "n &lt;= 3, please." in trouble.value and not picture.value
+    control.value = 2
+    assert not trouble.value and picture.value

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dreamprm_lib.artifacts import Program
+from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.completions import Completion
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.statistics import wilson_interval
-from dreamprm_lib.monte_carlo_labels import label_steps, rollout_prompt, subsampled_labels
+from dreamprm_lib.monte_carlo_labels import (
+    graded_rollouts,
+    label_steps,
+    oracle_states,
+    resampled_labels,
+    rollout_prompt,
+    subsampled_labels,
+    thinned_labels,
+)
 
 PROBLEM = Problem("p", "P", "Do it.", "easy", "train", (problems.Test("1\n", "1\n"),), (problems.Test("1\n", "1\n"),))
 STEPS = ["def main():\n    pass\n\n\n", "def helper():\n    pass\n\n\n", "def last():\n    pass\nmain()\n"]
@@ -51,6 +59,36 @@ def test_open_steps_are_labelled_by_rollouts_and_the_last_by_the_verdict():
         (2, 0, 1, 0.0, True),
     ]
     assert labels[1].prefix == STEPS[0] + STEPS[1]
+    assert [x.tokens for x in labels] == [4, 4, 0]  # what the rollouts wrote, one token each
+
+
+def test_equal_rollouts_are_graded_once_and_each_keeps_its_place():
+    class Counting(WordSandbox):
+        graded = 0
+
+        def grade(self, pairs, progress=False):
+            self.graded += len(pairs)
+            return super().grade(pairs)
+
+    sandbox = Counting()
+    states = [("p", STEPS[0] + STEPS[1]), ("p", STEPS[0])]
+    outcomes, tokens = graded_rollouts(ScriptedPolicy(), sandbox, [PROBLEM], states, 5)
+    assert tokens.tolist() == [[1] * 5] * 2
+    assert outcomes.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
+    assert sandbox.graded == 4  # a right and a wrong one for each state
+
+
+def test_an_oracle_state_keeps_the_outcome_of_each_rollout_of_both_policies():
+    class Never:
+        def sample(self, prompts, n, temperature):
+            return [[Completion(prompt.prefill + "wrong", 1, "stop")] * n for prompt in prompts]
+
+    policy, sandbox = ScriptedPolicy(), WordSandbox()
+    labels = [x for x in label_steps(policy, sandbox, [PROBLEM], [program(STEPS, True)], 2) if not x.clean]
+    first, second = oracle_states(policy, Never(), sandbox, [PROBLEM], labels, (4, 3))
+    assert (first.step, first.prefix, first.outcomes, first.weak) == (0, STEPS[0], [1, 0, 0, 0], [0, 0, 0])
+    assert (second.step, second.outcomes) == (1, [1, 1, 0, 0])
+    assert [x.passes for x in labels] == [sum(x.outcomes[:2]) for x in (first, second)]
 
 
 def test_programs_beyond_the_rolled_ones_are_labelled_at_their_last_step_alone():
@@ -87,3 +125,31 @@ def test_wilsons_interval_inverts_the_score_test(passes, rollouts):
 def test_subsampled_labels_are_a_distribution_with_the_right_mean():
     labels, share = subsampled_labels(passes=5, rollouts=16, n=4)
     assert share.sum() == pytest.approx(1) and labels @ share == pytest.approx(5 / 16)
+
+
+OPEN = StepLabel("p", 0, 0, "x", 4, 1, 0.25, False, 40)
+CLEAN = StepLabel("p", 0, 1, "xy", 1, 1, 1.0, True, 0)
+
+
+def test_thinned_labels_are_what_fewer_rollouts_would_have_said():
+    rng = np.random.default_rng(0)
+    draws = [thinned_labels([OPEN, CLEAN], 2, rng) for _ in range(2000)]
+    assert all(clean == CLEAN and (x.rollouts, x.tokens) == (2, 20) for x, clean in draws)
+    values, share = subsampled_labels(1, 4, 2)
+    seen = np.array([x.label for x, _ in draws])
+    assert [np.mean(seen == v) for v in values] == pytest.approx(share, abs=0.04)
+
+
+def test_thinning_keeps_what_has_no_more_rollouts_and_drops_open_steps_at_none():
+    rng = np.random.default_rng(0)
+    assert thinned_labels([OPEN, CLEAN], 4, rng) == [OPEN, CLEAN]
+    assert thinned_labels([OPEN, CLEAN], 0, rng) == [CLEAN]
+
+
+def test_a_resample_takes_all_labels_of_a_problem_or_none():
+    labels = [replace(x, problem=name) for name in "abcdef" for x in (OPEN, CLEAN)]
+    drawn = resampled_labels(labels, np.random.default_rng(1))
+    assert len(drawn) == len(labels) and len({x.problem for x in drawn}) < 6
+    assert all(
+        x.problem == y.problem and (x.step, y.step) == (0, 1) for x, y in zip(drawn[::2], drawn[1::2], strict=True)
+    )

@@ -1,16 +1,18 @@
 """The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
 
+import math
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from dreamprm_lib.artifacts import Program, Study
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
 from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.weights import fetch
+from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, fetch
 from dreamprm_lib.run import PROJECT
 
 pytestmark = pytest.mark.weights
@@ -52,3 +54,13 @@ def test_lora_trains(candidates, loss):
     assert tuned.losses[-1] < 0.8 * tuned.losses[0]
     changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
     assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_pinned_numbers_of_parameters_are_those_of_the_converted_files(name):
+    if not (folder := cache_dir() / "safetensors" / name).exists():
+        pytest.skip(f"{name} is not here")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        sizes = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}
+    twice = sizes["model.embed_tokens.weight"] if "lm_head.weight" in sizes else 0
+    assert WEIGHTS[name].parameters == sum(sizes.values()) - twice

@@ -11,6 +11,7 @@ from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.errors import MissingCompletion
 from dreamprm_lib.run import Profile
+from dreamprm_lib.step_search import search
 
 BODY = ' do it."""\n    print(solve())\n\n\ndef solve():\n    """Strategy: guess."""\n    return 1\n\n\nmain()\n'
 
@@ -20,26 +21,29 @@ def setting(fake_server, tmp_path, monkeypatch):
     """A profile that points at a scripted server, with the recording and the store in a temporary folder."""
     server = fake_server(lambda body: [BODY] * body["n"])
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    path = tmp_path / "m.jsonl.gz"
-    monkeypatch.setattr(recorder, "recording_path", lambda model: path)
-    monkeypatch.setattr("dreamprm_lib.engine.policy.recording_path", lambda model: path)
-    policy = {"model": "m", "base_url": server.base_url}
+    for module in ("dreamprm_lib.record", "dreamprm_lib.engine.policy"):
+        monkeypatch.setattr(f"{module}.recording_path", lambda model: tmp_path / f"{model}.jsonl.gz")
+    policy, weak = ({"model": model, "base_url": server.base_url} for model in ("m", "weak"))
+    oracle = {"oracle_states": 1, "oracle_rollouts": 3, "weak_policy": weak, "weak_rollouts": 1}
     sections = {
         STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2},
-        STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "many_rollouts": 3, "rolled": 1},
+        STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "rolled": 1, **oracle},
         STAGES[3].notebook: {"policy": policy, "limit": 1, "samples": 2},
+        STAGES[6].notebook: {"search_width": 1, "search_branches": 3},
     }
-    return Profile("t", (), {}, sections), server, path, policy
+    return Profile("t", (), {}, sections), server, tmp_path / "m.jsonl.gz", policy
 
 
 def test_a_recording_is_made_once_extended_and_replayed(setting, tmp_path):
     profile, server, path, policy = setting
-    assert recorder.record(profile) == path
+    assert recorder.record(profile) == [path, tmp_path / "weak.jsonl.gz"]
     first = load_recording(path)
     asked = len(server.bodies)
     assert first.manifest["model"] == "m" and len(first) > 10
     recorder.record(profile)
     assert len(server.bodies) == asked  # nothing is asked twice
+    (only,) = load_recording(tmp_path / "weak.jsonl.gz").rows.values()  # one rollout of the one state
+    assert set(only[1]) == {0} and 3 in {len(known) for _, known in first.rows.values()}
     profile.sections[STAGES[3].notebook]["samples"] = 3
     recorder.record(profile, only="candidates")
     assert server.bodies[asked][1]["n"] == 1 and len(load_recording(path)) == len(first) + 1
@@ -49,3 +53,20 @@ def test_a_recording_is_made_once_extended_and_replayed(setting, tmp_path):
         assert [p.sample for p in sample_programs(replayed, sandbox, test, 3)] == [0, 1, 2]
         with pytest.raises(MissingCompletion):
             sample_programs(replayed, sandbox, test, 4)
+
+
+def test_a_search_is_recorded_if_it_is_named_and_replays(setting, tmp_path, monkeypatch):
+    profile, server, _path, policy = setting
+
+    class Indifferent:
+        def score(self, problem, programs):
+            return [[0.5] for _ in programs]
+
+    monkeypatch.setattr(recorder.RewardModel, "load", lambda path: Indifferent())
+    recorder.record(profile, only="search")
+    assert [(body["n"], body["stop"]) for _, body in server.bodies] == [(3, ["\n```", "\ndef "])]
+    (tmp_path / "completions.sqlite").unlink()
+    test = load_problems("starter", "test")
+    with open_policy(policy) as replayed:
+        found, left_out = search(replayed, Indifferent(), test[:2], width=1, branches=3)
+    assert [one.problem for one in found] == [test[0].id] and left_out == [test[1].id]

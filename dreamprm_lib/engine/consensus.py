@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from dreamprm_lib.engine.problems import Problem
@@ -64,16 +65,18 @@ def _number_like(token: str, rng: random.Random) -> str:
 def agreement(problem: Problem, codes: Sequence[str], sandbox: Sandbox, count: int = INPUTS) -> list[float]:
     """For each program, the share of the other programs that print what it prints, over the made-up inputs: in [0, 1].
 
-    An input on which a program fails counts as no agreement.  Without samples on standard input all are 0.
+    An input on which a program fails counts as no agreement.  A program that runs out of time on an input is out: it is
+    not run on the inputs that follow (the samples come first), and agrees with nobody there.  Without samples on
+    standard input all are 0.
     """
     inputs = perturbed_inputs(problem, count)
-    runs = sandbox.run([(code, text) for code in codes for text in inputs])
-    printed = [" ".join(run.stdout.split()) if run.status == "ok" else None for run in runs]
-    shares = []
-    for k in range(len(codes)):
-        same = 0
-        for i in range(len(inputs)):
-            mine, all_of_them = printed[k * len(inputs) + i], printed[i :: len(inputs)]
-            same += all_of_them.count(mine) - 1 if mine is not None else 0
-        shares.append(same / (len(inputs) * (len(codes) - 1)) if inputs and len(codes) > 1 else 0.0)
-    return shares
+    same, running = [0] * len(codes), list(range(len(codes)))
+    for text in inputs:
+        runs = dict(zip(running, sandbox.run([(codes[k], text) for k in running]), strict=True))
+        printed = {k: " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
+        votes = Counter(printed.values())
+        for k, output in printed.items():
+            same[k] += votes[output] - 1
+        running = [k for k, run in runs.items() if run.status != "time_limit"]
+    pairs = len(inputs) * (len(codes) - 1)
+    return [s / pairs if pairs > 0 else 0.0 for s in same]

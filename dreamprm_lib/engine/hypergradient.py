@@ -138,10 +138,10 @@ def differentiated_step(
     """
     after, logits = lower.step(parameters, lower.labels, lower.weights)
     derivative = along(lower.forward, parameters, lower.precondition(grad(meta_loss)(after)))
-    return Step(after, *_by_sample(lower, logits, derivative))
+    return Step(after, *by_sample(lower, logits, derivative))
 
 
-def _by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Derivatives by label and by weight [n], from the logits' derivative along v."""
     slope, mixed = lower.slopes(logits)
     scale = -lower.lr / len(logits) * derivative
@@ -149,6 +149,19 @@ def _by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> 
 
 
 # ------------------------------------------------------------------------------------------------- other ways
+
+
+def nudged(
+    lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], size: float = 1e-5
+) -> torch.Tensor:
+    """The derivative by every label [n], as anyone would check it: nudge the label by `size` both ways, take the step
+    again, look at the meta loss.  Two lower steps a label."""
+
+    def meta_after(labels: torch.Tensor) -> torch.Tensor:
+        return meta_loss(lower.step(parameters, labels, lower.weights)[0])
+
+    nudges = size * torch.eye(len(lower.labels), dtype=lower.labels.dtype)
+    return torch.stack([meta_after(lower.labels + d) - meta_after(lower.labels - d) for d in nudges]) / (2 * size)
 
 
 def released_way(
@@ -213,5 +226,5 @@ def implicit(
     product = LinearOperator((len(target), len(target)), matvec=curvature, dtype=float)
     solution, _ = cg(product, target, rtol=tolerance, maxiter=20 * len(target))
     derivative = forward_mode(lower.forward, optimum, shaped(solution))
-    by_label, by_weight = _by_sample(lower, lower.forward(optimum), derivative)
+    by_label, by_weight = by_sample(lower, lower.forward(optimum), derivative)
     return Step(optimum, by_label / lower.lr, by_weight / lower.lr)

@@ -98,12 +98,15 @@ class Policy:
         top_p: float = 0.95,
         max_tokens: int = 400,
         first: int = 0,
+        stop: Sequence[str] = (),
     ) -> list[list[Completion]]:
         """Samples `first` … `first + n - 1` of each prompt; each text is the whole reply, prefill included.
 
-        Completions are stored as they arrive: after an interruption the same call asks for the rest alone.
+        `stop` are further texts that end a reply, beside the closing fence; no reply contains them, and which one ended
+        it is not told.  Completions are stored as they arrive: after an interruption the same call asks for the rest
+        alone.
         """
-        requests = [self.request(p, temperature, top_p, max_tokens) for p in prompts]
+        requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         wanted = range(first, first + n)
         have = {r.digest: self._known(r) for r in requests}
         for r in requests:
@@ -124,7 +127,9 @@ class Policy:
             [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
         ]
 
-    def request(self, prompt: Prompt, temperature: float, top_p: float, max_tokens: int) -> Request:
+    def request(
+        self, prompt: Prompt, temperature: float, top_p: float, max_tokens: int, stop: Sequence[str] = ()
+    ) -> Request:
         """The request that this endpoint is sent for a prompt: raw text where it can prefill, else chat messages."""
         sampling = self.endpoint.takes_sampling
         return Request(
@@ -134,7 +139,7 @@ class Policy:
             temperature=temperature if sampling else None,
             top_p=top_p if sampling else None,
             max_tokens=max_tokens,
-            stop=("\n```",) if self.endpoint.prefill else (),
+            stop=(*(("\n```",) if self.endpoint.prefill else ()), *stop),
         )
 
     def close(self) -> None:

@@ -214,8 +214,8 @@ def _lcb_problem(line: str, where: str) -> Problem:
         metadata = row.get("metadata") or "{}"
         metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
         entry_point = metadata.get("func_name") or ""
-        public = _lcb_tests(row["public_test_cases"], f"{where}, field `public_test_cases`")
-        hidden = _lcb_tests(row["private_test_cases"], f"{where}, field `private_test_cases`")
+        public = unpack_tests(row["public_test_cases"], f"{where}, field `public_test_cases`")
+        hidden = unpack_tests(row["private_test_cases"], f"{where}, field `private_test_cases`")
         return Problem(
             id=str(row["question_id"]),
             title=row["question_title"],
@@ -233,8 +233,11 @@ def _lcb_problem(line: str, where: str) -> Problem:
         raise InputError(f"{where}: the field `{error.args[0]}` is missing.") from error
 
 
-def _lcb_tests(packed: str | list, where: str) -> tuple[Test, ...]:
-    """Tests as JSON text, or as LiveCodeBench packs its private ones: base64 of zlib of a pickled JSON string."""
+def unpack_tests(packed: str | list, where: str) -> tuple[Test, ...]:
+    """Tests as JSON text, or as LiveCodeBench packs its private ones: base64 of zlib of a pickled JSON string.
+
+    Raises `InputError`, which begins with `where`, for anything else; a pickle that holds more than text is not run.
+    """
     try:
         if isinstance(packed, str) and not packed.lstrip().startswith("["):
             packed = _StringUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(packed)))).load()

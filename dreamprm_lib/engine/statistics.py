@@ -71,16 +71,16 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 def mcnemar_power(problems: int, win: float, loss: float, level: float = 0.05) -> float:
     """The chance that the exact McNemar test rejects at `level`, if a problem is won or lost with these chances."""
-    discordant = np.arange(problems + 1)
-    weights = stats.binom(problems, win + loss).pmf(discordant)
-    power = 0.0
-    for n, weight in zip(discordant, weights, strict=True):
-        if weight < 1e-12 or n == 0:
-            continue
-        wins = np.arange(n + 1)
-        p_values = np.minimum(1.0, 2 * stats.binom(n, 0.5).cdf(np.minimum(wins, n - wins)))
-        power += weight * stats.binom(n, win / (win + loss)).pmf(wins)[p_values <= level].sum()
-    return float(power)
+    if win + loss == 0:
+        return 0.0
+    number = np.arange(1, problems + 1)  # of discordant problems
+    weights = stats.binom.pmf(number, problems, win + loss)
+    number, weights = number[weights > 1e-12], weights[weights > 1e-12]
+    most = stats.binom.ppf(level / 2, number, 0.5)  # of the rarer outcome, where the test still rejects; -1: nowhere
+    most -= 2 * stats.binom.cdf(most, number, 0.5) > level
+    share = win / (win + loss)
+    rejected = stats.binom.cdf(most, number, share) + stats.binom.sf(number - most - 1, number, share)
+    return float(weights @ rejected)
 
 
 def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 0.05, most: int = 20_000) -> int | None:

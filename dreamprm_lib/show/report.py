@@ -23,9 +23,20 @@ _TEMPLATE = """<!doctype html>
  .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; white-space: nowrap; }
  th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e6ee; text-align: right; }
  th:first-child, td:first-child { text-align: left; }
- figure { margin: 1.5rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
+ figure { margin: 1.5rem 0; break-inside: avoid; } img { width: var(--size); max-width: 100%; height: auto; }
  figcaption { color: #50545e; font-size: .92rem; } code { background: #f0f2f7; padding: .1em .3em; border-radius: 3px; }
  .note { background: #f6f8fc; border-left: 4px solid #4c72b0; padding: .6rem 1rem; }
+ @media screen and (max-width: 36rem) {
+  ul { padding-left: 1.1rem; } code { overflow-wrap: anywhere; }
+  table { font-size: .72rem; line-height: 1.3; white-space: normal; } th, td { padding: .3rem .18rem; }
+  img { max-width: none; width: max(100%, calc(.75 * var(--size))); }
+ }
+ @media print {
+  @page { margin: 15mm; } body { font-size: 10pt; max-width: none; padding: 0; } .scroll { overflow: visible; }
+  h2 { break-after: avoid; } li, tr { break-inside: avoid; } img { max-height: 220mm; object-fit: contain; }
+  table, figcaption { font-size: 9pt; } th, td { padding: .2rem .4rem; }
+  body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+ }
 </style></head><body>
 <h1>A process reward model for code, measured</h1>
 <p class="note">Study <code>{{ study }}</code>, profile <code>{{ profile }}</code>. Every number below was computed in
@@ -36,7 +47,8 @@ this run, from the tables beside this file; <code>manifest.json</code> has param
 another policy, another backbone or harder problems.</p>
 <h2>Problems solved by difficulty</h2><div class="scroll">{{ table }}</div>
 {% for chapter, figures in chapters %}<h2>{{ chapter }}</h2>
-{% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
+{% for image, caption, size in figures %}<figure><div class="scroll">
+<img alt="{{ caption }}" style="--size: {{ size }}px" src="data:image/png;base64,{{ image }}"></div>
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}{% endfor %}
 <h2>How it was run</h2><div class="scroll">{{ stages }}</div>
 <p>{{ versions }}</p>
@@ -51,7 +63,7 @@ def write_report(study: Study, manifest: dict) -> Path:
         study=study.name,
         profile=manifest["profile"],
         verdict=[_code(s) for s in verdict(study.read_table("differences.csv"))],
-        table=jinja2.utils.markupsafe.Markup(wide_table(study.read_table("table.csv")).to_html(border=0)),
+        table=jinja2.utils.markupsafe.Markup(_unbroken(wide_table(study.read_table("table.csv")).to_html(border=0))),
         chapters=[(title, figures) for title, figures in _chapters(study) if figures],
         stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -66,6 +78,11 @@ def _code(sentence: str):
     parts = html.escape(sentence).split("`")
     marked = "".join(f"<code>{part}</code>" if k % 2 else part for k, part in enumerate(parts))
     return jinja2.utils.markupsafe.Markup(marked)
+
+
+def _unbroken(text: str) -> str:
+    """Intervals that no line break parts: a word joiner on both sides of the dash."""
+    return text.replace("–", "&#8288;–&#8288;")
 
 
 def wide_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,12 +106,13 @@ def _chapters(study: Study):
     for stage in STAGES:
         number, title = stage.notebook[:2], stage.notebook[3:].replace("_", " ").capitalize()
         files = sorted((study.folder / "figures").glob(f"{number}_*.png"))
-        yield title, [(base64.b64encode(f.read_bytes()).decode(), _caption(f)) for f in files]
+        yield title, [(base64.b64encode(f.read_bytes()).decode(), *_caption_and_size(f)) for f in files]
 
 
-def _caption(path: Path) -> str:
+def _caption_and_size(path: Path) -> tuple[str, int]:
+    """What the figure says of itself, and its width at 96 pixels an inch, so that text has one size in all."""
     with Image.open(path) as image:
-        return image.info.get("Description", path.stem)
+        return image.info.get("Description", path.stem), round(96 * image.width / image.info.get("dpi", (96, 96))[0])
 
 
 def _stages(manifest: dict) -> pd.DataFrame:

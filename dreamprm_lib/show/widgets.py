@@ -1,24 +1,47 @@
 """Explorers: ipywidgets around a pure `render(...) -> Figure`.
 
-The render function gets all its state by argument, so what a slider shows is what a headless run draws.
+The render function gets all its state by argument, so what a slider shows is what a headless run draws.  The figure is
+an image widget, not captured output: it does not flicker, stays visible in a saved notebook, and a headless run cannot
+wait for a front end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
+from io import BytesIO
 
 import ipywidgets
-from IPython.display import display
 from matplotlib.figure import Figure
+
+from dreamprm_lib.errors import DreamPRMError
 
 
 def explorer(render: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
-    """Controls above a figure that is drawn anew at each change; the controls' names are `render`'s arguments."""
+    """Controls above a figure that is drawn anew at each change; the controls' names are `render`'s arguments.
+
+    An error of the suite is shown in the figure's place; any other is a fault, and is raised.
+    """
     for name, control in controls.items():
         control.description = control.description or name.replace("_", " ")
         control.style.description_width = "initial"
-    output = ipywidgets.interactive_output(lambda **values: display(render(**values)), controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), output])
+    picture, trouble = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+
+    def draw(_change=None) -> None:
+        try:
+            figure = render(**{name: control.value for name, control in controls.items()})
+        except DreamPRMError as error:
+            trouble.value = f"<b>{escape(str(error))}</b>"
+            return
+        trouble.value = ""
+        with BytesIO() as file:
+            figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+            picture.value = file.getvalue()
+
+    for control in controls.values():
+        control.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), trouble, picture])
 
 
 def choice(options, description: str, value=None) -> ipywidgets.Dropdown:

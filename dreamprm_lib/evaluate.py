@@ -1,0 +1,79 @@
+"""Anyone's graded candidates under a study's tables and figures: no notebook, and no sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from dreamprm_lib import test_time_scaling as tts
+from dreamprm_lib.artifacts import Program, Study, read_rows
+from dreamprm_lib.candidate_solutions import free_scores, read_lcb
+from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.reward_model import RewardModel
+
+
+def evaluate_file(
+    file: Path, checkpoint: Path | None = None, out: Path | None = None, problem_set: str = "starter"
+) -> pd.DataFrame:
+    """Table by difficulty for LiveCodeBench's `…_eval_all.json`, or for `candidates.jsonl` on a problem set.
+
+    Beside `random` and `oracle` stand the selectors that need no run (`first`, `shortest`, `longest`, and
+    `self_certainty` where it was recorded); with a `checkpoint` its reward model scores the candidates (`prm`, mean of
+    the steps).  `out` gets what `write` writes.  Raises `InputError` for a file that is neither.
+    """
+    tables = evaluate(read_pool(file, checkpoint, problem_set))
+    if out:
+        write(tables, out)
+    return tables["table"]
+
+
+def read_pool(file: Path, checkpoint: Path | None = None, problem_set: str = "starter") -> tts.Pool:
+    """The candidates of a file with the scores of every selector: see `evaluate_file`."""
+    problems, candidates = _read(Path(file), problem_set)
+    scores = free_scores(problems, candidates)
+    rule = dict.fromkeys((row.method for row in scores), "last")
+    if checkpoint:
+        scores += tts.score_candidates(RewardModel.load(checkpoint), "prm", problems, candidates)
+    return tts.make_pool(problems, candidates, scores, rule | {"prm": "mean"})
+
+
+def evaluate(pool: tts.Pool) -> dict[str, pd.DataFrame]:
+    """The tables of a study by name: `table` by difficulty, `curve`, and paired `differences` to `random`."""
+    pairs = [(method, "random") for method in pool.scores if method not in ("random", "oracle")]
+    return {
+        "table": tts.difficulty_table(pool),
+        "curve": tts.scaling_curve(pool),
+        "differences": tts.differences(pool, pairs),
+    }
+
+
+def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
+    """Write each table as CSV, and its figure as PNG and SVG in `figures/`."""
+    from dreamprm_lib.show import figures
+
+    figures.use_style()
+    study = Study(Path(out).parent, Path(out).name)
+    drawn = {
+        "table": ("difficulty", figures.difficulty_figure, "Problems solved by difficulty"),
+        "curve": ("curve", figures.curve_figure, "Best-of-N; the bands are those of random and oracle"),
+        "differences": ("differences", figures.forest_figure, "Paired differences in problems solved"),
+    }
+    for name, table in tables.items():
+        title, figure, caption = drawn[name]
+        study.write_table(f"{name}.csv", table)
+        study.save_figure(figure(table), title, f"{caption}, 95 % intervals over problems.")
+
+
+def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
+    if not file.is_file():
+        raise InputError(f"There is no file {file}.")
+    if file.suffix == ".json":
+        graded = read_lcb(file)
+        return [g.problem for g in graded], [program for g in graded for program in g.programs()]
+    candidates = read_rows(file, Program)
+    known = {p.id: p for p in load_problems(problem_set)}
+    if strange := sorted({c.problem for c in candidates} - set(known)):
+        raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the set {problem_set}.")
+    return [known[i] for i in dict.fromkeys(c.problem for c in candidates)], candidates

@@ -1,0 +1,377 @@
+"""Where the truth is known: what each method does to labels, values and rankings, measured.
+
+Two places.  *Planted worlds* (`engine.planted`) have a value for every state by construction, and a completer whose
+bias can be set.  The *oracle* is real: many rollouts of the same prefixes estimate the value under the policy that
+wrote them, and rollouts of a weaker policy show a real bias.  No such value is ever used in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy.stats import rankdata
+from tqdm.auto import tqdm
+
+from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
+from dreamprm_lib.engine.statistics import resamples
+from dreamprm_lib.label_correction import METHODS, Correction, Labelled, by_held_out_loss, correction_method, fit_rows
+
+RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
+
+
+# ------------------------------------------------------------------------------------------------- planted worlds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A planted world, split: training rows and their true values [m], clean outcomes, and states held out with their
+    true values [h]."""
+
+    train: Labelled
+    train_values: np.ndarray
+    meta: Labelled
+    held_out: np.ndarray
+    held_out_values: np.ndarray
+
+
+def split_world(
+    world: PlantedWorld, rng: np.random.Generator, meta_size: int, train_size: int | None = None, leaky: bool = False
+) -> Trial:
+    """Of the states a quarter is held out, `meta_size` give one clean outcome each (at most two thirds of the others),
+    and `train_size` of the rest (None: all) train on MC labels.
+
+    `leaky` takes the clean outcomes from the states that are held out: the gain that one could fake.
+    """
+    order = rng.permutation(len(world.values))
+    held_out, others = np.split(order, [len(order) // 4])
+    meta_rows, train_rows = np.split(others, [min(meta_size, 2 * len(others) // 3)])
+    train_rows = train_rows[:train_size]
+    if leaky:
+        meta_rows = held_out[: len(meta_rows)]
+
+    def rows(chosen: np.ndarray, labels: np.ndarray, n: int, movable: bool) -> Labelled:
+        names = [str(i) for i in chosen]
+        return Labelled(world.features[chosen], labels, names, np.full(len(chosen), movable), np.full(len(chosen), n))
+
+    return Trial(
+        rows(train_rows, world.labels[train_rows], world.rollouts, True),
+        world.values[train_rows],
+        rows(meta_rows, rng.binomial(1, world.values[meta_rows]).astype(float), 1, False),
+        world.features[held_out],
+        world.values[held_out],
+    )
+
+
+def compare(
+    trial: Trial, rng: np.random.Generator, settings: Correction, methods: Mapping[str, object] = METHODS
+) -> list[dict]:
+    """Every method on one world of known truth: rows with method, ranking (of held-out states, 0 to 1), label_mse (of
+    the labels that the method ends with, or of its scores of the training states), value_mse (of its scores on held-out
+    states).  The head's ridge is chosen on the raw labels.
+    """
+    _, ridge = by_held_out_loss(lambda part, r: fit_rows(part, settings, r), trial.train, RAW_RIDGES, 3, rng)
+    settings, seed = replace(settings, ridge=ridge), int(rng.integers(2**32))
+    found = []
+    for name, method in methods.items():
+        outcome = method(trial.train, trial.meta, settings, np.random.default_rng(seed))
+        scores = outcome.head.scores(trial.held_out)
+        labels = outcome.head.scores(trial.train.features) if outcome.labels is None else outcome.labels
+        found.append(
+            {
+                "method": name,
+                "ranking": pair_ranking(scores, trial.held_out_values),
+                "label_mse": float(np.mean((labels - trial.train_values) ** 2)),
+                "value_mse": float(np.mean((scores - trial.held_out_values) ** 2)),
+            }
+        )
+    return found
+
+
+def planted_table(
+    features: np.ndarray,
+    rollouts: Sequence[int],
+    meta_sizes: Sequence[int],
+    seeds: int,
+    settings: Correction,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`compare` on `seeds` worlds for every bias, number of rollouts and size of the meta set.
+
+    Columns: bias, rollouts, meta, seed, and those of the comparison.  Worlds are shared out among the processors.
+    """
+    chosen = {name: METHODS[name] for name in methods}
+
+    def one(bias: str, n: int, size: int, number: int) -> list[dict]:
+        world = planted_world(features, n, bias, np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number, 1])
+        here = {"bias": bias, "rollouts": n, "meta": size, "seed": number}
+        return [here | row for row in compare(split_world(world, rng, size), rng, settings, chosen)]
+
+    return _in_parallel(one, list(product(BIASES, rollouts, meta_sizes, range(seeds))), "planted worlds")
+
+
+# What an ablation changes: fields of `Correction`, or of the world (rollouts, meta_size, train_size, leaky).
+ABLATIONS: dict[str, list[dict]] = {
+    "clean outcomes": [{"meta_size": size} for size in (80, 320, 1280)],
+    "prior λ": [{"prior": prior} for prior in (0.0, 0.003, 0.03, 0.3)],
+    "upper learning rate": [{"meta_lr": rate} for rate in (0.01, 0.03, 0.06, 0.2)],
+    "unrolled steps": [{"unroll": steps} for steps in (1, 2, 4)],
+    "warm start": [{"warm_start": warm} for warm in (True, False)],
+    "rollouts a label, 1,500 in all": [{"rollouts": n, "train_size": 1500 // n} for n in (1, 2, 4, 16)],
+    "stopped early": [{"stopped": stopped} for stopped in (True, False)],
+    "leaky outcomes": [{"leaky": leaky} for leaky in (False, True)],
+}
+
+
+def ablation_table(
+    features: np.ndarray,
+    seeds: int,
+    settings: Correction,
+    names: Sequence[str] = tuple(ABLATIONS),
+    bias: str = "by state",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Correction of labels with one thing changed at a time (`ABLATIONS`), on `seeds` worlds: columns ablation, value,
+    seed, and those of `compare` for the methods `raw labels` and `corrected`.
+
+    Where nothing else is said a label has 4 rollouts, 320 outcomes are clean, and `settings` hold.
+    """
+
+    def one(name: str, change: dict, number: int) -> list[dict]:
+        size = {"rollouts": 4, "meta_size": 320, "train_size": None, "leaky": False}
+        size |= {key: change[key] for key in size.keys() & change.keys()}
+        here = replace(settings, **{key: change[key] for key in vars(settings).keys() & change.keys()})
+        world = planted_world(features, size.pop("rollouts"), bias, np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number, 1])
+        corrected = correction_method("labels", (here.prior,), change.get("stopped", True))
+        methods = {"raw labels": METHODS["raw labels"], "corrected": corrected}
+        rows = compare(split_world(world, rng, **size), rng, here, methods)
+        return [
+            {"ablation": name, "value": _in_words(next(iter(change.values()))), "seed": number} | row for row in rows
+        ]
+
+    jobs = [(name, change, number) for name in names for change in ABLATIONS[name] for number in range(seeds)]
+    return _in_parallel(one, jobs, "ablations")
+
+
+def _in_words(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _in_parallel(work, jobs: Sequence[tuple], what: str) -> pd.DataFrame:
+    """Rows of `work(*job)` for all jobs, in their order, by all processors."""
+    found = Parallel(n_jobs=-1, return_as="generator")(delayed(work)(*job) for job in jobs)
+    return pd.DataFrame([row for rows in tqdm(found, total=len(jobs), desc=what, unit="world") for row in rows])
+
+
+# ------------------------------------------------------------------------------------------------- the oracle
+
+
+@dataclass(frozen=True)
+class States:
+    """Prefixes that were finished many times: features [m, width], their problems, whether each of the rollouts of the
+    policy that wrote them passed [m, n] bool, and the same of a weaker policy [m, w] bool."""
+
+    features: np.ndarray
+    problems: list[str]
+    outcomes: np.ndarray
+    weak: np.ndarray
+
+
+def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
+    """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
+
+    (y - v̂)² exceeds (y - v)² by the variance of v̂, which v̂ (1 - v̂) / (n - 1) estimates without bias, if y does not
+    come from the same rollouts.  Single values may be negative; means are right.
+    """
+    share = passes / rollouts
+    return (estimates - share) ** 2 - share * (1 - share) / (rollouts - 1)
+
+
+def oracle_comparison(
+    states: States,
+    clean: Labelled,
+    meta: Labelled,
+    rollouts: Sequence[int],
+    seeds: int,
+    settings: Correction,
+    methods: Sequence[str] = tuple(METHODS),
+    weak: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
+
+    For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn anew
+    (with `weak`, in n of the weaker policy's); the rest of its own policy's rollouts are the oracle, which no method
+    sees.  `clean` are the training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method,
+    state, problem, label (the method's, or its score of the state), passes and trials (of the oracle).
+    """
+    chosen = {name: METHODS[name] for name in methods}
+
+    def one(n: int, number: int) -> list[dict]:
+        rng = np.random.default_rng([seed, number, n])
+        order = rng.permuted(np.tile(np.arange(states.outcomes.shape[1]), (len(states.problems), 1)), axis=1)
+        shuffled = np.take_along_axis(states.outcomes, order, axis=1)
+        known, oracle = (
+            (rng.permuted(states.weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
+        )
+        labels = known.mean(axis=1)
+        train = Labelled(
+            np.concatenate([states.features, clean.features]),
+            np.concatenate([labels, clean.labels]),
+            [*states.problems, *clean.problems],
+            np.repeat([True, False], [len(labels), len(clean)]),
+            np.repeat([n, 1], [len(labels), len(clean)]),
+        )
+        rows = []
+        for name, method in chosen.items():
+            outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
+            after = outcome.head.scores(train.features) if outcome.labels is None else outcome.labels
+            rows += [
+                {
+                    "rollouts": n,
+                    "seed": number,
+                    "method": name,
+                    "state": i,
+                    "problem": problem,
+                    "label": float(after[i]),
+                }
+                | {"passes": int(oracle[i].sum()), "trials": oracle.shape[1]}
+                for i, problem in enumerate(states.problems)
+            ]
+        return rows
+
+    return _in_parallel(one, list(product(rollouts, range(seeds))), "labels beside the oracle")
+
+
+def oracle_table(found: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """`oracle_comparison` in numbers, with 95 % bootstrap intervals over problems (means over seeds within each draw).
+
+    One row for each number of rollouts and method; each measure comes with `_low` and `_high`: `mse` (of the labels
+    to the true values, unbiased), `gain` (the share of the raw labels' mse that is gone), `bias` (mean label minus mean
+    value), `ranking` (rank correlation of labels and oracle shares) and `ranking_gain` (its change against the raw
+    labels).  Gains are paired: the same resamples for both.
+    """
+    rows = []
+    for n, part in found.groupby("rollouts", sort=False):
+        measured = {method: _draws(rows, draws, seed) for method, rows in part.groupby("method", sort=False)}
+        raw = measured["raw labels"]
+        for method, values in measured.items():
+            gains = {"gain": 1 - values["mse"] / raw["mse"], "ranking_gain": values["ranking"] - raw["ranking"]}
+            row = {"rollouts": n, "method": method}
+            for name, drawn in (values | gains).items():
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), _with_interval(drawn), strict=True))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The first of the values, and the 95 % interval of the others, which are draws of it."""
+    return float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975]))
+
+
+def _problem_draws(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:
+    """Weights of the rows [1 + draws, rows], each line of sum 1: alike, and then as bootstrap resamples of problems."""
+    problem, names = pd.factorize(np.asarray(problems))
+    counts = resamples(len(names), draws, np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(names)), counts])[:, problem].astype(float)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _draws(found: pd.DataFrame, draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Measures of one method on all problems, and then on each resample of them [1 + draws]."""
+    seeds = found.seed.nunique()
+    label, passes, trials = (found[c].to_numpy().reshape(seeds, -1) for c in ("label", "passes", "trials"))
+    weights = _problem_draws(found.problem[: label.shape[1]], draws, seed)
+    rankings = [
+        _correlation(rankdata(y), rankdata(value), weights) for y, value in zip(label, passes / trials, strict=True)
+    ]
+    return {
+        "mse": weights @ unbiased_squares(label, passes, trials).mean(axis=0),
+        "bias": weights @ (label - passes / trials).mean(axis=0),
+        "ranking": np.mean(rankings, axis=0),
+    }
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted correlation of x and y [m] under each row of weights [d, m]; 0 where one of them is constant."""
+    x, y = x - (weight @ x)[:, None], y - (weight @ y)[:, None]
+    spread = np.sqrt((weight * x**2).sum(1) * (weight * y**2).sum(1))
+    return np.divide((weight * x * y).sum(1), spread, out=np.zeros(len(weight)), where=spread > 1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- a real bias
+
+
+def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """How far the weaker policy passes less often than the one that wrote the prefixes, by kinds of prefix.
+
+    `traits` name a group for each state.  Columns: trait, group, states, problems, value and weak (mean shares of
+    passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
+    """
+    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    rows = []
+    for trait, groups in traits.items():
+        for group in dict.fromkeys(sorted(groups)):
+            mine = np.array([g == group for g in groups])
+            names = [p for p, m in zip(states.problems, mine, strict=True) if m]
+            drawn = _problem_draws(names, draws, seed) @ (weak - value)[mine]
+            bias, low, high = _with_interval(drawn)
+            rows.append(
+                {"trait": trait, "group": str(group), "states": int(mine.sum()), "problems": len(set(names))}
+                | {"value": value[mine].mean(), "weak": weak[mine].mean()}
+                | {"bias": bias, "bias_low": low, "bias_high": high}
+            )
+    return pd.DataFrame(rows)
+
+
+def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Is the weaker policy's bias a constant share of the value, or does it vary with the state?
+
+    `share`: its passes to those of the policy itself.  `spread`: the standard deviation, between states, of what the
+    share does not explain, without what binomial noise explains (0 if that is all).  Each with its 95 % bootstrap
+    interval over problems.
+    """
+    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    noise_of_value, noise_of_weak = (
+        rate * (1 - rate) / (n - 1) for rate, n in ((value, states.outcomes.shape[1]), (weak, states.weak.shape[1]))
+    )
+    weights = _problem_draws(states.problems, draws, seed)
+    share = (weights @ weak) / (weights @ value)
+    rest = (weak - share[:, None] * value) ** 2 - noise_of_weak - share[:, None] ** 2 * noise_of_value
+    spread = np.sqrt(np.maximum((weights * rest).sum(axis=1), 0))
+    return {"share": _with_interval(share), "spread": _with_interval(spread)}
+
+
+def oracle_verdict(
+    own: pd.DataFrame, weak: pd.DataFrame, spread: Mapping[str, tuple[float, float, float]]
+) -> list[str]:
+    """What `oracle_table` of both policies' labels and `bias_spread` allow to be said, one sentence each."""
+    share, rest = spread["share"], spread["spread"]
+    kind = "varies with the state" if rest[1] > 0 else "cannot be told from a constant share"
+    sentences = [
+        f"The weaker policy passes {share[0]:.2f} times as often ({share[1]:.2f} to {share[2]:.2f}). What that share "
+        f"leaves {kind}: standard deviation {rest[0]:.2f} between prefixes ({rest[1]:.2f} to {rest[2]:.2f}), binomial "
+        "noise taken off."
+    ]
+    told = ("corrected", "corrected, likelihood", "recalibrated")
+    for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
+        for row in table[table.method.isin(told)].itertuples():
+            nearer = _surely(row.gain_low, row.gain_high, "nearer to the truth", "farther from it", "not surely nearer")
+            order = _surely(row.ranking_gain_low, row.ranking_gain_high, "better", "worse", "not surely other")
+            sentences.append(
+                f"Labels from {row.rollouts} of {whose} rollouts, {row.method}: {nearer} (squared error "
+                f"{-row.gain:+.0%}, {-row.gain_high:+.0%} to {-row.gain_low:+.0%}), their order {order} (rank "
+                f"correlation {row.ranking_gain:+.2f}, {row.ranking_gain_low:+.2f} to {row.ranking_gain_high:+.2f})."
+            )
+    return sentences
+
+
+def _surely(low: float, high: float, up: str, down: str, neither: str) -> str:
+    return up if low > 0 else down if high < 0 else neither

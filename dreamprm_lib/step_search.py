@@ -1,0 +1,196 @@
+"""Step-level beam search: the reward model steers while a program is written, function by function.
+
+Best-of-N pays for N whole programs and judges them at the end.  A beam search judges after each function: it keeps
+the `width` best prefixes and has the policy continue each in `branches` ways, so that tokens go to what looks good
+(Snell et al., arXiv 2408.03314, section 5).  One more stop sequence makes the policy write one function at a time, and
+sample numbers are fixed, so that recorded completions give the same search again.
+
+Not covered: endpoints that cannot be prefilled, and methods of a class `Solution`, which are written in one go (there
+the search is a best-of-N).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tqdm.auto import tqdm
+
+from dreamprm_lib.artifacts import SearchedProgram
+from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, split_steps
+from dreamprm_lib.engine.completions import Completion
+from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.errors import InputError, MissingCompletion
+from dreamprm_lib.monte_carlo_labels import rollout_prompt
+from dreamprm_lib.reward_model import RewardModel, aggregate
+
+NEXT_FUNCTION = "\ndef "  # where it begins, the function before it is whole
+_GOES_ON_AFTER = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """A program as far as it is written: the text after whole functions, or a `finished` program.
+
+    `scores` of its steps in [0, 1], and `score`, their aggregate.
+    """
+
+    text: str
+    finished: bool
+    scores: list[float]
+    score: float
+
+
+@dataclass
+class Search:
+    """The search for one problem.
+
+    A level holds the states that compete at it, best first, of which the first `width` are kept: continuations of the
+    level before, and the finished programs that were kept there.  `tokens` are those of all completions that were
+    asked for, the dropped ones too; as everywhere, the tokens of a stop sequence are not counted.
+    """
+
+    problem: str
+    width: int
+    levels: list[list[State]] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def kept(self) -> list[State]:
+        """The beam: the best states of the last level."""
+        return self.levels[-1][: self.width] if self.levels else []
+
+    @property
+    def programs(self) -> list[State]:
+        """Every finished program, dropped ones too (they are paid for), best first; among equals the earlier one."""
+        finished = {state.text: state for level in self.levels for state in level if state.finished}
+        return sorted(finished.values(), key=lambda state: -state.score)
+
+
+def search(
+    policy: Policy,
+    model: RewardModel,
+    problems: Sequence[Problem],
+    width: int = 2,
+    branches: int = 4,
+    temperature: float = 0.8,
+    aggregation: str = "mean",
+    depth: int = 8,
+) -> tuple[list[Search], list[str]]:
+    """A beam search for each problem, and the ids of the problems that were left out.
+
+    Level 1 asks for samples 0 … `width` · `branches` - 1 of the first function, each later one for samples 0 …
+    `branches` - 1 of every unfinished prefix that was kept.  States of equal text are one; among equal scores the
+    earlier state is better.  What is unfinished after `depth` functions counts as finished.  Offline, a problem whose
+    completions are not all recorded is left out: scores differ in the last digits between machines, and another beam
+    asks for other completions.  Levels of all problems run together.
+    """
+    if min(width, branches, depth) < 1:
+        raise InputError(f"A search needs a width, branches and a depth of 1 or more: {width}, {branches}, {depth}.")
+    if not policy.endpoint.prefill:
+        raise InputError("A search continues programs: it needs an endpoint that can be prefilled (`prefill`).")
+    found = {p.id: Search(p.id, width) for p in problems}
+    going = list(problems)
+    for level in range(depth):
+        prompts = {p.id: _prompts(p, found[p.id].kept) for p in going}
+        replies = _replies(policy, prompts, branches if level else width * branches, temperature)
+        for problem in tqdm(going, desc=f"scoring function {level + 1}", unit="problem"):
+            if problem.id in replies:
+                _extend(found[problem.id], model, problem, replies[problem.id], aggregation, level == depth - 1)
+            else:
+                del found[problem.id]
+        going = [p for p in going if p.id in found and not all(state.finished for state in found[p.id].kept)]
+        if not going:
+            break
+    return list(found.values()), [p.id for p in problems if p.id not in found]
+
+
+def after(reply: Completion) -> tuple[str, bool]:
+    """The program text after a reply, and whether the program is finished.
+
+    The endpoint does not tell what ended a reply; its text does.  Before the next function stands an empty line, before
+    the closing fence or the end of the text stands none: a program goes on if its reply ends with a line end that
+    follows a definition, an import or an assignment.  It is finished if it ends with its call, holds the fence, was cut
+    for its length, or does not parse.
+    """
+    text = reply.text.removeprefix("```python\n")
+    if reply.finish != "length" and "```" not in text and text.endswith("\n") and _goes_on(text):
+        return text + NEXT_FUNCTION[0], False
+    return extract_code(reply.text), True
+
+
+def grade(sandbox: Sandbox, problems: Sequence[Problem], searches: Sequence[Search]) -> list[SearchedProgram]:
+    """The finished programs of each search with their verdicts on all tests, best first; rank 0 is the pick."""
+    by_id = {p.id: p for p in problems}
+    ranked = [(s, rank, state) for s in searches for rank, state in enumerate(s.programs)]
+    verdicts = sandbox.grade([(by_id[s.problem], state.text) for s, _, state in ranked], progress=True)
+    return [
+        SearchedProgram(
+            problem=s.problem,
+            rank=rank,
+            code=state.text,
+            steps=[step.text for step in split_steps(state.text)],
+            scores=state.scores,
+            score=state.score,
+            passed=verdict.passed,
+            verdict=verdict.kind,
+            search_tokens=s.tokens,
+            levels=len(s.levels),
+        )
+        for (s, rank, state), verdict in zip(ranked, verdicts, strict=True)
+    ]
+
+
+def _prompts(problem: Problem, kept: Sequence[State]) -> list[Prompt]:
+    """What the policy is asked next: the problem at first, then every unfinished prefix in the beam."""
+    if not kept:
+        return [cof_prompt(problem)]
+    return [rollout_prompt(problem, state.text) for state in kept if not state.finished]
+
+
+def _replies(
+    policy: Policy, prompts: Mapping[str, list[Prompt]], n: int, temperature: float
+) -> dict[str, list[Completion]]:
+    """`n` replies to each prompt of each problem; offline, a problem that lacks any of them is missing."""
+
+    def ask(some: list[Prompt]) -> list[list[Completion]]:
+        return policy.sample(some, n, temperature=temperature, stop=(NEXT_FUNCTION,))
+
+    if not policy.offline:
+        rows = iter(ask([prompt for some in prompts.values() for prompt in some]))
+        return {name: [reply for _ in some for reply in next(rows)] for name, some in prompts.items()}
+    known = {}
+    for name, some in prompts.items():
+        try:
+            known[name] = [reply for row in ask(some) for reply in row]
+        except MissingCompletion:
+            continue
+    return known
+
+
+def _extend(
+    found: Search, model: RewardModel, problem: Problem, replies: Sequence[Completion], aggregation: str, last: bool
+) -> None:
+    """One more level: score what the replies made of the beam, and rank it with the finished programs in it."""
+    texts = dict(after(reply) for reply in replies)
+    scores = model.score(problem, list(texts))
+    states = [
+        State(text, finished or last, steps, aggregate(steps, aggregation))
+        for (text, finished), steps in zip(texts.items(), scores, strict=True)
+    ]
+    standing = [state for state in found.kept if state.finished]
+    found.levels.append(sorted(standing + states, key=lambda state: -state.score))
+    found.tokens += sum(reply.tokens for reply in replies)
+
+
+def _goes_on(text: str) -> bool:
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return bool(body) and isinstance(body[-1], _GOES_ON_AFTER)

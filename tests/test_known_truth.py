@@ -1,0 +1,165 @@
+"""What is measured where the truth is known: planted worlds, ablations and the oracle."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dreamprm_lib import known_truth as kt
+from dreamprm_lib.engine.planted import planted_world
+from dreamprm_lib.label_correction import METHODS, Correction, Labelled
+
+
+def test_a_comparison_holds_states_out_and_tells_each_method():
+    planted = planted_world(np.random.default_rng(0).standard_normal((400, 3)), 4, "none", np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    trial = kt.split_world(planted, rng, 100)
+    assert len(trial.held_out) == 100 == len(trial.meta) and len(trial.train) == 200
+    methods = {name: METHODS[name] for name in ("raw labels", "meta only")}
+    rows = kt.compare(trial, rng, Correction(iterations=5), methods)
+    assert [row["method"] for row in rows] == ["raw labels", "meta only"]
+    assert rows[0]["ranking"] > 0.9 and all(0 <= row[k] < 0.5 for row in rows for k in ("label_mse", "value_mse"))
+
+
+def test_the_table_of_planted_worlds_is_the_same_in_any_order():
+    features = np.random.default_rng(0).standard_normal((200, 3))
+    settings = Correction(iterations=3)
+    table = kt.planted_table(features, [1, 4], [20], 2, settings, ["raw labels", "recalibrated"])
+    assert len(table) == 4 * 2 * 1 * 2 * 2 and set(table.bias) == {"none", "constant", "flips", "by state"}
+    again = kt.planted_table(features, [4], [20], 2, settings, ["recalibrated"])
+    same = table[(table.rollouts == 4) & (table.method == "recalibrated")]
+    assert again.label_mse.tolist() == same.label_mse.tolist()
+
+
+def test_what_the_chapter_says_holds_in_small_worlds():
+    """A bias alike for all hurts values and not the ranking; one that varies hurts both; recalibration always does."""
+    features = np.random.default_rng(0).standard_normal((1000, 8))
+    settings = Correction(iterations=40, meta_lr=0.06, smoothing=0.0)
+    methods = ["raw labels", "recalibrated", "corrected, likelihood"]
+    table = kt.planted_table(features, [4], [250], 4, settings, methods)
+    ranking, error = (table.groupby(["bias", "method"])[what].mean().unstack() for what in ("ranking", "label_mse"))
+    learned, raw, simple = "corrected, likelihood", "raw labels", "recalibrated"
+    for bias in ("constant", "by state"):
+        assert error[learned][bias] < 0.5 * error[raw][bias]
+    assert ranking[learned]["by state"] > ranking[raw]["by state"] + 0.05
+    assert ranking[learned]["none"] > ranking[raw]["none"] - 0.02  # few worlds
+    assert ranking[raw]["constant"] > ranking[raw]["none"] - 0.04
+    assert (ranking[simple] > ranking.max(axis=1) - 0.01).all()
+
+
+def test_leaky_outcomes_are_those_of_the_states_held_out():
+    world = planted_world(np.random.default_rng(0).standard_normal((400, 3)), 4, "none", np.random.default_rng(1))
+    trial = kt.split_world(world, np.random.default_rng(2), 60, train_size=50, leaky=True)
+    assert len(trial.train) == 50
+    np.testing.assert_array_equal(trial.meta.features, trial.held_out[:60])
+
+
+def test_an_ablation_changes_one_thing_and_names_it():
+    features = np.random.default_rng(0).standard_normal((300, 3))
+    names = ["unrolled steps", "leaky outcomes", "rollouts a label, 1,500 in all"]
+    table = kt.ablation_table(features, 2, Correction(iterations=4, meta_lr=0.1), names)
+    assert table.groupby("ablation").value.unique().map(list).to_dict() == {
+        "unrolled steps": ["1", "2", "4"],
+        "leaky outcomes": ["no", "yes"],
+        "rollouts a label, 1,500 in all": ["1", "2", "4", "16"],
+    }
+    raw = table[table.method == "raw labels"]
+    steps = raw[raw.ablation == "unrolled steps"].groupby("seed").label_mse.nunique()
+    assert (steps == 1).all()  # the raw labels of a world do not depend on how it is corrected
+
+
+# ------------------------------------------------------------------------------------------------- the oracle
+
+
+def test_squares_are_without_bias_by_enumeration():
+    """The mean over all outcomes of a binomial is the true squared distance."""
+    value, estimate, n = 0.3, 0.55, 5
+    k = np.arange(n + 1)
+    chance = stats.binom(n, value).pmf(k)
+    assert chance @ kt.unbiased_squares(estimate, k, n) == pytest.approx((estimate - value) ** 2)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """120 states of 40 problems whose values the first feature tells, and a weaker policy that passes half as often."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 3))
+    values = 1 / (1 + np.exp(-2 * x[:, 0]))
+    outcomes, weak = rng.random((120, 32)) < values[:, None], rng.random((120, 8)) < values[:, None] / 2
+    meta_x = rng.standard_normal((150, 3))
+    meta = Labelled(
+        meta_x, (rng.random(150) < 1 / (1 + np.exp(-2 * meta_x[:, 0]))) * 1.0, [str(i // 4) for i in range(150)]
+    )
+    clean = Labelled(x[:40], outcomes[:40, 0] * 1.0, [str(i) for i in range(40)])
+    problems = [str(i // 3) for i in range(120)]
+    return kt.States(x, problems, outcomes, weak), clean, meta, values
+
+
+def test_the_oracle_tells_the_error_of_raw_labels(states):
+    real, clean, meta, values = states
+    found = kt.oracle_comparison(real, clean, meta, [1, 4], 5, Correction(iterations=5), ["raw labels"])
+    assert len(found) == 2 * 5 * 120 and set(found.trials) == {28, 31}
+    table = kt.oracle_table(found, 200).set_index("rollouts")
+    for n in (1, 4):
+        noise = np.mean(values * (1 - values)) / n
+        assert table.mse_low[n] < noise < table.mse_high[n] and table.mse[n] == pytest.approx(noise, rel=0.25)
+        assert table.bias_low[n] < 0 < table.bias_high[n]
+        assert table.gain[n] == table.gain_low[n] == table.gain_high[n] == 0
+    assert table.ranking[1] < table.ranking[4] < 1
+
+
+def test_a_weak_completer_shows_its_bias_and_correction_mends_it(states):
+    real, clean, meta, values = states
+    settings = Correction(iterations=30, meta_lr=0.1, smoothing=0.0)
+    methods = ["raw labels", "recalibrated", "corrected, likelihood"]
+    found = kt.oracle_comparison(real, clean, meta, [4], 3, settings, methods, weak=True)
+    assert set(found.trials) == {32}
+    table = kt.oracle_table(found, 200).set_index("method")
+    assert table.bias["raw labels"] == pytest.approx(-values.mean() / 2, abs=0.05)
+    assert table.gain_low["recalibrated"] > 0.3
+    assert abs(table.bias["recalibrated"]) < abs(table.bias["raw labels"]) / 2
+
+
+def test_no_method_sees_the_oracle(states):
+    """Other verdicts of the rollouts that label nothing change no label."""
+    real, clean, meta, _ = states
+    settings, methods = Correction(iterations=5), ["raw labels", "corrected"]
+    found = kt.oracle_comparison(real, clean, meta, [4], 1, settings, methods, weak=True)
+    other = kt.States(real.features, real.problems, ~real.outcomes, real.weak)
+    again = kt.oracle_comparison(other, clean, meta, [4], 1, settings, methods, weak=True)
+    pd.testing.assert_series_equal(found.label, again.label)
+    assert (found.passes + again.passes == 32).all()
+
+
+def test_a_share_alone_leaves_no_spread_and_a_bias_by_state_does():
+    rng = np.random.default_rng(0)
+    values, problems = rng.uniform(0.1, 0.9, 400), [str(i // 4) for i in range(400)]
+
+    def spread_of(share):
+        outcomes, weak = rng.random((400, 32)) < values[:, None], rng.random((400, 4)) < (share * values)[:, None]
+        return kt.bias_spread(kt.States(np.zeros((400, 1)), problems, outcomes, weak), 500)
+
+    constant, varied = spread_of(np.full(400, 0.5)), spread_of(np.where(np.arange(400) % 8 < 4, 0.9, 0.1))
+    for found in (constant, varied):
+        assert found["share"][1] < 0.5 < found["share"][2]
+    assert constant["spread"][1] == 0 and constant["spread"][0] < 0.1
+    truth = np.std(np.where(np.arange(400) % 8 < 4, 0.4, -0.4) * values)
+    assert varied["spread"][1] < truth < varied["spread"][2]
+
+
+def test_the_bias_is_told_by_kinds_of_prefix():
+    outcomes, weak = np.ones((4, 2), bool), np.array([[1, 1], [1, 0], [0, 0], [0, 0]], bool)
+    real = kt.States(np.zeros((4, 1)), ["a", "a", "b", "c"], outcomes, weak)
+    table = kt.bias_table(real, {"step": [1, 1, 2, 2]}, 50)
+    assert table[["group", "states", "problems", "bias"]].values.tolist() == [["1", 2, 1, -0.25], ["2", 2, 2, -1.0]]
+
+
+def test_the_verdict_says_surely_only_where_the_interval_does():
+    row = {"rollouts": 4, "gain": 0.3, "ranking_gain": 0.0, "ranking_gain_low": -0.1, "ranking_gain_high": 0.1}
+    own = pd.DataFrame([row | {"method": "corrected", "gain_low": 0.1, "gain_high": 0.5}])
+    weak = pd.DataFrame([row | {"method": "corrected", "gain_low": -0.1, "gain_high": 0.5}])
+    spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2)}
+    first, second, third = kt.oracle_verdict(own, weak, spread)
+    assert "cannot be told from a constant share" in first
+    assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not surely other" in second
+    assert "not surely nearer" in third and "weaker policy's" in third
