@@ -40,7 +40,7 @@ STAGES = (
     Stage(
         "04_reward_model",
         reads=("solutions.jsonl", "labels.jsonl"),
-        writes=("orm.safetensors", "prm_cof.safetensors"),
+        writes=("orm.safetensors", "prm_cof.safetensors", "layers.csv", "baselines.csv", "calibration.csv"),
     ),
     Stage(
         "05_label_correction",
@@ -54,6 +54,10 @@ STAGES = (
             "prm_weak_corrected.safetensors",
             "prm_weak_recalibrated.safetensors",
             "corrected_labels.jsonl",
+            "planted.csv",
+            "ablations.csv",
+            "oracle.csv",
+            "bias.csv",
         ),
     ),
     Stage(
@@ -73,7 +77,21 @@ STAGES = (
             "prm_weak_recalibrated.safetensors",
             "dreamprm.safetensors",
         ),
-        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv", "search.jsonl"),
+        writes=(
+            "scores.jsonl",
+            "curve.csv",
+            "table.csv",
+            "differences.csv",
+            "agreement.csv",
+            "aggregations.csv",
+            "prm_seeds.csv",
+            "costs.csv",
+            "cost_curve.csv",
+            "equal_cost.csv",
+            "purchases.csv",
+            "test_calibration.csv",
+            "search.jsonl",
+        ),
     ),
     Stage("07_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
 )

@@ -204,7 +204,7 @@ def _code_digest(stage: Stage) -> str:
 def _tokens(files: tuple[str, ...], study: Study) -> int:
     """Tokens of the completions in the tables that a stage wrote."""
     rows = (json.loads(line) for file in files if file.endswith(".jsonl") for line in (study.folder / file).open())
-    return sum(row.get("tokens", 0) for row in rows)
+    return sum(row.get("tokens") or 0 for row in rows)
 
 
 def _read_manifest(study: Study) -> dict:
