@@ -132,7 +132,7 @@ class TestSmoke:
         }
         methods |= {"first", "self_certainty", "shortest", "longest", "consensus", "public_samples"}
         methods |= {f"samples, {method}" for method in ("prm_cof", "dreamprm_code", "consensus")}
-        methods.add("prm_cof x consensus")
+        methods |= {"prm_cof x consensus", "prm_weak", "prm_weak_corrected", "prm_weak_recalibrated"}
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
         overall = table[table.difficulty == "overall"].set_index("method").pass_rate
