@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
     evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
+    evaluate.add_argument(
+        "--profile",
+        default="quick",
+        help="its problem set, aggregation, number of resamples and seed in chapter 6 hold here (default: quick)",
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write tables and figures there")
     evaluate.set_defaults(command=_evaluate)
     return parser
@@ -156,11 +161,16 @@ def _problems_validate(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from dreamprm_lib import evaluate
+    from dreamprm_lib.artifacts import STAGES
+    from dreamprm_lib.run import load_profile, stage_parameters
+    from dreamprm_lib.show.report import wide_table
     from dreamprm_lib.test_time_scaling import verdict
 
-    pool = evaluate.read_pool(options.file, options.prm)
-    tables = evaluate.evaluate(pool)
-    print(tables["table"].to_string(index=False))
+    chapter = stage_parameters(STAGES[6], load_profile(options.profile), {}, {})
+    pool = evaluate.read_pool(options.file, options.prm, chapter["problems"], chapter["aggregation"])
+    tables = evaluate.evaluate(pool, chapter["draws"], chapter["seed"])
+    print(f"Best of {pool.size} in %, with 95 % intervals over problems:")
+    print(wide_table(tables["table"]).to_string())
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
         print("\n".join(verdict(tables["differences"])))
     if options.out:

@@ -14,38 +14,30 @@ from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import RewardModel
 
 
-def evaluate_file(
-    file: Path, checkpoint: Path | None = None, out: Path | None = None, problem_set: str = "starter"
-) -> pd.DataFrame:
-    """Table by difficulty for LiveCodeBench's `…_eval_all.json`, or for `candidates.jsonl` on a problem set.
+def read_pool(
+    file: Path, checkpoint: Path | None = None, problem_set: str = "starter", aggregation: str = "mean"
+) -> tts.Pool:
+    """The candidates of LiveCodeBench's `…_eval_all.json`, or of `candidates.jsonl` on a problem set, with the scores
+    of every selector.
 
-    Beside `random` and `oracle` stand the selectors that need no run (`first`, `shortest`, `longest`, and
-    `self_certainty` where it was recorded); with a `checkpoint` its reward model scores the candidates (`prm`, mean of
-    the steps).  `out` gets what `write` writes.  Raises `InputError` for a file that is neither.
+    Those are the ones that need no run (`first`, `shortest`, `longest`, and `self_certainty` where it was recorded),
+    and with a `checkpoint` its reward model (`prm`).  Raises `InputError` for a file that is neither.
     """
-    tables = evaluate(read_pool(file, checkpoint, problem_set))
-    if out:
-        write(tables, out)
-    return tables["table"]
-
-
-def read_pool(file: Path, checkpoint: Path | None = None, problem_set: str = "starter") -> tts.Pool:
-    """The candidates of a file with the scores of every selector: see `evaluate_file`."""
     problems, candidates = _read(Path(file), problem_set)
     scores = free_scores(problems, candidates)
     rule = dict.fromkeys((row.method for row in scores), "last")
     if checkpoint:
         scores += tts.score_candidates(RewardModel.load(checkpoint), "prm", problems, candidates)
-    return tts.make_pool(problems, candidates, scores, rule | {"prm": "mean"})
+    return tts.make_pool(problems, candidates, scores, rule | {"prm": aggregation})
 
 
-def evaluate(pool: tts.Pool) -> dict[str, pd.DataFrame]:
+def evaluate(pool: tts.Pool, draws: int = 4000, seed: int = 0) -> dict[str, pd.DataFrame]:
     """The tables of a study by name: `table` by difficulty, `curve`, and paired `differences` to `random`."""
     pairs = [(method, "random") for method in pool.scores if method not in ("random", "oracle")]
     return {
-        "table": tts.difficulty_table(pool),
-        "curve": tts.scaling_curve(pool),
-        "differences": tts.differences(pool, pairs),
+        "table": tts.difficulty_table(pool, draws, seed),
+        "curve": tts.scaling_curve(pool, draws, seed),
+        "differences": tts.differences(pool, pairs, draws, seed),
     }
 
 

@@ -1,9 +1,11 @@
 """pass@k against enumeration, headroom literals, LiveCodeBench files in and out."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import combinations
 
+import pandas as pd
 import pytest
 
 from dreamprm_lib.__main__ import main
@@ -11,7 +13,7 @@ from dreamprm_lib.artifacts import Program, write_rows
 from dreamprm_lib.candidate_solutions import headroom, pass_at_k, read_lcb, write_lcb
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.evaluate import evaluate_file
+from dreamprm_lib.evaluate import evaluate, read_pool
 
 
 def test_pass_at_k_equals_enumeration():
@@ -63,11 +65,14 @@ def test_lcb_files_round_trip(tmp_path):
     assert json.loads((tmp_path / "x_eval_all.json").read_text())[0]["pass@1"] == 0.5
 
 
-def test_evaluate_prints_the_share_that_passes(tmp_path):
+def test_evaluate_prints_and_writes_the_share_that_passes(tmp_path, capsys):
     write_lcb(
         tmp_path / "x.json", [problem("p", "easy"), problem("q", "hard")], programs("p", [1]) + programs("q", [0])
     )
-    table = evaluate_file(tmp_path / "x.json", out=tmp_path / "out").set_index(["method", "difficulty"])
+    assert main(["evaluate", str(tmp_path / "x.json"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"random +100\.0 \(100–100\) +0\.0 \(0–0\) +50\.0 \(0–100\)", printed)
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index(["method", "difficulty"])
     assert table.pass_rate["random", "easy"] == 1 and table.pass_rate["random", "overall"] == 0.5
     assert {m for m, _ in table.index} == {"random", "first", "shortest", "longest", "oracle"}
     written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
@@ -79,9 +84,8 @@ def test_evaluate_picks_by_length_and_certainty_without_a_run(tmp_path):
     rows = [replace(p, problem=load_problems("starter")[0].id) for p in programs("p", [True, False])]
     rows = [replace(rows[0], code="a\nb\nlong\n", logprob=-1.0), replace(rows[1], logprob=-5.0)]
     write_rows(tmp_path / "candidates.jsonl", rows)
-    overall = (
-        evaluate_file(tmp_path / "candidates.jsonl").query("difficulty == 'overall'").set_index("method").pass_rate
-    )
+    table = evaluate(read_pool(tmp_path / "candidates.jsonl"))["table"]
+    overall = table.query("difficulty == 'overall'").set_index("method").pass_rate
     assert overall.to_dict() == {
         "random": 0.5, "first": 1, "self_certainty": 1, "shortest": 0, "longest": 1, "oracle": 1,
     }  # fmt: skip
@@ -99,7 +103,7 @@ def test_evaluate_says_in_one_paragraph_what_is_wrong_with_a_file(tmp_path, caps
 
 def test_evaluate_refuses_a_folder(tmp_path):
     with pytest.raises(InputError, match="no file"):
-        evaluate_file(tmp_path)
+        read_pool(tmp_path)
 
 
 @pytest.mark.parametrize(
