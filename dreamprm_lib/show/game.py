@@ -160,4 +160,5 @@ def still_html(rounds: Sequence[Round]) -> str:
         image = base64.b64encode(file.getvalue()).decode()
     end = totals(rounds, [r.machine for r in rounds])
     said = f"{len(rounds)} rounds of the game: the PRM solves {end.prm}, a random picker {end.random:.1f} in the mean."
-    return f"<figure><img alt='{said}' src='data:image/png;base64,{image}'><figcaption>{said}</figcaption></figure>"
+    picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"
+    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
