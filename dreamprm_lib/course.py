@@ -105,7 +105,7 @@ def gap(solution: str, name: str = "a notebook") -> str:
         raise InputError(f"{name}: a solution's cell must define {wanted}, its body on lines of its own:\n{solution}")
     imports = [ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
     head = lines[function.lineno - 1 : function.body[0].lineno - 1]
-    stub = [*head, " " * function.body[0].col_offset + GAP]
+    stub = [*(line for line in head if not line.lstrip().startswith("#")), " " * function.body[0].col_offset + GAP]
     parts = ["\n".join(part) for part in (imports, stub, lines[call.lineno - 1 :]) if part]
     return "\n\n\n".join(parts)
 
