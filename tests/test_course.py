@@ -99,7 +99,8 @@ class TestEditions:
             assert (folder / outputs).resolve() == ROOT / "outputs"
 
 
-def executed(*said, edition="instructor"):
+def executed(*said):
+    """A notebook with one exercise, and what its check said."""
     output = [nbformat.v4.new_output("execute_result", {"text/plain": text}) for text in said]
     return nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("x", metadata={"tags": ["exercise"]}, outputs=output)]
@@ -187,6 +188,11 @@ class TestDocs:
     def test_the_papers_it_names_are_in_the_references(self, name):
         known = set(re.findall(r"\(https://arxiv\.org/abs/(\d{4}\.\d{5})\)", (ROOT / "docs/references.md").read_text()))
         assert set(re.findall(r"\b\d{4}\.\d{5}\b", PROSE[name])) <= known
+
+
+def test_the_syllabus_names_sections_and_exercises_that_are_there():
+    there = re.findall(r"^(?:## |\*\*)(\d\.\d+)\b", "\n".join(PROSE.values()), re.MULTILINE)
+    assert set(re.findall(r"\b\d\.\d+\b", SYLLABUS)) <= set(there)
 
 
 def rows(file):
