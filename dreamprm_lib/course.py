@@ -41,7 +41,10 @@ def build(out: Path) -> dict[str, Path]:
             raise InputError(f"docs/syllabus.md has no section `### {name}`, which the instructor edition needs.")
         for edition, folder in folders.items():
             notebook = nbformat.read(runner.notebook_path(stage), 4)
-            student(notebook, name) if edition == "student" else instructor(notebook, name, notes[name])
+            if edition == "student":
+                student(notebook, name)
+            else:
+                instructor(notebook, name, notes[name])
             _move(notebook, folder)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / f"{name}.ipynb", (nbformat.writes(notebook) + "\n").encode())
