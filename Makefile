@@ -24,6 +24,6 @@ setup: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
+	rm -rf course .venv .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +

@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write tables and figures there")
     evaluate.set_defaults(command=_evaluate)
+
+    course = commands.add_parser("course", help="the notebooks as a course: student and instructor edition")
+    actions = course.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="write both editions")
+    build.add_argument("--out", type=Path, default=Path("course"), metavar="DIR", help="where to (default: course/)")
+    build.add_argument("--check", action="store_true", help="also run both with the smoke profile (some minutes)")
+    build.set_defaults(command=_course_build)
     return parser
 
 
@@ -176,6 +183,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.out:
         evaluate.write(tables, options.out)
         print(f"Tables and figures: {options.out}")
+
+
+def _course_build(options: argparse.Namespace) -> None:
+    from dreamprm_lib.course import build, check
+
+    folders = build(options.out)
+    print(*(f"The {edition} edition: {folder}" for edition, folder in folders.items()), sep="\n")
+    if options.check:
+        print(*check(folders), sep="\n")
 
 
 if __name__ == "__main__":

@@ -80,19 +80,21 @@ def _stage_named(name: str) -> Stage:
     raise InputError(f"There is no notebook {name!r}: known are {', '.join(s.notebook for s in STAGES)}.")
 
 
-def notebook_path(stage: Stage) -> Path:
-    path = PROJECT / "notebooks" / f"{stage.notebook}.ipynb"
+def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
+    path = (notebooks or PROJECT / "notebooks") / f"{stage.notebook}.ipynb"
     if not path.exists():
         raise StudyError(f"{path} is missing. The runner needs a clone of the whole project, installed with pip -e.")
     return path
 
 
-def stage_parameters(stage: Stage, profile: Profile, overrides: Mapping[str, dict], fixed: dict) -> dict:
+def stage_parameters(
+    stage: Stage, profile: Profile, overrides: Mapping[str, dict], fixed: dict, notebooks: Path | None = None
+) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
     Raises `InputError` for a parameter that the notebook does not have, or if it has no cell tagged `parameters`.
     """
-    path = notebook_path(stage)
+    path = notebook_path(stage, notebooks)
     declared = papermill.inspect_notebook(str(path))
     if not declared:
         raise InputError(f"{path} has no cell tagged `parameters`, so nothing could be set in it.")
@@ -110,14 +112,16 @@ def run(
     fresh: bool = False,
     overrides: Mapping[str, dict] | None = None,
     outputs: Path = PROJECT / "outputs",
+    notebooks: Path | None = None,
 ) -> Study:
     """Execute the study's stages that are not complete, then write the report.  Returns the study.
 
-    `fresh` runs every stage again; completions that were paid for stay in the store.
+    `fresh` runs every stage again; completions that were paid for stay in the store.  `notebooks` is a folder with
+    another edition of them, each run where it lies.
     """
     study = Study(outputs, study_name or profile.name)
-    fixed = {"study": study.name, "outputs": os.path.relpath(outputs, PROJECT / "notebooks")}
-    parameters = {s.notebook: stage_parameters(s, profile, overrides or {}, fixed) for s in STAGES}
+    fixed = {"study": study.name, "outputs": os.path.relpath(outputs, notebooks or PROJECT / "notebooks")}
+    parameters = {s.notebook: stage_parameters(s, profile, overrides or {}, fixed, notebooks) for s in STAGES}
     for name in profile.weights:
         fetch(name)
     manifest = _read_manifest(study)
@@ -126,12 +130,13 @@ def run(
     manifest |= {"study": study.name, "profile": profile.name, "versions": _versions()}
     for number, stage in enumerate(STAGES):
         entry = manifest["stages"].get(stage.notebook)
-        expected = _fingerprint(stage, study, parameters[stage.notebook])
+        source = notebook_path(stage, notebooks)
+        expected = _fingerprint(stage, study, parameters[stage.notebook], source)
         if entry and all(entry[key] == value for key, value in expected.items()) and _intact(entry, study):
             log.info("[%d/%d] %s: complete, skipped", number + 1, len(STAGES), stage.notebook)
             continue
         log.info("[%d/%d] %s", number + 1, len(STAGES), stage.notebook)
-        seconds = _execute(stage, study, parameters[stage.notebook])
+        seconds = _execute(stage, study, parameters[stage.notebook], source)
         manifest["stages"][stage.notebook] = {
             **expected,
             "outputs": _digests(stage.writes, study),
@@ -144,17 +149,17 @@ def run(
     return study
 
 
-def _execute(stage: Stage, study: Study, parameters: dict) -> float:
+def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     try:
         papermill.execute_notebook(
-            str(notebook_path(stage)),
+            str(source),
             str(executed),
             parameters,
             kernel_name="python3",
-            cwd=str(PROJECT / "notebooks"),
+            cwd=str(source.parent),
             extra_arguments=["--log-level=ERROR"],
         )
     except PapermillExecutionError as error:
@@ -178,9 +183,9 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
     write_atomically(executed, nbformat.writes(notebook).encode())
 
 
-def _fingerprint(stage: Stage, study: Study, parameters: dict) -> dict:
+def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> dict:
     """What a stage's results depend on."""
-    return {"parameters": parameters, "inputs": _digests(stage.reads, study), "code": _code_digest(stage)}
+    return {"parameters": parameters, "inputs": _digests(stage.reads, study), "code": _code_digest(source)}
 
 
 def _intact(entry: dict, study: Study) -> bool:
@@ -191,9 +196,9 @@ def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
     return {file: file_digest(study.folder / file) for file in files if (study.folder / file).exists()}
 
 
-def _code_digest(stage: Stage) -> str:
+def _code_digest(source: Path) -> str:
     """SHA-256 of the notebook's cells, the library's modules and its data."""
-    cells = json.loads(notebook_path(stage).read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     package = PROJECT / "dreamprm_lib"
     for path in sorted(p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".toml", ".gz")):

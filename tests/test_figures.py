@@ -13,6 +13,7 @@ from dreamprm_lib.errors import InputError
 from dreamprm_lib.paper_scale import power_curves, published_counts, rollout_budget
 from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, widgets
+from dreamprm_lib.show.game import Round
 from dreamprm_lib.step_search import Search, State
 
 PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
@@ -132,6 +133,7 @@ DRAWINGS = {
     "places": lambda: figures.places_figure(
         pd.DataFrame({"splitter": ["a", "b"], "program": 0, "place": ["in a body", "whole program"]})
     ),
+    "rounds": lambda: figures.rounds_figure([Round(PROBLEMS[0], tuple(PROGRAMS[:2]), (0.3, 0.6))] * 2),
     "pulls": lambda: figures.pulls_figure(0.9, 0.0, (0, 1), (0.5, 0.9)),
     "power": lambda: figures.power_figure(power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
     "distribution": lambda: figures.distribution_figure(np.array([0, 0.5, 1]), np.array([0.2, 0.5, 0.3]), 0.4),
@@ -164,12 +166,13 @@ def test_a_saved_figure_carries_its_caption_and_is_the_same_twice(tmp_path):
     from PIL import Image
 
     study = Study(tmp_path, "s")
-    paths = [study.folder / "figures" / f"01_x.{kind}" for kind in ("png", "svg")]
+    paths = [study.folder / "figures" / f"01_x.{kind}" for kind in ("png", "svg", "pdf")]
     study.save_figure(DRAWINGS["costs"](), "01_x", "What it costs.")
     first = [p.read_bytes() for p in paths]
     study.save_figure(DRAWINGS["costs"](), "01_x", "What it costs.")
     assert [p.read_bytes() for p in paths] == first
     assert Image.open(paths[0]).info["Description"] == "What it costs."
+    assert b"What it costs." in first[1] and first[2].startswith(b"%PDF") and b"(What it costs.)" in first[2]
 
 
 def test_an_explorer_draws_anew_when_a_control_moves():

@@ -1,97 +1,16 @@
-"""Exercises: each check takes the learner's function, tries it on cases that people get wrong, and answers with a hint.
-
-A case that fails is reported with its own hint, so the cases go from the plain one to the traps.
-"""
+"""Exercises of the notebooks: a reference solution each, and cases with their hints, in the order of the chapters."""
 
 from __future__ import annotations
 
-import ast
-import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a check says: whether the function is right, and a message."""
-
-    right: bool
-    message: str
-
-    def __repr__(self) -> str:
-        return ("✔ " if self.right else "✘ ") + self.message
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """A task: what is asked, a reference solution, and cases as (arguments, hint)."""
-
-    name: str
-    reference: Callable
-    cases: tuple[tuple[tuple, str], ...]
-
-    def check(self, answer: Callable) -> Answer:
-        """Try the learner's function on every case, in order; the first that fails gives the hint."""
-        if not callable(answer):
-            return Answer(False, f"Give the function itself, check({self.name}), not what it returns.")
-        for arguments, hint in self.cases:
-            expected = self.reference(*arguments)
-            shown = ", ".join(_short(a) for a in arguments)
-            try:
-                got = answer(*arguments)
-            except Exception as error:  # the learner's code may raise anything, and that is the answer
-                return Answer(False, f"{self.name}({shown}) raised {type(error).__name__}: {error}. {hint}")
-            if not _same(got, expected):
-                return Answer(False, f"{self.name}({shown}) gave {_short(got)}. {hint}")
-        return Answer(True, f"{self.name} is right on all {len(self.cases)} cases.")
-
-
-def _same(got, expected) -> bool:
-    try:
-        if isinstance(expected, str | bool) or expected is None:
-            return got == expected
-        return np.shape(got) == np.shape(expected) and np.allclose(got, expected, rtol=1e-6, atol=1e-9)
-    except (TypeError, ValueError):
-        return got == expected
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 70 else text[:67] + "…"
-
-
-def _count_steps(code: str) -> int:
-    return sum(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.parse(code).body)
-
-
-def _running_prefixes(texts: list[str]) -> list[str]:
-    return list(itertools.accumulate(texts))
-
-
-def _pass_at_k(n: int, c: int, k: int) -> float:
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def _ranking(good: list[float], bad: list[float]) -> float:
-    return float(np.mean([(g > b) + 0.5 * (g == b) for g in good for b in bad]))
-
-
-def _best_of_n(scores: list[float], passed: list[bool], n: int) -> float:
-    outcomes = []
-    for subset in itertools.combinations(range(len(scores)), n):
-        top = max(scores[i] for i in subset)
-        outcomes.append(np.mean([passed[i] for i in subset if scores[i] == top]))
-    return float(np.mean(outcomes))
-
-
-def _mcnemar(wins: int, losses: int) -> float:
-    n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-    return min(1.0, 2 * tail)
-
+from dreamprm_lib.engine.statistics import holm
+from dreamprm_lib.reward_model import calibration_error
+from dreamprm_lib.show import solutions
+from dreamprm_lib.show.checks import Answer, Exercise
 
 EXERCISES = {
     exercise.name: exercise
@@ -115,7 +34,7 @@ EXERCISES = {
         ),
         Exercise(
             "count_steps",
-            _count_steps,
+            solutions.count_steps,
             (
                 (("def main():\n    pass\n\ndef helper():\n    pass\n",), "Each top-level function is a step."),
                 (("def main():\n    def inner():\n        pass\n    inner()\n",), "A nested function is not a step."),
@@ -125,11 +44,51 @@ EXERCISES = {
         ),
         Exercise(
             "running_prefixes",
-            _running_prefixes,
+            solutions.running_prefixes,
             (
                 ((["a", "b", "c"],), "Prefix k is the text of steps 1 to k, joined."),
                 ((["def f(): pass\n", "f()\n"],), "Join with nothing between: the texts carry their own line ends."),
                 (([],), "An empty program has no prefixes."),
+            ),
+        ),
+        Exercise(
+            "share_documented",
+            solutions.share_documented,
+            (
+                (
+                    ('def main():\n    """Read, then add."""\n    add()\n\ndef add():\n    pass\n',),
+                    "Count the functions whose body opens with a string, and divide by the number of functions.",
+                ),
+                (
+                    ("def main():\n    # read, then add\n    pass\n",),
+                    "A comment is no docstring: it is not in the tree.",
+                ),
+                (
+                    ('def main():\n    x = """no plan"""\n    return x\n',),
+                    "Only a string that *opens* the body counts.",
+                ),
+                (('"""About."""\nprint(1)\n',), "Without a function there is no share to take: answer 0."),
+            ),
+        ),
+        Exercise(
+            "is_chain",
+            solutions.is_chain,
+            (
+                (
+                    ("def main():\n    add()\n\ndef add():\n    pass\n",),
+                    "The first function calls a later one by its name.",
+                ),
+                (
+                    ("def add():\n    pass\n\ndef main():\n    add()\n",),
+                    "High-level first: here the helper comes first.",
+                ),
+                (('def main():\n    print("add()")\n\ndef add():\n    pass\n',), "A name in a string is no call."),
+                (
+                    ("def main():\n    return [2 * add(x) for x in range(3)]\n\ndef add(x):\n    return x\n",),
+                    "A call may stand deep in an expression: walk the whole tree of the function.",
+                ),
+                (("def main(n):\n    return main(n - 1)\n",), "A function that calls itself is not a chain."),
+                (("print(1)\n",), "A program without functions is not a chain."),
             ),
         ),
         Exercise(
@@ -151,8 +110,18 @@ EXERCISES = {
             ),
         ),
         Exercise(
+            "wrong_side",
+            solutions.wrong_side,
+            (
+                ((0.8, 1), "One rollout gives the label 0 or 1: it is wrong as often as the rollout is."),
+                ((0.8, 3), "Add the binomial chances C(n, k) p^k (1 - p)^(n - k) of every label below 1/2."),
+                ((0.8, 4), "A label of exactly 1/2 is on no side: it counts half."),
+                ((0.3, 5), "For a value below 1/2 the wrong side is above it."),
+            ),
+        ),
+        Exercise(
             "pass_at_k",
-            _pass_at_k,
+            solutions.pass_at_k,
             (
                 ((8, 2, 1), "pass@1 is the share that passes."),
                 ((8, 2, 4), "1 - C(n - c, k) / C(n, k): one minus the chance to draw only failures."),
@@ -169,8 +138,34 @@ EXERCISES = {
             ),
         ),
         Exercise(
+            "consensus_pick",
+            solutions.consensus_pick,
+            (
+                (
+                    ([["1"], ["2"], ["2"]],),
+                    "A vote comes from every *other* program that prints the same; of equals the first is picked.",
+                ),
+                (
+                    ([["1", "9"], ["1", "2"], ["3", "2"]],),
+                    "Vote input by input: two programs may agree on one input and differ on the next.",
+                ),
+                (([[None], [None], ["4"], ["4"]],), "None is a crash, and two crashes agree on nothing."),
+                (([["7"], ["8"]],), "Of equals the first is picked."),
+            ),
+        ),
+        Exercise(
+            "candidates_needed",
+            solutions.candidates_needed,
+            (
+                ((16, 4, 0.9), "Draw without replacement: use the exact pass@k, not 1 - (1 - c/n)^k."),
+                ((16, 4, 1.0), "With n - c + 1 candidates one must pass."),
+                ((16, 16, 0.5), "At least one candidate has to be drawn."),
+                ((16, 0, 0.5), "Where nothing passes no number is enough: answer None."),
+            ),
+        ),
+        Exercise(
             "ranking",
-            _ranking,
+            solutions.ranking,
             (
                 (([0.9, 0.6], [0.7]), "Compare every passing candidate with every failing one."),
                 (([0.5], [0.5]), "A tie counts half."),
@@ -184,6 +179,19 @@ EXERCISES = {
                 ((0.8, 1.0), "For label 1 it is -log(score)."),
                 ((0.8, 0.0), "For label 0 it is -log(1 - score)."),
                 ((0.6, 0.25), "A soft label mixes both: -(y log p + (1 - y) log(1 - p))."),
+            ),
+        ),
+        Exercise(
+            "calibration_error",
+            calibration_error,
+            (
+                (([0.9, 0.9], [True, False], 10), "In a bin: the distance of its mean score from its share of passes."),
+                (
+                    ([0.9, 0.9, 0.1, 0.1], [True, False, True, False], 2),
+                    "Take the distance in each bin first: a bin that is too high must not make up for one too low.",
+                ),
+                (([0.1, 0.1, 0.1, 0.9], [False] * 4, 2), "A bin counts by the number of its rows."),
+                (([1.0], [True], 5), "A score of 1 belongs to the last bin."),
             ),
         ),
         Exercise(
@@ -204,8 +212,39 @@ EXERCISES = {
             ),
         ),
         Exercise(
+            "likelihood_slope",
+            lambda label, passes, rollouts, strength: -strength * (passes / label - (rollouts - passes) / (1 - label)),
+            (
+                (
+                    (0.5, 3, 4, 1.0),
+                    "Differentiate -λ (k log y + (n - k) log(1 - y)) by y; the binomial factor is constant.",
+                ),
+                ((0.75, 3, 4, 1.0), "At the label k / n the likelihood is at its peak: the slope is 0."),
+                ((0.5, 12, 16, 1.0), "Counts, not shares: sixteen rollouts hold a label four times as hard as four."),
+                ((0.5, 3, 4, 0.1), "λ scales the whole of it."),
+            ),
+        ),
+        Exercise(
+            "weight_slope",
+            solutions.weight_slope,
+            (
+                (
+                    (1.0, [[1.0, 0.0]], [0.8], [0.0], [0.5, 2.0]),
+                    "A step goes *against* (p - y) x, so there is a minus.",
+                ),
+                (
+                    (0.5, [[1.0, 2.0], [3.0, -1.0]], [0.5, 0.9], [1.0, 0.0], [1.0, 1.0]),
+                    "One number a row: -η/n (p - y) (x·v), n the number of rows.",
+                ),
+                (
+                    (1.0, [[1.0, 1.0]], [0.3], [0.3], [1.0, 1.0]),
+                    "A row whose score is its label has no pull to be weighted.",
+                ),
+            ),
+        ),
+        Exercise(
             "best_of_n",
-            _best_of_n,
+            solutions.best_of_n,
             (
                 (
                     ([0.9, 0.1, 0.5], [True, False, False], 3),
@@ -217,11 +256,24 @@ EXERCISES = {
         ),
         Exercise(
             "mcnemar",
-            _mcnemar,
+            solutions.mcnemar,
             (
                 ((1, 0), "One discordant problem proves nothing: p = 1."),
                 ((6, 1), "Two-sided: twice the chance of so few losses among n fair coin throws."),
                 ((3, 3), "A p-value is at most 1."),
+            ),
+        ),
+        Exercise(
+            "holm",
+            holm,
+            (
+                (([0.01, 0.04],), "The smallest p-value times their number m, the next times m - 1, and so on."),
+                (([0.04, 0.01],), "Answer in the order of the question, not in sorted order."),
+                (
+                    ([0.01, 0.02, 0.021],),
+                    "None may fall below an adjusted p-value before it: take the running maximum.",
+                ),
+                (([0.6, 0.7],), "A p-value is at most 1."),
             ),
         ),
         Exercise(
@@ -238,6 +290,16 @@ EXERCISES = {
             (
                 ((10, 1, 3, 4, 100), "The last step needs no rollouts: its label is the verdict."),
                 ((10, 4, 2, 16, 100), "Every program of every problem is rolled out from each open step."),
+            ),
+        ),
+        Exercise(
+            "losses_allowed",
+            solutions.losses_allowed,
+            (
+                ((8, 0.05), "The more the better method loses, the more it wins: test lead + losses against losses."),
+                ((6, 0.05), "Try 0 losses, then 1, …: the answer is the last number that is still significant."),
+                ((5, 0.05), "Five to nothing is p = 0.0625: no number of losses will do, so answer None."),
+                ((8, 0.2), "Compare with `level`, whatever it is."),
             ),
         ),
     )

@@ -23,6 +23,7 @@ from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
 from dreamprm_lib.paper_scale import PLACES
 
 if TYPE_CHECKING:
+    from dreamprm_lib.show.game import Round
     from dreamprm_lib.step_search import Search, State
 
 PALETTE = sns.color_palette("colorblind")
@@ -55,7 +56,7 @@ def method_style(method: str) -> dict[str, object]:
 
 
 def use_style() -> None:
-    """The house style: seaborn's white grid on white paper, text that stays text in SVG."""
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     mpl.rcParams.update(
         {
@@ -65,6 +66,7 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "svg.fonttype": "none",
+            "pdf.fonttype": 42,
         }
     )
 
@@ -812,4 +814,17 @@ def power_figure(curves: pd.DataFrame, marked: int) -> Figure:
         axes.set(xlabel="test problems", ylim=(0, 1.05), title=f"{discordance:.1%} discordant".replace(".0%", " %"))
     grid[0, 0].set(ylabel="power (exact McNemar, 5 %)")
     grid[0, -1].legend(title="true gain\n(points)", fontsize=9, title_fontsize=9, bbox_to_anchor=(1.01, 1))
+    return _finished(figure)
+
+
+def rounds_figure(rounds: Sequence[Round]) -> Figure:
+    """The rounds of the game: the PRM's score of each candidate, by its verdict, and which one it takes."""
+    figure, panels = plt.subplots(1, len(rounds), figsize=(2.8 * len(rounds), 2.6), sharex=True, squeeze=False)
+    for axes, r in zip(panels[0], rounds, strict=True):
+        at = np.arange(len(r.programs))
+        axes.barh(at, r.scores, color=[PALETTE[0] if ok else "white" for ok in r.passed], edgecolor=PALETTE[0])
+        names = [f"{'ABCDEFGH'[k]} {'✔' if ok else '✘'}" for k, ok in enumerate(r.passed)]
+        axes.set(yticks=at, yticklabels=names, title=textwrap.shorten(r.problem.title, 24, placeholder="…"))
+        axes.set_xlabel(f"PRM score (takes {'ABCDEFGH'[r.machine]})")
+        axes.invert_yaxis()
     return _finished(figure)

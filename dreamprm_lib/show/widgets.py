@@ -7,7 +7,7 @@ wait for a front end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from io import BytesIO
 
@@ -55,3 +55,14 @@ def slider(low: int, high: int, description: str, value: int | None = None) -> i
     return ipywidgets.IntSlider(
         value=low if value is None else value, min=low, max=high, description=description, continuous_update=False
     )
+
+
+class Interactive(ipywidgets.VBox):
+    """A box of widgets, and HTML that stands in for it wherever no widget lives: an executed notebook, a book."""
+
+    def __init__(self, children: Sequence[ipywidgets.Widget], still: str):
+        super().__init__(children)
+        self.still = still
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        return super()._repr_mimebundle_(**options) | {"text/html": self.still}

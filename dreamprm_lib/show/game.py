@@ -1,0 +1,164 @@
+"""You are the reward model: pick among candidates before the PRM does, and see whose programs pass the unit tests.
+
+A few rounds of a game prove nothing about either player; the board says how often a random picker would do as well.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+
+import ipywidgets
+import numpy as np
+
+from dreamprm_lib.artifacts import CandidateScores, Program
+from dreamprm_lib.engine.problems import Problem, describe
+from dreamprm_lib.reward_model import aggregate
+from dreamprm_lib.show.figures import rounds_figure
+from dreamprm_lib.show.widgets import Interactive
+
+LETTERS = "ABCDEFGH"
+_NOTHING = "<p>No problem here has both a passing and a failing candidate, so there is nothing to choose.</p>"
+_GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(22em,1fr));gap:.8em"
+_TEXT = "white-space:pre-wrap;line-height:1.3;margin:.3em 0"
+_CODE = "border:1px solid currentColor;border-radius:4px;padding:.5em;overflow-x:auto;line-height:1.3;margin:.3em 0"
+
+
+@dataclass(frozen=True)
+class Round:
+    """A problem, some of its candidates, at least one of which passes and one fails, and the PRM's score of each."""
+
+    problem: Problem
+    programs: tuple[Program, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def passed(self) -> np.ndarray:
+        """The verdicts [candidates]."""
+        return np.array([p.passed for p in self.programs])
+
+    @property
+    def machine(self) -> int:
+        """The PRM's pick: the best-scored candidate, of equals the first."""
+        return int(np.argmax(self.scores))
+
+
+def deal(
+    problems: Sequence[Problem],
+    candidates: Sequence[Program],
+    scores: Sequence[CandidateScores],
+    method: str = "prm_cof",
+    rule: str = "mean",
+    rounds: int = 5,
+    shown: int = 4,
+    seed: int = 0,
+) -> list[Round]:
+    """At most `rounds` rounds with at most `shown` different programs each, drawn by `seed` from the mixed problems.
+
+    `scores` are the step scores of the candidates; those of `method` are aggregated by `rule`.
+    """
+    rng = np.random.default_rng(seed)
+    found = {(s.problem, s.sample): s.scores for s in scores if s.method == method}
+    dealt = []
+    for k in rng.permutation(len(problems)):
+        mine = list({c.code: c for c in candidates if c.problem == problems[k].id}.values())
+        order = [mine[i] for i in rng.permutation(len(mine))]
+        firsts = [next((c for c in order if c.passed == ok), None) for ok in (True, False)]
+        if None in firsts or len(dealt) == rounds:
+            continue
+        hand = [*firsts, *(c for c in order if c not in firsts)][:shown]
+        hand = tuple(hand[i] for i in rng.permutation(len(hand)))
+        dealt.append(Round(problems[k], hand, tuple(aggregate(found[c.problem, c.sample], rule) for c in hand)))
+    return dealt
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Problems solved so far by you, by the PRM and, in the mean, by a random picker, who does at least as well as you
+    with the chance `luck`."""
+
+    rounds: int
+    you: int
+    prm: int
+    random: float
+    luck: float
+
+
+def totals(rounds: Sequence[Round], picks: Sequence[int]) -> Totals:
+    """The board after the first `len(picks)` rounds."""
+    played = rounds[: len(picks)]
+    you = sum(int(r.passed[pick]) for r, pick in zip(played, picks, strict=True))
+    chances = np.ones(1)  # of a random picker's number of solved problems
+    for r in played:
+        share = r.passed.mean()
+        chances = np.convolve(chances, [1 - share, share])
+    prm = sum(int(r.passed[r.machine]) for r in played)
+    return Totals(len(picks), you, prm, float(sum(r.passed.mean() for r in played)), float(chances[you:].sum()))
+
+
+def play(rounds: Sequence[Round]) -> Interactive:
+    """The game: read, take a program, see the verdicts, go on.  Where no widget lives, all rounds are drawn with the
+    PRM's picks."""
+    picks: list[int] = []
+    table, board = ipywidgets.HTML(_NOTHING), ipywidgets.HTML()
+    most = max((len(r.programs) for r in rounds), default=0)
+    takes = [ipywidgets.Button(description=f"Take {letter}") for letter in LETTERS[:most]]
+    onward = ipywidgets.Button(description="Next problem", disabled=True)
+
+    def lay(number: int) -> None:
+        """Put a round on the table, with the verdicts if it was played."""
+        played = number < len(picks)
+        heading = f"<p><b>Round {number + 1} of {len(rounds)}</b></p>"
+        table.value = heading + round_html(rounds[number], picks[number] if played else None)
+        for k, take in enumerate(takes):
+            take.disabled = played or k >= len(rounds[number].programs)
+        onward.disabled = not played or number + 1 == len(rounds)
+
+    def take_it(button) -> None:
+        picks.append(takes.index(button))
+        board.value = board_html(totals(rounds, picks))
+        lay(len(picks) - 1)
+
+    for take in takes:
+        take.on_click(take_it)
+    onward.on_click(lambda _button: lay(len(picks)))
+    if rounds:
+        lay(0)
+    return Interactive([table, ipywidgets.HBox([*takes, onward]), board], still_html(rounds))
+
+
+def round_html(on_table: Round, pick: int | None = None) -> str:
+    """The statement and the programs; once there is a pick, also the verdicts, the PRM's scores and both picks."""
+    programs = ""
+    for k, (program, score) in enumerate(zip(on_table.programs, on_table.scores, strict=True)):
+        said = [f"<b>{LETTERS[k]}</b>"]
+        if pick is not None:
+            said += ["<b>✔ passes</b>" if program.passed else "✘ fails", f"PRM score {score:.2f}"]
+            said += [f"<b>{who}</b>" for who, its in (("← you", pick), ("← PRM", on_table.machine)) if its == k]
+        programs += f"<div>{' &nbsp; '.join(said)}<pre style='{_CODE}'>{escape(program.code)}</pre></div>"
+    statement = f"<pre style='{_TEXT}'>{escape(describe(on_table.problem))}</pre>"
+    return f"{statement}<div style='{_GRID}'>{programs}</div>"
+
+
+def board_html(score: Totals) -> str:
+    """The running totals as one sentence."""
+    return (
+        f"<p>After {score.rounds} of the rounds: <b>you {score.you}</b>, PRM {score.prm}, a random picker "
+        f"{score.random:.1f} in the mean. It does at least as well as you in {score.luck:.0%} of such games.</p>"
+    )
+
+
+def still_html(rounds: Sequence[Round]) -> str:
+    """All rounds as small multiples, with their verdicts and the PRM's picks."""
+    if not rounds:
+        return _NOTHING
+    with BytesIO() as file:
+        rounds_figure(rounds).savefig(file, format="png", dpi=100, bbox_inches="tight")
+        image = base64.b64encode(file.getvalue()).decode()
+    end = totals(rounds, [r.machine for r in rounds])
+    said = f"{len(rounds)} rounds of the game: the PRM solves {end.prm}, a random picker {end.random:.1f} in the mean."
+    picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"
+    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"

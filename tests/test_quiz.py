@@ -1,0 +1,72 @@
+"""Every notebook has a quiz whose questions have one right answer and an explanation for each choice."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.show.quiz import answers_markdown, questions_of, quiz, quizzes
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def test_there_is_a_quiz_for_each_notebook_and_each_notebook_asks_it():
+    assert list(quizzes()) == [path.stem for path in NOTEBOOKS]
+    for path in NOTEBOOKS:
+        assert f'quiz(\\"{path.stem}\\")' in path.read_text(), path.stem
+
+
+@pytest.mark.parametrize("notebook", quizzes())
+def test_a_question_has_one_right_answer_and_all_choices_are_explained(notebook):
+    questions = questions_of(notebook)
+    assert 3 <= len(questions) <= 5
+    for q in questions:
+        assert q.text.endswith(("?", ".")) and 2 <= len(q.choices) <= 5
+        assert sum(c.right is True for c in q.choices) == 1, q.text
+        assert len({c.text for c in q.choices}) == len(q.choices)
+        assert all(c.why.strip() and 0 < len(c.text) <= 100 for c in q.choices), q.text
+
+
+def test_the_right_answers_do_not_stand_in_one_place():
+    for notebook, questions in quizzes().items():
+        assert len({q.choices.index(q.answer) for q in questions}) > 1, notebook
+
+
+def parts(box):
+    *asked, button, score = box.children
+    return asked[1::3], asked[2::3], button, score
+
+
+def test_the_button_answers_each_choice_and_counts():
+    questions = questions_of("01_chain_of_functions")
+    radios, said, button, score = parts(quiz("01_chain_of_functions"))
+    assert not any(text.value for text in said)
+    radios[0].value = questions[0].answer
+    radios[1].value = next(c for c in questions[1].choices if not c.right)
+    button.click()
+    assert said[0].value.startswith("✔") and questions[0].answer.why in said[0].value
+    assert said[1].value.startswith("✘") and radios[1].value.why in said[1].value
+    assert said[2].value == "Choose an answer first."
+    assert f"1 of {len(questions)} right" in score.value
+
+
+def test_without_widgets_the_questions_are_shown_and_no_answer_is():
+    shown = quiz("05_label_correction")._repr_mimebundle_()["text/html"]
+    for q in questions_of("05_label_correction"):
+        assert q.text in shown and all(c.why not in shown for c in q.choices)
+
+
+def test_words_in_back_quotes_are_code_and_the_rest_is_escaped():
+    assert "<code>main</code>" in quiz("01_chain_of_functions").still
+    assert "p &lt; 0.05" in quiz("07_paper_scale").still
+
+
+def test_who_teaches_gets_letter_answer_and_explanation():
+    text = answers_markdown("00_start_here")
+    assert "**a) To every step of a program, without running it.** It reads" in text and text.count("\n1. ") == 0
+    assert text.startswith("1. ")
+
+
+def test_an_unknown_quiz_is_named():
+    with pytest.raises(InputError, match="no quiz '99_x': known are 00_start_here"):
+        quiz("99_x")
