@@ -82,7 +82,7 @@ def test_a_server_that_ignores_n_is_named(fake_server, store):
 
 def test_a_server_that_is_down_is_named(store):
     with (
-        Policy(Endpoint("m", "http://127.0.0.1:9/v1"), store) as policy,
+        Policy(Endpoint("m", "http://127.0.0.1:9/v1", patience={"backoff": 0.01}), store) as policy,
         pytest.raises(PolicyError, match="is the server up"),
     ):
         policy.sample([PROMPT], 1)
