@@ -34,6 +34,7 @@ from dreamprm_lib.show.report import write_report
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
+INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 
@@ -168,7 +169,7 @@ def run(
 def _execute(stage: Stage, study: Study, parameters: dict) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
-    os.environ[ACCOUNT] = _account(stage, study)
+    os.environ[ACCOUNT] = _account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     try:
         papermill.execute_notebook(
@@ -184,6 +185,8 @@ def _execute(stage: Stage, study: Study, parameters: dict) -> float:
             f"{stage.notebook} failed in cell {error.cell_index + 1} with {error.ename}: {error.evalue}\n"
             f"The executed copy shows where: {executed}. What was complete before it is kept."
         ) from error
+    finally:
+        del os.environ[ACCOUNT]
     _forget_paths(executed, stage)
     if missing := [file for file in stage.writes if not (study.folder / file).exists()]:
         raise StudyError(f"{stage.notebook} ended without writing {', '.join(missing)}.")
@@ -201,8 +204,12 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
 
 
 def _fingerprint(stage: Stage, study: Study, parameters: dict) -> dict:
-    """What a stage's results depend on."""
-    return {"parameters": parameters, "inputs": _digests(stage.reads, study), "code": _code_digest(stage)}
+    """What a stage's results depend on; how fast and for how much money a model is asked is not part of it."""
+    matter = {
+        name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
+        for name, value in parameters.items()
+    }
+    return {"parameters": matter, "inputs": _digests(stage.reads, study), "code": _code_digest(stage)}
 
 
 def _intact(entry: dict, study: Study) -> bool:

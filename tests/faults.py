@@ -116,10 +116,11 @@ class FaultyServer:
         return {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
 
 
-def forward(base_url):
-    """A `reply` that passes each request on to a real server."""
+def forward(base_url, most):
+    """A `reply` that passes each request on to a real server, which may write `most` tokens."""
 
     def reply(body):
+        body = {**body, "max_tokens": min(most, body["max_tokens"])}
         path = "/completions" if "prompt" in body else "/chat/completions"
         asked = urllib.request.Request(
             base_url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"

@@ -332,6 +332,18 @@ def test_keys_do_not_belong_in_settings_and_are_not_repeated():
         assert KEY not in str(error.value)
 
 
+def test_a_notebook_without_settings_asks_the_server_of_the_environment(fake_server, tmp_path, monkeypatch):
+    server = fake_server(echo)
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+    monkeypatch.setenv("DREAMPRM_MODEL", "mine")
+    with open_policy({}) as policy:
+        assert policy.sample([PROMPT], 2)[0][1].text == "answer 0 to Count."
+    with open_policy({"model": "named"}) as policy:  # what is said outright is not overridden
+        assert policy.endpoint.model == "named" and policy.offline
+    assert [body["model"] for _, body in server.bodies] == ["mine", "mine"]
+
+
 def test_a_named_variable_must_be_set(store, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     endpoint = Endpoint("m", "http://127.0.0.1:9/v1", key_variable="MY_KEY")
