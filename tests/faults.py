@@ -17,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 IN_A_REPLY = ("refusal", "empty", "length")  # faults that are delivered as a reply of their own
-FAULTS = ("429", "429 wait", "500", "slow", "cut", "half", "not json", "no choices", *IN_A_REPLY)
+NONSENSE = {"not json": b"<html>", "no choices": b'{"id": "x"}', "other form": b'{"choices": [{"a": 1}]}'}
+FAULTS = ("429", "429 wait", "500", "slow", "cut", "half", *NONSENSE, *IN_A_REPLY)
 
 
 class FaultyServer:
@@ -62,8 +63,8 @@ class FaultyServer:
                 elif name == "half":
                     self.send(200, b'{"id": "x", "choi', length=1000)
                     self.hang_up()
-                elif name in ("not json", "no choices"):
-                    self.send(200, b"<html>" if name == "not json" else b'{"id": "x", "object": "x"}')
+                elif name in NONSENSE:
+                    self.send(200, NONSENSE[name])
                 else:
                     date = email.utils.formatdate(time.time() + 2, usegmt=True)
                     code = "insufficient_quota" if name == "429 quota" else None

@@ -131,6 +131,23 @@ def test_the_report_tells_costs_where_there_are_any():
     ]
 
 
+def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):
+    key = "sk-nobody-may-read-this-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    answers = iter([["one"], 401])  # the refusal repeats the key
+    server = fake_server(lambda body: next(answers))
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 2  # c\npolicy = {}  # d\nreplay = True  # e\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
+    settings = {"01_first": {"policy": {"model": "m", "base_url": server.base_url, "slots": 1}, "replay": False}}
+    with pytest.raises(StudyError, match=r"PolicyError: .*Bearer \[key\]") as failed:
+        run(project, overrides=settings)
+    assert server.keys == {key} and key not in str(failed.value) + "".join(capfd.readouterr())
+    written = [path for path in project.rglob("*") if path.is_file()]
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+    executed = (project / "outputs" / "tiny" / "notebooks" / "01_first.ipynb").read_text()
+    assert "planted fault" in executed and any(path.suffix == ".sqlite" for path in written)
+
+
 def test_the_environment_points_a_study_at_another_server(project, fake_server, monkeypatch):
     server = fake_server(lambda body: ["x"])
     start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 2  # c\npolicy = {}  # d\nreplay = True  # e\n'

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -156,10 +157,13 @@ class Asker:
             raise ValueError("a reply without choices")
         if len(choices) != n:
             raise PolicyError(f"{self._url} returned {len(choices)} samples instead of {n}: set `takes_n` to false.")
-        completions = [_completion(choice, reply) for choice in choices]
-        written = max(getattr(reply.usage, "completion_tokens", None) or 0, sum(c.tokens for c in completions))
-        read = getattr(reply.usage, "prompt_tokens", None) or len(request.prompt) // 4
-        return completions, self._endpoint.cost(read, written, n)
+        try:
+            completions = [_completion(choice, reply) for choice in choices]
+            written = max(getattr(reply.usage, "completion_tokens", None) or 0, sum(c.tokens for c in completions))
+            read = getattr(reply.usage, "prompt_tokens", None) or len(request.prompt) // 4
+            return completions, self._endpoint.cost(read, written, n)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"a reply of another form: {error}") from None
 
     def _extra(self, request: Request) -> dict:
         embedded = {"top_k": 0, "min_p": 0.0, "cache_prompt": True} if self._endpoint.base_url is None else {}
@@ -224,12 +228,13 @@ def retry_after(error: BaseException) -> float:
     headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     value = headers.get("retry-after", "0")
     try:
-        return float(value)
+        seconds = float(value)
+        return 0.0 if math.isnan(seconds) else seconds
     except ValueError:
         pass
     try:
         return parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 
@@ -237,8 +242,10 @@ def _completion(choice, reply) -> Completion:
     """One choice of a reply.  Tokens are counted from the log-probabilities where they are given: llama.cpp's
     `usage` tells those of one choice when several were asked for."""
     message = getattr(choice, "message", None)
-    text = (choice.text if message is None else message.content) or ""
+    text = choice.text if message is None else message.content or ""
     finish = choice.finish_reason or "stop"
+    if text is None:
+        raise TypeError("a choice without text")
     if refusal := getattr(message, "refusal", None):
         text, finish = refusal, "refusal"
     elif message is not None and finish == "stop" and not text.strip():
