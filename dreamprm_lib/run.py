@@ -67,7 +67,8 @@ def load_profile(name: str) -> Profile:
 def elsewhere(profile: Profile) -> Profile:
     """The profile with the policy that the environment names (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), if it names one.
 
-    That policy is asked, not replayed.  One that cannot be opened with a prefix is not searched with.
+    That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
+    weaker model of chapter 2 stays what it was.
     """
     policy = settings_from_environment()
     if policy is None:

@@ -216,11 +216,11 @@ class Asker:
 
 def api_key(endpoint: Endpoint) -> str | None:
     """The key from the environment.  Raises `InputError` if OpenAI's API, or a variable of the user's, lacks it."""
-    key = os.environ.get(endpoint.key_variable)
+    key = os.environ.get(endpoint.key_variable, "").strip()
     needed = endpoint.base_url == "openai" or endpoint.key_variable != Endpoint.key_variable
     if endpoint.base_url and needed and not key:
         raise InputError(f"Set the environment variable {endpoint.key_variable} to the key of the API to ask.")
-    return key if endpoint.base_url else None
+    return key if key and endpoint.base_url else None
 
 
 def retry_after(error: BaseException) -> float:

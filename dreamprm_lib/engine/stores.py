@@ -2,6 +2,9 @@
 
 A merge is a union, so that the order of the sources does not matter and a second merge changes nothing.  Where two
 machines asked for the same sample, both answers are honest draws; the one that is first in the order of texts is kept.
+
+Not covered: a store that is in use, or whose process was killed, has its newest rows in `FILE-wal` beside it.  Copy
+both files to another machine, or merge the store into a new one first.
 """
 
 from __future__ import annotations
@@ -40,11 +43,15 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
     for path in [*files, *([into] if into.exists() else [])]:
         for _ in chain(_completions(path), _ledger(path)):
             pass
-    with CompletionStore(into) as store:
-        before = len(store)
-        changed = store.absorb(chain.from_iterable(map(_completions, files)), chain.from_iterable(map(_ledger, files)))
-        new = len(store) - before
-        return Merged(len(store), new, changed - new)
+    try:
+        with CompletionStore(into) as store:
+            before = len(store)
+            rows, costs = (chain.from_iterable(map(read, files)) for read in (_completions, _ledger))
+            changed = store.absorb(rows, costs)
+            new = len(store) - before
+            return Merged(len(store), new, changed - new)
+    except sqlite3.Error as error:
+        raise InputError(f"{into} cannot be written ({error}); what it held is there as it was.") from error
 
 
 def info(path: Path | str) -> str:
