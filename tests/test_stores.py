@@ -44,7 +44,7 @@ ROWS = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 2)), st.text(
 
 
 @given(ROWS, ROWS, ROWS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_merging_commutes_associates_and_is_idempotent(tmp_path_factory, one, two, three):
     folder = tmp_path_factory.mktemp("stores")
     a, b = make(folder / "a.sqlite", one), make(folder / "b.sqlite", two)
