@@ -30,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dreamprm_lib", description="Process reward models for code: a study that runs on a laptop."
+        prog="python -m dreamprm_lib",
+        description="Process reward models for code: a study that runs on a laptop.",
+        epilog="DREAMPRM_BASE_URL and DREAMPRM_MODEL in the environment point `run` and `record` at another model: an "
+        "OpenAI-compatible API (Ollama, vLLM, llama.cpp, ...) instead of the profile's policy.",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries underneath log")
@@ -79,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("set", nargs="?", default="starter", metavar="SET")
     validate.set_defaults(command=_problems_validate)
 
+    store = commands.add_parser("store", help="join the completions of several machines, or see what is there")
+    actions = store.add_subparsers(required=True, metavar="ACTION")
+    merge = actions.add_parser("merge", help="stores (.sqlite) and recordings (.jsonl.gz) into one store")
+    merge.add_argument("sources", nargs="+", type=Path, metavar="FILE")
+    merge.add_argument("--into", required=True, type=Path, metavar="STORE", help="a store, new or not")
+    merge.set_defaults(command=_store_merge)
+    info = actions.add_parser("info", help="completions, and what each model cost")
+    info.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: this machine's store")
+    info.set_defaults(command=_store_info)
+
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
     evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
@@ -100,9 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dreamprm_lib.run import load_profile, parse_overrides, run
+    from dreamprm_lib.run import elsewhere, load_profile, parse_overrides, run
 
-    study = run(load_profile(options.profile), options.study, options.fresh, parse_overrides(options.overrides))
+    study = run(
+        elsewhere(load_profile(options.profile)), options.study, options.fresh, parse_overrides(options.overrides)
+    )
     print(f"The report: {study.folder / 'report.html'}")
 
 
@@ -132,9 +147,9 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 def _record(options: argparse.Namespace) -> None:
     from dreamprm_lib.record import REFERENCE_PRM, record
-    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.run import elsewhere, load_profile
 
-    profile = load_profile(options.profile)
+    profile = elsewhere(load_profile(options.profile))
     print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
 
 
@@ -164,6 +179,19 @@ def _problems_validate(options: argparse.Namespace) -> None:
         print(recorded_headroom(load_profile("quick")).round(3).to_string(index=False))
     if faults:
         raise InputError(f"{len(faults)} faults:\n" + "\n".join(faults))
+
+
+def _store_merge(options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.stores import merge
+
+    print(merge(options.sources, options.into))
+
+
+def _store_info(options: argparse.Namespace) -> None:
+    from dreamprm_lib.engine.policy import store_path
+    from dreamprm_lib.engine.stores import info
+
+    print(info(options.file or store_path()))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

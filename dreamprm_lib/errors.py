@@ -17,6 +17,10 @@ class PolicyError(DreamPRMError):
     """The policy's endpoint failed or answered with nonsense."""
 
 
+class BudgetSpent(DreamPRMError):
+    """The policy's budget does not cover what is still missing; what was paid for is stored."""
+
+
 class SandboxError(DreamPRMError):
     """The sandbox itself failed: a worker can't be started, or doesn't isolate as it said."""
 

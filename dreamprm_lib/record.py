@@ -14,10 +14,11 @@ from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
-from dreamprm_lib.engine.policy import Endpoint, Policy, open_policy, recording_path
+from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.policy import Policy, open_policy, recording_path, store_path
 from dreamprm_lib.engine.problems import load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir
+from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
 from dreamprm_lib.reward_model import RewardModel
 from dreamprm_lib.run import PROJECT, Profile, stage_parameters
@@ -86,10 +87,10 @@ def record(
 
 def _recorder(settings: dict, threads: int | None) -> Policy:
     """A live policy that starts from what is recorded."""
-    endpoint = Endpoint(**settings)
+    endpoint = endpoint_from(settings)
     if threads:
         endpoint = replace(endpoint, threads=threads)
-    return Policy(endpoint, CompletionStore(cache_dir() / "completions.sqlite"), _recordings(endpoint.model))
+    return Policy(endpoint, CompletionStore(store_path()), _recordings(endpoint.model))
 
 
 def _recordings(model: str) -> list[Recording]:

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -24,7 +24,9 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.completions import CompletionStore, Cost, write_atomically
+from dreamprm_lib.engine.endpoint import Endpoint, settings_from_environment
+from dreamprm_lib.engine.policy import ACCOUNT, store_path
 from dreamprm_lib.engine.weights import fetch, file_digest
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
@@ -32,6 +34,7 @@ from dreamprm_lib.show.report import write_report
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
+INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 
@@ -59,6 +62,25 @@ def load_profile(name: str) -> Profile:
     for key in sections:
         _stage_named(key)
     return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections)
+
+
+def elsewhere(profile: Profile) -> Profile:
+    """The profile with the policy that the environment names (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), if it names one.
+
+    That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
+    weaker model of chapter 2 stays what it was.
+    """
+    policy = settings_from_environment()
+    if policy is None:
+        return profile
+    changed = {"policy": policy, "replay": False}
+    if not Endpoint(**policy).prefill:
+        changed["search_problems"] = 0
+    sections = {
+        notebook: {name: value for name, value in section.items() if name not in changed}
+        for notebook, section in profile.sections.items()
+    }
+    return replace(profile, common={**profile.common, **changed}, sections=sections)
 
 
 def parse_overrides(options: list[str]) -> dict[str, dict]:
@@ -142,6 +164,7 @@ def run(
             "outputs": _digests(stage.writes, study),
             "seconds": round(seconds, 1),
             "tokens": _tokens(stage.writes, study),
+            "asked": asdict(_asked(stage, study)),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
         write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
@@ -152,6 +175,7 @@ def run(
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
+    os.environ[ACCOUNT] = _account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     try:
         papermill.execute_notebook(
@@ -167,6 +191,8 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> floa
             f"{stage.notebook} failed in cell {error.cell_index + 1} with {error.ename}: {error.evalue}\n"
             f"The executed copy shows where: {executed}. What was complete before it is kept."
         ) from error
+    finally:
+        del os.environ[ACCOUNT]
     _forget_paths(executed, stage)
     if missing := [file for file in stage.writes if not (study.folder / file).exists()]:
         raise StudyError(f"{stage.notebook} ended without writing {', '.join(missing)}.")
@@ -184,8 +210,12 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
 
 
 def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> dict:
-    """What a stage's results depend on."""
-    return {"parameters": parameters, "inputs": _digests(stage.reads, study), "code": _code_digest(source)}
+    """What a stage's results depend on; how fast and for how much money a model is asked is not part of it."""
+    matter = {
+        name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
+        for name, value in parameters.items()
+    }
+    return {"parameters": matter, "inputs": _digests(stage.reads, study), "code": _code_digest(source)}
 
 
 def _intact(entry: dict, study: Study) -> bool:
@@ -210,6 +240,16 @@ def _tokens(files: tuple[str, ...], study: Study) -> int:
     """Tokens of the completions in the tables that a stage wrote."""
     rows = (json.loads(line) for file in files if file.endswith(".jsonl") for line in (study.folder / file).open())
     return sum(row.get("tokens") or 0 for row in rows)
+
+
+def _account(stage: Stage, study: Study) -> str:
+    return f"{study.name}/{stage.notebook}"
+
+
+def _asked(stage: Stage, study: Study) -> Cost:
+    """What a stage has asked of models in all its runs, and what that cost."""
+    with CompletionStore(store_path()) as store:
+        return store.spent(_account(stage, study))
 
 
 def _read_manifest(study: Study) -> dict:

@@ -9,6 +9,7 @@ from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.artifacts import Program, Stage, Study
 from dreamprm_lib.errors import InputError, StudyError
+from dreamprm_lib.show.report import _stages
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def project(tmp_path, monkeypatch):
     )
     (tmp_path / "profiles" / "tiny.yaml").write_text("02_second: {n: 2}\n")
     stages = (Stage("01_first", (), ("a.csv",)), Stage("02_second", ("a.csv",), ("b.csv",)))
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(runner, "PROJECT", tmp_path)
     monkeypatch.setattr(runner, "STAGES", stages)
     monkeypatch.setattr(runner, "write_report", lambda study, manifest: study.path("report.html").write_text("r"))
@@ -87,6 +89,95 @@ def test_a_failed_cell_is_named_and_the_next_run_goes_on_there(project):
     done = seconds_of(study)["01_first"]
     run(project)
     assert seconds_of(study)["01_first"] == done and (study.folder / "b.csv").exists()
+
+
+ASKING = (
+    "from pathlib import Path\nfrom dreamprm_lib.engine.policy import Prompt, open_policy\n"
+    "with open_policy(policy, replay) as writer:\n"
+    "    texts = writer.sample([Prompt((('user', f'Q{k}'),)) for k in range(n)], 1, max_tokens=5)\n"
+    "Path(outputs, study, 'a.csv').write_text(repr(texts))"
+)
+
+
+def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone_on_with(project, fake_server):
+    server = fake_server(lambda body: ["one two three four five"])
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 9  # c\npolicy = {}  # d\nreplay = True  # e\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
+    models = {"m": {"n": False, "prefill": False, "price": [0, 1000]}}  # half a cent a completion
+    policy = {"model": "m", "base_url": server.base_url, "models": models, "budget": {"dollars": 0.022}, "slots": 1}
+    settings = {"01_first": {"policy": policy, "replay": False}}
+    with pytest.raises(StudyError, match=r"BudgetSpent: The budget of \$0\.022 for m .* 5 completions are missing"):
+        run(project, overrides=settings)
+    policy["budget"] = {"dollars": 1}
+    study = run(project, overrides=settings)
+    asked = json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["asked"]
+    assert asked == {"answers": 9, "completions": 9, "prompt_tokens": 9, "tokens": 45, "dollars": 0.045}
+    assert len(server.bodies) == 9
+    done = seconds_of(study)
+    policy["budget"] = {"dollars": 2}
+    assert seconds_of(run(project, overrides=settings)) == done  # more money is no reason to do it again
+
+
+def test_the_report_tells_costs_where_there_are_any():
+    stage = {"seconds": 1.5, "tokens": 7}
+    nothing = {"answers": 0, "completions": 0, "prompt_tokens": 0, "tokens": 0, "dollars": None}
+    asked = {"answers": 2, "completions": 4, "prompt_tokens": 30, "tokens": 9, "dollars": 0.25}
+    assert list(_stages({"stages": {"01": stage}})) == ["notebook", "seconds", "tokens in its tables"]
+    table = _stages({"stages": {"01": {**stage, "asked": nothing}, "02": {**stage, "asked": asked}}})
+    assert table.values.tolist() == [
+        ["01", 1.5, 7, 0, 0, 0, ""],
+        ["02", 1.5, 7, 4, 30, 9, "0.2500"],
+        ["all", 3.0, 14, 4, 30, 9, "0.2500"],
+    ]
+
+
+def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):
+    key = "sk-nobody-may-read-this-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    answers = iter([["one"], 401])  # the refusal repeats the key
+    server = fake_server(lambda body: next(answers))
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 2  # c\npolicy = {}  # d\nreplay = True  # e\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
+    settings = {"01_first": {"policy": {"model": "m", "base_url": server.base_url, "slots": 1}, "replay": False}}
+    with pytest.raises(StudyError, match=r"PolicyError: .*Bearer \[key\]") as failed:
+        run(project, overrides=settings)
+    assert server.keys == {key} and key not in str(failed.value) + "".join(capfd.readouterr())
+    written = [path for path in project.rglob("*") if path.is_file()]
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+    executed = (project / "outputs" / "tiny" / "notebooks" / "01_first.ipynb").read_text()
+    assert "planted fault" in executed and any(path.suffix == ".sqlite" for path in written)
+
+
+def test_the_environment_points_a_study_at_another_server(project, fake_server, monkeypatch):
+    server = fake_server(lambda body: ["x"])
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 2  # c\npolicy = {}  # d\nreplay = True  # e\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
+    profile = "01_first: {policy: {model: other}, replay: true}\n02_second: {n: 2}\n"
+    (project / "profiles" / "tiny.yaml").write_text(profile)
+    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+    with pytest.raises(InputError, match="Set both"):
+        runner.elsewhere(runner.load_profile("tiny"))
+    monkeypatch.setenv("DREAMPRM_MODEL", "llama3.2:3b")
+    study = runner.run(runner.elsewhere(runner.load_profile("tiny")), outputs=project / "outputs")
+    assert [(path, body["model"]) for path, body in server.bodies] == [("/v1/chat/completions", "llama3.2:3b")] * 2
+    entry = json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]
+    assert entry["parameters"]["policy"] == {"model": "llama3.2:3b", "base_url": server.base_url}
+    monkeypatch.delenv("DREAMPRM_BASE_URL")
+    monkeypatch.delenv("DREAMPRM_MODEL")
+    assert runner.elsewhere(runner.load_profile("tiny")) == runner.load_profile("tiny")
+
+
+def test_a_server_without_prefill_is_not_searched_with_and_an_unknown_one_is_asked_carefully(monkeypatch):
+    monkeypatch.setenv("DREAMPRM_BASE_URL", "http://127.0.0.1:9/v1")
+    for model, searched in (("nobody-knows", 0), ("Qwen/Qwen2.5-Coder-7B-Instruct", 2)):
+        monkeypatch.setenv("DREAMPRM_MODEL", model)
+        profile = runner.elsewhere(runner.load_profile("live"))
+        found = runner.stage_parameters(runner.STAGES[6], profile, {}, {})
+        assert (found["policy"]["model"], found["search_problems"], found["replay"]) == (model, searched, False)
+    monkeypatch.setenv("DREAMPRM_MODEL", "nobody-knows")
+    assert runner.elsewhere(runner.load_profile("quick")).common["policy"] == {
+        "model": "nobody-knows", "base_url": "http://127.0.0.1:9/v1", "prefill": False, "takes_n": False
+    }  # fmt: skip
 
 
 def test_a_manifest_that_was_cut_short_only_costs_a_new_run(project):

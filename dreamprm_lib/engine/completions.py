@@ -1,8 +1,9 @@
 """Every completion is asked for once: a store on disk, and recordings that replay a real model.
 
 The key of a completion is the digest of its `Request` (model, prompt, sampling settings) and its sample index, so a
-run can stop at any moment and goes on where it was, and *n* = 16 extends a run of *n* = 8.  A `Recording` is a store
-exported to compressed JSON Lines with a manifest beside it; a study replays it without a model.
+run can stop at any moment and goes on where it was, and *n* = 16 extends a run of *n* = 8.  The store also holds a
+ledger of what each answer cost.  A `Recording` is a store exported to compressed JSON Lines with a manifest beside it;
+a study replays it without a model.
 
 Not covered: two processes that ask for the same missing sample at the same time both pay for it, and the first answer
 is kept.
@@ -15,6 +16,10 @@ import gzip
 import hashlib
 import json
 import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +33,8 @@ class Request:
     """What a policy is asked, whole.  Equal requests draw from the same distribution over completions.
 
     `prompt` is raw text for `kind="completion"`, and a JSON list of chat messages for `kind="chat"`.
-    `temperature` and `top_p` are None for models that take no sampling settings; `max_tokens` counts new tokens.
+    `temperature` and `top_p` are None for models that take no sampling settings; `max_tokens` counts new tokens,
+    thoughts included.  `extra` are further fields of the request's body as JSON.
     """
 
     model: str
@@ -38,12 +44,18 @@ class Request:
     top_p: float | None
     max_tokens: int
     stop: tuple[str, ...] = ()
+    extra: str = ""
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+        canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def as_dict(self) -> dict:
+        """The fields; without `extra` where there is nothing in it."""
+        fields = dataclasses.asdict(self)
+        return fields if self.extra else {name: value for name, value in fields.items() if name != "extra"}
 
     @classmethod
     def from_dict(cls, fields: dict) -> Request:
@@ -52,8 +64,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled continuation: its text, the number of new tokens, why it ended (`stop` or `length`), and the sum of
-    its tokens' log-probabilities in nats (None where the endpoint does not tell)."""
+    """One sampled continuation: its text, the number of new tokens, why it ended, and the sum of its tokens'
+    log-probabilities in nats (None where the endpoint does not tell).
+
+    `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
+    `content_filter`, or `empty`.
+    """
 
     text: str
     tokens: int
@@ -61,26 +77,51 @@ class Completion:
     logprob: float | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What answers of an endpoint cost: their number and that of the completions in them, tokens in and out (thoughts
+    included), and dollars (None where no price is known; in a sum: those that are known)."""
+
+    answers: int = 0
+    completions: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    dollars: float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        money = [x for x in (self.dollars, other.dollars) if x is not None]
+        counts = ("answers", "completions", "prompt_tokens", "tokens")
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in counts), sum(money) if money else None)
+
+
 Rows = dict[str, tuple[Request, dict[int, Completion]]]  # requests and their completions by sample index, by digest
 
 
-class CompletionStore:
-    """An SQLite file of completions; several processes may share it.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions
+    (digest TEXT, sample INTEGER, body TEXT NOT NULL, PRIMARY KEY (digest, sample));
+CREATE TABLE IF NOT EXISTS ledger
+    (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT, finishes TEXT,
+     answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
+"""
 
-    Use as a context manager, or call `close`.
+
+class CompletionStore:
+    """An SQLite file of completions and of what they cost; several processes may share it.
+
+    What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
+    context manager, or call `close`.  Raises `InputError` for a file that is no such store, or is damaged.
     """
 
     def __init__(self, path: Path | str):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        with FileLock(f"{path}.lock"):  # the change to a write-ahead log does not wait for another process: it fails
+        with FileLock(f"{path}.lock"), damage_named(path):
+            # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS completions (digest TEXT, sample INTEGER, body TEXT NOT NULL,"
-                " PRIMARY KEY (digest, sample))"
-            )
-            self._db.commit()
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
@@ -91,12 +132,53 @@ class CompletionStore:
 
     def put(self, request: Request, completions: dict[int, Completion]) -> None:
         """Store completions by sample index, all or none; a sample that is already there stays as it is."""
-        digest = request.digest
         with self._db:
-            self._db.executemany(
-                "INSERT OR IGNORE INTO completions VALUES (?, ?, ?)",
-                [(digest, i, json.dumps(dataclasses.asdict(c))) for i, c in completions.items()],
+            self._insert(request.digest, completions)
+
+    def pay(
+        self, request: Request, completions: dict[int, Completion], finishes: list[str], cost: Cost, account: str
+    ) -> None:
+        """Store completions as `put` does, and what their answer cost, both or none.
+
+        `finishes` tells how each sample of the answer ended, also of those that are asked anew and not stored;
+        `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
+        """
+        row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
+        with self._db:
+            self._insert(request.digest, completions)
+            self._db.execute(
+                "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *dataclasses.astuple(cost))
             )
+
+    def spent(self, account: str | None = None, model: str | None = None) -> Cost:
+        """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
+        *counts, dollars = self._db.execute(
+            "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
+            " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
+            " AND (?2 IS NULL OR model = ?2)",
+            (account, model),
+        ).fetchone()
+        return Cost(*(count or 0 for count in counts), dollars)
+
+    def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
+        """Add rows of other stores, all or none; how many completions changed.
+
+        Of two bodies for one sample the first in order is kept, so that it does not matter who absorbs whom.
+        """
+        with self._db:
+            changed = self._db.executemany(
+                "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+                " WHERE excluded.body < completions.body",
+                completions,
+            ).rowcount
+            self._db.executemany("INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ledger)
+        return max(changed, 0)
+
+    def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
+        self._db.executemany(
+            "INSERT OR IGNORE INTO completions VALUES (?, ?, ?)",
+            [(digest, i, as_body(c)) for i, c in completions.items()],
+        )
 
     def __len__(self) -> int:
         return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
@@ -109,6 +191,25 @@ class CompletionStore:
 
     def __exit__(self, *_exc) -> None:
         self.close()
+
+
+def as_body(completion: Completion) -> str:
+    """A completion as the store keeps it."""
+    return json.dumps(dataclasses.asdict(completion))
+
+
+@contextmanager
+def damage_named(path: Path | str) -> Iterator[None]:
+    """SQLite's complaints about a file that it cannot read, as `InputError`."""
+    try:
+        yield
+    except sqlite3.OperationalError:
+        raise  # locked, full, not allowed: nothing is wrong with the file
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{path} is no store of completions, or is damaged ({error}). Put it aside and restore a copy; "
+            "`sqlite3 FILE .recover` saves what can still be read of a damaged one."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -157,14 +258,14 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     lines = [
         json.dumps(
             {
-                "request": dataclasses.asdict(request),
+                "request": request.as_dict(),
                 "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
             },
             ensure_ascii=False,
         )
         for _, (request, completions) in sorted(rows.items())
     ]
-    packed = gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=9, mtime=0)
+    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), compresslevel=9, mtime=0)
     manifest = {
         **manifest,
         "requests": len(rows),

@@ -15,26 +15,29 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import openai
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording, Request, Rows, load_recording
+from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
+from dreamprm_lib.engine.endpoint import EMBEDDED, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.hosted import Asker
 from dreamprm_lib.engine.weights import cache_dir, weights_path
-from dreamprm_lib.errors import InputError, MissingCompletion, PolicyError
+from dreamprm_lib.errors import MissingCompletion, PolicyError
+
+__all__ = ["EMBEDDED", "Endpoint", "Policy", "Prompt", "open_policy", "recording_path", "render_chatml"]
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,6 @@ class Prompt:
 
     messages: tuple[tuple[str, str], ...]
     prefill: str = ""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where and how a model is asked.
-
-    - `base_url`: an OpenAI-compatible API; None starts the embedded server; "openai" is the client's own default.
-    - `prefill`: raw completions in ChatML are available, so a reply can be opened for the model.
-    - `takes_n`: several samples of one prompt in one request, so that the prompt is evaluated once.
-    - `takes_sampling`: temperature and top-p are accepted (o-series models refuse them).
-    - `slots`: samples under way at once.
-    - `extra`: further fields of the request's body, for servers that know them.
-
-    The API key is read from the environment variable `OPENAI_API_KEY`, and nowhere else.
-    """
-
-    model: str = EMBEDDED
-    base_url: str | None = None
-    prefill: bool = True
-    takes_n: bool = True
-    takes_sampling: bool = True
-    slots: int = 32
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    extra: dict = field(default_factory=dict)
 
 
 class Policy:
@@ -111,11 +90,7 @@ class Policy:
         have = {r.digest: self._known(r) for r in requests}
         for r in requests:
             self.served.setdefault(r.digest, (r, {}))
-        missing: dict[str, tuple[Request, list[int]]] = {}
-        for request in requests:
-            absent = [i for i in wanted if i not in have[request.digest]]
-            if absent:
-                missing[request.digest] = (request, absent)
+        missing = _missing(requests, wanted, have)
         if missing:
             self._refuse_if_offline(missing)
             for digest, answers in self._ask_all(missing):
@@ -126,6 +101,24 @@ class Policy:
         return [
             [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
         ]
+
+    def estimate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        max_tokens: int = 400,
+        stop: Sequence[str] = (),
+    ) -> tuple[Cost, Cost]:
+        """What `sample` would cost for what is neither recorded nor stored: about, and at most.
+
+        About: a token for four characters in, and out as many as this model has written so far; without a past the
+        most that it may write.
+        """
+        requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
+        missing = _missing(requests, range(n), {r.digest: self._known(r) for r in requests})
+        return self._estimate(self._chunks(missing))
 
     def request(
         self, prompt: Prompt, temperature: float, top_p: float, max_tokens: int, stop: Sequence[str] = ()
@@ -138,7 +131,8 @@ class Policy:
             prompt=render_chatml(prompt) if self.endpoint.prefill else _as_instruction(prompt),
             temperature=temperature if sampling else None,
             top_p=top_p if sampling else None,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens + self.endpoint.known.reasoning,
+            extra=json.dumps(self.endpoint.extra, sort_keys=True) if self.endpoint.extra else "",
             stop=(*(("\n```",) if self.endpoint.prefill else ()), *stop),
         )
 
@@ -173,74 +167,45 @@ class Policy:
 
     def _ask_all(self, missing: dict[str, tuple[Request, list[int]]]):
         """Ask for what is missing, `slots` samples at once; store and yield each answer as it arrives."""
-        client = self._client()
-        per_request = 8 if self.endpoint.takes_n else 1
-        chunks = [
-            (request, absent[k : k + per_request])
-            for request, absent in missing.values()
-            for k in range(0, len(absent), per_request)
-        ]
-        at_once = max(1, self.endpoint.slots // max(len(indices) for _, indices in chunks))
-        with (
-            tqdm(total=sum(len(i) for _, i in chunks), desc=f"asking {self.endpoint.model}", unit="completion") as bar,
-            ThreadPoolExecutor(at_once) as pool,
-        ):
-            futures = {pool.submit(self._ask, client, request, len(i)): (request, i) for request, i in chunks}
+        asker = Asker(self.endpoint, self._base_url(), self._store, os.environ.get(ACCOUNT, ""))
+        chunks = self._chunks(missing)
+        about, most = self._estimate(chunks)
+        log.info("%s: %s", self.endpoint.model, told(about, most))
+        doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
+        with tqdm(total=most.completions, desc=doing, unit="completion") as bar:
             try:
-                for future in as_completed(futures):
-                    request, indices = futures[future]
-                    answers = dict(zip(indices, future.result(), strict=True))
-                    self._store.put(request, answers)
+                for digest, answers in asker.ask((*chunk, 0) for chunk in chunks):
                     self.asked += len(answers)
                     bar.update(len(answers))
-                    yield request.digest, answers
+                    yield digest, answers
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 self.close()  # what is under way at the embedded server ends with it
                 raise
 
-    def _ask(self, client: openai.OpenAI, request: Request, n: int) -> list[Completion]:
-        body = {"model": request.model, "n": n}
-        if request.temperature is not None:
-            body |= {"temperature": request.temperature, "top_p": request.top_p}
-        if request.stop:
-            body["stop"] = list(request.stop)
-        try:
-            if request.kind == "completion":
-                reply = client.completions.create(
-                    **body, prompt=request.prompt, max_tokens=request.max_tokens, logprobs=1, extra_body=self._extra()
-                )
-            else:
-                reply = client.chat.completions.create(
-                    **body,
-                    messages=json.loads(request.prompt),
-                    max_completion_tokens=request.max_tokens,
-                    extra_body=self._extra(),
-                )
-        except openai.APIConnectionError as error:
-            raise PolicyError(f"No answer from {client.base_url}: is the server up? ({error})") from error
-        except openai.APIStatusError as error:
-            raise PolicyError(f"{client.base_url} refused the request for {request.model}: {error.message}") from error
-        if len(reply.choices) != n:
-            raise PolicyError(
-                f"{client.base_url} returned {len(reply.choices)} samples instead of {n}: set `takes_n` to false."
-            )
-        return [_completion(choice, reply) for choice in reply.choices]
+    def _chunks(self, missing: Mapping[str, tuple[Request, list[int]]]) -> list[tuple[Request, list[int]]]:
+        """What is asked at once: a request, and some samples of it."""
+        size = 8 if self.endpoint.takes_n else 1
+        return [
+            (request, absent[k : k + size]) for request, absent in missing.values() for k in range(0, len(absent), size)
+        ]
 
-    def _extra(self) -> dict:
-        embedded = {"top_k": 0, "min_p": 0.0, "cache_prompt": True} if self.endpoint.base_url is None else {}
-        return embedded | self.endpoint.extra
+    def _estimate(self, chunks: Sequence[tuple[Request, list[int]]]) -> tuple[Cost, Cost]:
+        """What the chunks will cost: about, by the tokens that this model has written so far, and at most."""
+        past = self._store.spent(model=self.endpoint.model)
+        length = past.tokens / past.completions if past.completions else math.inf
+        about, most = Cost(), Cost()
+        for request, samples in chunks:
+            n = len(samples)
+            most += self.endpoint.most(request, n)
+            about += self.endpoint.cost(len(request.prompt) // 4, round(n * min(length, request.max_tokens)), n)
+        return about, most
 
-    def _client(self) -> openai.OpenAI:
+    def _base_url(self) -> str | None:
         if self.endpoint.base_url is None:
             if self._server is None:
                 self._server = EmbeddedServer(self.endpoint.model, self.endpoint.slots, self.endpoint.threads)
-            return openai.OpenAI(base_url=self._server.base_url, api_key="none", timeout=1800, max_retries=0)
-        base_url = None if self.endpoint.base_url == "openai" else self.endpoint.base_url
-        key = os.environ.get("OPENAI_API_KEY")
-        if base_url is None and not key:
-            raise InputError("Set the environment variable OPENAI_API_KEY to ask OpenAI's API.")
-        return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=1800, max_retries=5)
+            return self._server.base_url
+        return None if self.endpoint.base_url == "openai" else self.endpoint.base_url
 
 
 def recording_path(model: str) -> Path:
@@ -249,19 +214,40 @@ def recording_path(model: str) -> Path:
 
 
 def open_policy(settings: dict | None = None, replay: bool = True) -> Policy:
-    """The policy of a notebook: `settings` are fields of `Endpoint` (empty: the embedded model).
+    """The policy of a notebook: `settings` are fields of `Endpoint`.  If there are none, it is the model of the
+    environment (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), which is asked and never replayed, else the embedded one.
 
     With `replay` the shipped recording of that model answers, and what it lacks is an error; without it the recording
     is left aside and the model is asked, once for each completion.
     """
-    try:
-        endpoint = Endpoint(**(settings or {}))
-    except TypeError as error:
-        known = ", ".join(Endpoint.__dataclass_fields__)
-        raise InputError(f"The policy settings {settings} do not fit ({error}): known are {known}.") from error
+    if not settings and (elsewhere := settings_from_environment()):
+        settings, replay = elsewhere, False
+    endpoint = endpoint_from(settings)
     path = recording_path(endpoint.model)
     recordings = [load_recording(path)] if replay and path.exists() else []
-    return Policy(endpoint, CompletionStore(cache_dir() / "completions.sqlite"), recordings, offline=replay)
+    return Policy(endpoint, CompletionStore(store_path()), recordings, offline=replay)
+
+
+def store_path() -> Path:
+    """Where this machine's store of completions lies."""
+    return cache_dir() / "completions.sqlite"
+
+
+def told(about: Cost, most: Cost) -> str:
+    """An estimate in a sentence."""
+    dollars = "no price known" if most.dollars is None else f"about ${about.dollars:.2f}, at most ${most.dollars:.2f}"
+    return (
+        f"{most.completions:,} completions in {most.answers:,} requests; about {about.prompt_tokens:,} tokens in and "
+        f"{about.tokens:,} out, at most {most.tokens:,} out; {dollars}"
+    )
+
+
+def _missing(
+    requests: Sequence[Request], wanted: range, have: Mapping[str, Mapping[int, Completion]]
+) -> dict[str, tuple[Request, list[int]]]:
+    """The samples that are not there, by the digest of their request."""
+    absent = {r.digest: (r, [i for i in wanted if i not in have[r.digest]]) for r in requests}
+    return {digest: row for digest, row in absent.items() if row[1]}
 
 
 def render_chatml(prompt: Prompt) -> str:
@@ -283,27 +269,6 @@ def _as_instruction(prompt: Prompt) -> str:
 
 def _with_prefill(completion: Completion, prefill: str) -> Completion:
     return Completion(prefill + completion.text, completion.tokens, completion.finish, completion.logprob)
-
-
-def _completion(choice, reply) -> Completion:
-    """One choice of a reply.  Tokens are counted from the log-probabilities where they are given: llama.cpp's
-    `usage` tells those of one choice when several were asked for."""
-    text = choice.text if hasattr(choice, "text") else choice.message.content or ""
-    logprobs = _token_logprobs(getattr(choice, "logprobs", None))
-    if logprobs:
-        tokens, logprob = len(logprobs), round(sum(logprobs), 4)
-    else:
-        tokens, logprob = reply.usage.completion_tokens // len(reply.choices), None
-    return Completion(text, tokens, choice.finish_reason or "stop", logprob)
-
-
-def _token_logprobs(logprobs) -> list[float]:
-    """Log-probabilities of the sampled tokens, from the Completions form or the Chat form (llama.cpp sends it)."""
-    if logprobs is None:
-        return []
-    if content := getattr(logprobs, "content", None):
-        return [t["logprob"] if isinstance(t, dict) else t.logprob for t in content]
-    return [p for p in getattr(logprobs, "token_logprobs", None) or [] if p is not None]
 
 
 class EmbeddedServer:

@@ -116,9 +116,20 @@ def _caption_and_size(path: Path) -> tuple[str, int]:
 
 
 def _stages(manifest: dict) -> pd.DataFrame:
-    return pd.DataFrame(
+    """A row a stage; what was asked of models and what it cost stands there only if any was asked."""
+    table = pd.DataFrame(
         [
             {"notebook": name, "seconds": entry["seconds"], "tokens in its tables": entry["tokens"]}
             for name, entry in manifest["stages"].items()
         ]
     )
+    asked = [entry.get("asked") or {} for entry in manifest["stages"].values()]
+    if any(row.get("answers") for row in asked):
+        table["completions asked for"] = [row.get("completions", 0) for row in asked]
+        table["tokens in"] = [row.get("prompt_tokens", 0) for row in asked]
+        table["tokens out"] = [row.get("tokens", 0) for row in asked]
+        prices = [row.get("dollars") for row in asked]
+        table["dollars"] = ["" if price is None else f"{price:.4f}" for price in prices]
+        paid = sum(price or 0 for price in prices)
+        table.loc[len(table)] = ["all", *table.sum(numeric_only=True).round(1), f"{paid:.4f}"]
+    return table

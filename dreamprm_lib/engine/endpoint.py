@@ -1,0 +1,180 @@
+"""Where a model is asked, what its API takes, what it costs, and how much may be spent on it.
+
+The table of models is `data/models.yaml`; a profile's policy extends it by `models`, in the same form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache, cached_property
+from importlib import resources
+from urllib.parse import urlsplit
+
+import yaml
+
+from dreamprm_lib.engine.completions import Cost, Request
+from dreamprm_lib.errors import InputError
+
+EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the API of a model takes, and its price.
+
+    - `n`: several samples of one prompt in one request, so that the prompt is evaluated once.
+    - `prefill`: raw completions in ChatML, so that a reply can be opened for the model.
+    - `sampling`: temperature and top-p are accepted (reasoning models refuse them).
+    - `reasoning`: tokens that a reply may think, beside its own limit; 0 for a model that does not reason.
+    - `price`: dollars for a million tokens in and out; None if nobody told.
+    """
+
+    n: bool = True
+    prefill: bool = True
+    sampling: bool = True
+    reasoning: int = 0
+    price: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often an endpoint is asked for one thing.
+
+    - `timeout`: seconds until a whole reply must be there.
+    - `retries`: further tries after a failure that may pass (rate limit, server error, cut connection, nonsense), each
+      after what `Retry-After` demands and a random time of up to `backoff` seconds, doubled with each try.
+    - `longest`: seconds that it waits at most between two tries; who demands more is asked another day.
+    - `reasks`: further tries after a chat reply that is a refusal, empty or cut short.  The last one is kept as what it
+      is.  Raw completions are never asked anew: there, a short or a long one is a sample like any other.
+    """
+
+    timeout: float = 1800
+    retries: int = 6
+    backoff: float = 0.5
+    longest: float = 300
+    reasks: int = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one study may spend on one model in all its runs: dollars, and tokens in and out.  None: no limit.
+
+    Outside a study the limit is for all that is spent outside of studies.
+    """
+
+    dollars: float | None = None
+    tokens: int | None = None
+
+    def covers(self, cost: Cost) -> bool:
+        """Whether so much may be spent; a cost without a price is no money."""
+        money = self.dollars is None or (cost.dollars or 0) <= self.dollars
+        return money and (self.tokens is None or cost.prompt_tokens + cost.tokens <= self.tokens)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how a model is asked.
+
+    - `base_url`: an OpenAI-compatible API; None starts the embedded server; "openai" is the client's own default.
+    - `prefill`, `takes_n`, `takes_sampling`: see `Model`; None asks the table.  A model that is not there is taken for
+      one that can do all of it: set `prefill` to false if it does not speak ChatML.
+    - `slots`: samples under way at once.
+    - `threads`: of the embedded server.
+    - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example).
+    - `key_variable`: the environment variable that holds the API key.  It is read from there and nowhere else.
+    - `patience`, `budget`: a `Patience` and a `Budget`, or their fields.
+    - `models`: entries that come before those of `data/models.yaml`.
+    """
+
+    model: str = EMBEDDED
+    base_url: str | None = None
+    prefill: bool | None = None
+    takes_n: bool | None = None
+    takes_sampling: bool | None = None
+    slots: int = 32
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    extra: dict = field(default_factory=dict)
+    key_variable: str = "OPENAI_API_KEY"
+    patience: Patience | dict | None = None
+    budget: Budget | dict = field(default_factory=Budget)
+    models: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):
+            raise InputError("`key_variable` must be the name of an environment variable, not a key.")
+        if self.base_url and urlsplit(self.base_url).username:
+            raise InputError("`base_url` holds a name or a key: set the environment variable `key_variable` instead.")
+        known = self.known
+        fields = {"prefill": known.prefill, "takes_n": known.n, "takes_sampling": known.sampling}
+        fields = {name: value for name, value in fields.items() if getattr(self, name) is None}
+        if not isinstance(self.patience, Patience):
+            embedded = {"retries": 0} if self.base_url is None else {}
+            fields["patience"] = Patience(**{**embedded, **(self.patience or {})})
+        if not isinstance(self.budget, Budget):
+            fields["budget"] = Budget(**self.budget)
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def known(self) -> Model:
+        """What is known of the model; the embedded server can do everything, for nothing."""
+        if self.base_url is None:
+            return Model(price=(0.0, 0.0))
+        return find_model(self.model, self.models) or Model()
+
+    def cost(self, prompt_tokens: int, tokens: int, completions: int) -> Cost:
+        """What one answer of so many tokens in and out costs."""
+        price = self.known.price
+        dollars = price and (prompt_tokens * price[0] + tokens * price[1]) / 1e6
+        return Cost(1, completions, prompt_tokens, tokens, dollars)
+
+    def most(self, request: Request, n: int) -> Cost:
+        """The most that one answer with `n` samples can cost: no token of a prompt is shorter than a byte."""
+        return self.cost(len(request.prompt.encode()), n * request.max_tokens, n)
+
+
+def endpoint_from(settings: Mapping | None) -> Endpoint:
+    """The endpoint of a notebook's or a profile's settings: fields of `Endpoint` (empty: the embedded model).
+
+    Raises `InputError` for a field that is not known; values are not repeated, they may be secret.
+    """
+    settings = settings or {}
+    try:
+        return Endpoint(**settings)
+    except TypeError as error:
+        known = ", ".join(Endpoint.__dataclass_fields__)
+        raise InputError(
+            f"The policy settings ({', '.join(map(str, settings))}) do not fit ({error}): known are {known}."
+        ) from None
+
+
+def settings_from_environment() -> dict | None:
+    """The server that `DREAMPRM_BASE_URL` and `DREAMPRM_MODEL` name, as fields of `Endpoint`; None if neither is set.
+
+    A model that is not in the table is asked as every server can be: by chat, one sample a request.
+    """
+    base_url, model = os.environ.get("DREAMPRM_BASE_URL"), os.environ.get("DREAMPRM_MODEL")
+    if not base_url and not model:
+        return None
+    if not (base_url and model):
+        raise InputError("Set both DREAMPRM_BASE_URL (an OpenAI-compatible API) and DREAMPRM_MODEL, or neither.")
+    careful = {} if find_model(model) else {"prefill": False, "takes_n": False}
+    return {"model": model, "base_url": base_url, **careful}
+
+
+def find_model(name: str, own: Mapping[str, dict] | None = None) -> Model | None:
+    """What the table says of a model, the entries of `own` first; None if no pattern fits."""
+    name = name.lower()
+    for pattern, fields in [*(own or {}).items(), *_table().items()]:
+        if any(fnmatchcase(part, pattern.lower()) for part in (name, name.rsplit("/", 1)[-1])):
+            return Model(**fields)
+    return None
+
+
+@cache
+def _table() -> dict[str, dict]:
+    return yaml.safe_load((resources.files("dreamprm_lib") / "data" / "models.yaml").read_text())

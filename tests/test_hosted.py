@@ -1,0 +1,366 @@
+"""Asking a hosted model: nothing is lost or paid twice, failures that pass are passed over, budgets hold, keys stay."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sqlite3
+import threading
+import time
+import traceback
+from collections import Counter
+from email.utils import formatdate
+
+import httpx
+import openai
+import pytest
+from faults import FAULTS, IN_A_REPLY, at_random, in_order
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamprm_lib.engine.completions import CompletionStore, Cost, Request
+from dreamprm_lib.engine.endpoint import Budget, Endpoint, endpoint_from, find_model
+from dreamprm_lib.engine.hosted import retry_after
+from dreamprm_lib.engine.policy import Policy, Prompt, open_policy
+from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
+
+QUICK = {"backoff": 0.001, "timeout": 5}
+KEY = "sk-this-must-never-be-seen-anywhere-0123456789"
+PROMPT = Prompt((("user", "Count."),))
+
+
+@pytest.fixture
+def store(tmp_path):
+    with CompletionStore(tmp_path / "s.sqlite") as opened:
+        yield opened
+
+
+def prompts(n):
+    return [Prompt((("user", f"Question {k}."),)) for k in range(n)]
+
+
+def echo(body):
+    """A text for each sample, different for every prompt."""
+    asked = body.get("prompt") or body["messages"][-1]["content"]
+    return [f"answer {i} to {asked}" for i in range(body.get("n", 1))]
+
+
+def stored(path):
+    """Texts by (digest, sample), as they lie in the file."""
+    rows = sqlite3.connect(path).execute("SELECT digest, sample, body FROM completions")
+    return {(digest, sample): json.loads(body)["text"] for digest, sample, body in rows}
+
+
+def test_two_thousand_requests_at_a_fifth_of_faults_lose_nothing_and_pay_nothing_twice(fake_server, store, tmp_path):
+    server = fake_server(echo, at_random(0.2), delay=6.0)
+    patience = {"backoff": 0.005, "timeout": 5.0, "retries": 6, "reasks": 6}
+    endpoint = Endpoint("m", server.base_url, prefill=False, takes_n=False, slots=64, patience=patience)
+    asked = prompts(2000)
+    with Policy(endpoint, store) as policy:
+        replies = policy.sample(asked, 1)
+        digests = [policy.request(p, 0.8, 0.95, 400).digest for p in asked]
+    kept = stored(tmp_path / "s.sqlite")
+    assert set(kept) == {(digest, 0) for digest in digests}
+    assert [row[0].text for row in replies] == [f"answer 0 to Question {k}." for k in range(2000)]
+    good = Counter(text for _, text in server.delivered if text.startswith("answer"))
+    assert good == Counter(kept.values()) and set(good.values()) == {1}
+    failed = sum(n for fault, n in server.faults.items() if fault)
+    assert 0.15 < failed / len(server.bodies) < 0.25 and len(server.faults) == 1 + len(FAULTS)
+    assert max(server.asked.values()) <= 1 + 6 and len(server.bodies) == 2000 + failed
+    assert store.spent("").answers == len(server.delivered)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in IN_A_REPLY])
+@pytest.mark.parametrize("prefill", [True, False])
+def test_a_failure_that_passes_is_passed_over_for_as_many_tries_as_stated(fake_server, store, fault, prefill):
+    timeout = 0.6 if fault == "slow" else 30
+    patience = {"backoff": 0.001, "timeout": timeout, "retries": 2, "reasks": 0}
+    server = fake_server(echo, in_order(fault, fault, None, *[fault] * 3), delay=1.0)
+    with Policy(Endpoint("m", server.base_url, prefill=prefill, patience=patience), store) as policy:
+        assert len(policy.sample([PROMPT], 1)[0]) == 1 and len(server.bodies) == 3
+        with pytest.raises(PolicyError, match="asked 3 times"):
+            policy.sample([PROMPT], 2)
+    assert len(server.bodies) == 6 and len(store) == 1
+
+
+def test_retry_after_is_waited_for_and_too_long_a_wait_is_an_error(fake_server, store):
+    server = fake_server(echo, in_order("429 date"))
+    with Policy(Endpoint("m", server.base_url, patience=QUICK), store) as policy:
+        started = time.time()
+        policy.sample([PROMPT], 1)
+        assert time.time() >= int(started) + 1  # the date has whole seconds
+    server = fake_server(echo, in_order("429 date"))
+    impatient = {**QUICK, "longest": -1.0}
+    with Policy(Endpoint("m", server.base_url, patience=impatient), store) as policy:
+        with pytest.raises(PolicyError, match="wants to be asked again in"):
+            policy.sample([PROMPT], 2)
+    assert len(server.bodies) == 1
+
+
+def test_retry_after_is_read_as_seconds_or_as_a_date():
+    def read(headers):
+        response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://x"))
+        return retry_after(openai.APIStatusError("x", response=response, body=None))
+
+    assert [read({"Retry-After": v}) for v in ("7", "0.5", "soon", "nan")] == [7, 0.5, 0, 0] and read({}) == 0
+    assert read({"Retry-After": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_failure_that_lasts_is_asked_once_and_what_is_under_way_is_kept(fake_server, store, status):
+    slow = threading.Event()
+
+    def reply(body):
+        if "Question 1" in body["prompt"]:
+            slow.wait(5)
+            time.sleep(0.3)
+            return echo(body)
+        slow.set()
+        return status
+
+    server = fake_server(reply)
+    with Policy(Endpoint("m", server.base_url, slots=2, takes_n=False, patience=QUICK), store) as policy:
+        with pytest.raises(PolicyError, match="refused the request for m"):
+            policy.sample([prompts(2)[1], prompts(1)[0], *prompts(9)[2:]], 1)
+    assert len(server.bodies) == 2 and len(store) == 1
+
+
+def test_a_quota_that_is_used_up_is_not_asked_again(fake_server, store):
+    server = fake_server(echo, in_order("429 quota"))
+    with Policy(Endpoint("m", server.base_url, patience=QUICK), store) as policy:
+        with pytest.raises(PolicyError, match="refused the request"):
+            policy.sample([PROMPT], 1)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "fault, finish, text", [("refusal", "refusal", "I can't."), ("empty",) * 2 + ("",), ("length",) * 2 + ("",)]
+)
+def test_a_chat_reply_that_is_none_is_asked_anew_and_at_last_recorded_as_what_it_is(
+    fake_server, store, fault, finish, text
+):
+    server = fake_server(echo, in_order(fault, None, fault, fault, fault))
+    endpoint = Endpoint("m", server.base_url, prefill=False, takes_n=False, patience={**QUICK, "reasks": 2})
+    with Policy(endpoint, store) as policy:
+        first, second = policy.sample(prompts(1), 1)[0][0], policy.sample(prompts(2), 1)[1][0]
+    assert first.finish == "stop" and (second.finish, second.text) == (finish, text)
+    assert len(server.bodies) == 5 and store.spent().answers == 5 and len(store) == 2
+
+
+def test_of_several_samples_only_the_missing_are_asked_anew(fake_server, store):
+    replies = iter([["a", "", "c"], ["b"]])
+    server = fake_server(lambda body: next(replies))
+    with Policy(Endpoint("m", server.base_url, prefill=False, patience=QUICK), store) as policy:
+        assert [c.text for c in policy.sample([PROMPT], 3)[0]] == ["a", "b", "c"]
+    assert [body["n"] for _, body in server.bodies] == [3, 1]
+
+
+def test_an_empty_continuation_is_a_sample_like_any_other(fake_server, store):
+    server = fake_server(lambda body: [""])
+    with Policy(Endpoint("m", server.base_url, patience=QUICK), store) as policy:
+        assert policy.sample([PROMPT], 1)[0][0].finish == "stop"
+    assert len(server.bodies) == 1
+
+
+def test_no_more_requests_are_under_way_than_there_are_slots(fake_server, store):
+    under_way, most, lock = Counter(), [0], threading.Lock()
+
+    def reply(body):
+        with lock:
+            under_way["now"] += 1
+            most[0] = max(most[0], under_way["now"])
+        time.sleep(0.02)
+        with lock:
+            under_way["now"] -= 1
+        return echo(body)
+
+    server = fake_server(reply)
+    with Policy(Endpoint("m", server.base_url, takes_n=False, slots=5), store) as policy:
+        policy.sample(prompts(40), 1)
+    assert 2 <= most[0] <= 5
+
+
+def test_an_interrupt_ends_it_at_once_and_keeps_what_was_there(fake_server, store):
+    def reply(body):
+        if "Question 3" in body["prompt"]:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(20)
+        return echo(body)
+
+    server = fake_server(reply)
+    started = time.monotonic()
+    with Policy(Endpoint("m", server.base_url, slots=1, takes_n=False), store) as policy:
+        with pytest.raises(KeyboardInterrupt):
+            policy.sample(prompts(9), 1)
+    assert len(store) == 3 and time.monotonic() - started < 10
+
+
+def test_it_asks_from_within_a_running_loop(fake_server, store):
+    server = fake_server(echo)
+
+    async def as_in_a_notebook():
+        with Policy(Endpoint("m", server.base_url), store) as policy:
+            return policy.sample([PROMPT], 2)
+
+    assert len(asyncio.run(as_in_a_notebook())[0]) == 2
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def test_the_table_knows_models_by_pattern_and_a_profile_comes_first(fake_server, store):
+    mini = find_model("o4-mini-2025-04-16")
+    assert not (mini.n or mini.prefill or mini.sampling) and mini.reasoning > 0 and mini.price == [1.10, 4.40]
+    assert find_model("openai/gpt-4o-mini").price == [0.15, 0.60] and find_model("gpt-4o").price == [2.50, 10.00]
+    assert find_model("Qwen/Qwen3-Coder-30B-A3B-Instruct").prefill and not find_model("qwen2.5-coder:7b").prefill
+    assert find_model("meta-llama/Llama-3.1-8B-Instruct").n and find_model("nobody-knows") is None
+    own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}})
+    assert own.prefill and own.known.price == [1, 2]
+    assert Endpoint("o4-mini", "openai", takes_n=True).takes_n  # what is said of one endpoint comes before any table
+    everything = Endpoint("o4-mini")  # a file of that name in the embedded server
+    assert everything.prefill and everything.takes_n and everything.known.price == (0.0, 0.0)
+
+
+def test_a_reasoning_model_has_room_to_think_and_is_asked_without_what_it_refuses(fake_server, store):
+    server = fake_server(echo)
+    endpoint = Endpoint("o4-mini", server.base_url, extra={"reasoning_effort": "high"})
+    with Policy(endpoint, store) as policy:
+        policy.sample([PROMPT], 2, max_tokens=400)
+        high = policy.request(PROMPT, 0.8, 0.95, 400)
+    body = server.bodies[0][1]
+    assert body["max_completion_tokens"] == 32_400 and body["reasoning_effort"] == "high" and len(server.bodies) == 2
+    assert not {"temperature", "top_p", "max_tokens", "stop"} & set(body) and body["n"] == 1
+    low = Policy(Endpoint("o4-mini", server.base_url, extra={"reasoning_effort": "low"}), store)
+    assert low.request(PROMPT, 0.8, 0.95, 400).digest != high.digest
+
+
+def test_the_limit_has_the_name_that_every_local_server_knows(fake_server, store):
+    server = fake_server(echo)
+    with Policy(Endpoint("llama3.2:3b", server.base_url), store) as policy:
+        policy.sample([PROMPT], 1, max_tokens=7)
+    assert server.bodies[0][1]["max_tokens"] == 7 and "max_completion_tokens" not in server.bodies[0][1]
+
+
+def test_the_digests_of_recorded_requests_have_not_changed():
+    request = Request("m", "completion", "Say é.", 0.8, 0.95, 10, ("\n",))
+    assert request.digest == "7d4fa16402ce0a3b4ee8ece6fcef5fa6908b074b35637fafdfb49c6b4006fa40"
+    assert Request.from_dict(request.as_dict()) == request
+
+
+# ------------------------------------------------------------------------------------------------- money
+
+
+PRICED = {"m": {"n": False, "prefill": False, "price": [1.0, 2.0]}}
+
+
+def test_costs_are_what_the_server_counted_at_the_prices_of_the_table(fake_server, store):
+    server = fake_server(lambda body: ["one two three"])  # 3 tokens out, 1 in, by its usage
+    with Policy(Endpoint("m", server.base_url, models=PRICED), store) as policy:
+        policy.sample(prompts(4), 1)
+    assert store.spent() == Cost(4, 4, 4, 12, pytest.approx((4 * 1 + 12 * 2) / 1e6))
+
+
+@pytest.mark.parametrize("limit", [{"dollars": 0.0035}, {"tokens": 300}])
+def test_a_budget_is_never_overspent_and_a_raised_one_goes_on(fake_server, store, limit, monkeypatch):
+    monkeypatch.setenv("DREAMPRM_ACCOUNT", "study/01")
+    server = fake_server(lambda body: ["word " * body["max_tokens"]])  # each reply costs the most that it may
+    prices = {"m": {**PRICED["m"], "price": [0.0, 20.0]}}
+    endpoint = Endpoint("m", server.base_url, models=prices, budget=limit)
+    with Policy(endpoint, store) as policy, pytest.raises(BudgetSpent, match=r"goes on from here"):
+        policy.sample(prompts(50), 1, max_tokens=10)
+    spent = store.spent("study")
+    assert endpoint.budget.covers(spent) and 0 < spent.answers == len(store) == len(server.bodies) < 50
+    with Policy(endpoint, store) as policy, pytest.raises(BudgetSpent, match=f"{50 - len(store)} completions are"):
+        policy.sample(prompts(50), 1, max_tokens=10)
+    assert len(server.bodies) == spent.answers  # the second run knew what the first had spent
+    monkeypatch.setenv("DREAMPRM_ACCOUNT", "study/03")
+    more = Endpoint("m", server.base_url, models=prices, budget={"dollars": 1.0})
+    with Policy(more, store) as policy:
+        policy.sample(prompts(50), 1, max_tokens=10)
+    assert len(server.bodies) == 50 and max(server.asked.values()) == 1
+    assert store.spent("study") == store.spent() and store.spent("study/01") == spent
+    assert store.spent("stud").answers == 0
+
+
+def test_a_budget_in_dollars_needs_a_price(fake_server, store):
+    endpoint = Endpoint("m", "http://127.0.0.1:9/v1", budget={"dollars": 1.0})
+    with Policy(endpoint, store) as policy, pytest.raises(InputError, match="No price of m"):
+        policy.sample([PROMPT], 1)
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_a_budget_covers_up_to_its_limit_and_not_beyond(tokens, more):
+    budget = Budget(tokens=tokens)
+    assert budget.covers(Cost(1, 1, 0, tokens, None)) and Budget().covers(Cost(1, 1, 0, tokens, 1e9))
+    assert budget.covers(Cost(1, 1, more, tokens, None)) == (more == 0)
+
+
+def test_an_estimate_bounds_the_cost_and_learns_from_what_was_written(fake_server, store):
+    server = fake_server(lambda body: ["one two three"])
+    with Policy(Endpoint("m", server.base_url, models=PRICED), store) as policy:
+        about, most = policy.estimate(prompts(10), 2, max_tokens=50)
+        assert (most.answers, most.completions, most.tokens) == (20, 20, 1000) and about.tokens == 1000
+        policy.sample(prompts(2), 2, max_tokens=50)
+        about, most = policy.estimate(prompts(10), 2, max_tokens=50)
+        assert (about.completions, about.tokens, most.tokens) == (16, 48, 800)
+        assert about.dollars < most.dollars
+        policy.sample(prompts(10), 2, max_tokens=50)
+        assert policy.estimate(prompts(10), 2, max_tokens=50) == (Cost(), Cost())
+    assert store.spent().dollars < most.dollars + 1
+
+
+# ------------------------------------------------------------------------------------------------- keys and settings
+
+
+def test_the_key_is_sent_and_found_in_nothing_that_is_produced(fake_server, tmp_path, monkeypatch, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    server = fake_server(echo, in_order("500", None, "429", "cut", None))
+    settings = {"model": "m", "base_url": server.base_url, "key_variable": "MY_KEY", "patience": QUICK}
+    with open_policy(settings, replay=False) as policy:
+        policy.sample(prompts(2), 1)
+    refusing = fake_server(lambda body: 401)
+    with open_policy({**settings, "base_url": refusing.base_url}, replay=False) as policy:
+        with pytest.raises(PolicyError, match=r"Bearer \[key\]") as refused:
+            policy.sample(prompts(3), 1)
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    seen = "".join(shown.format()) + repr(policy.endpoint)
+    assert server.keys == refusing.keys == {KEY}
+    captured = capfd.readouterr()
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for text in (seen, caplog.text, captured.out, captured.err, files.decode("latin1")):
+        assert KEY not in text
+    assert b"answer 0" in files and "planted fault" in seen
+
+
+def test_keys_do_not_belong_in_settings_and_are_not_repeated():
+    for settings in (
+        {"api_key": KEY},
+        {"key_variable": KEY},
+        {"base_url": f"https://user:{KEY}@host/v1"},
+        {"base_url": f"https://{KEY}@host/v1"},
+    ):
+        with pytest.raises(InputError) as error:
+            endpoint_from(settings)
+        assert KEY not in str(error.value)
+
+
+def test_a_notebook_without_settings_asks_the_server_of_the_environment(fake_server, tmp_path, monkeypatch):
+    server = fake_server(echo)
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+    monkeypatch.setenv("DREAMPRM_MODEL", "mine")
+    with open_policy({}) as policy:
+        assert policy.sample([PROMPT], 2)[0][1].text == "answer 0 to Count."
+    with open_policy({"model": "named"}) as policy:  # what is said outright is not overridden
+        assert policy.endpoint.model == "named" and policy.offline
+    assert [body["model"] for _, body in server.bodies] == ["mine", "mine"]
+
+
+def test_a_named_variable_must_be_set(store, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    endpoint = Endpoint("m", "http://127.0.0.1:9/v1", key_variable="MY_KEY")
+    with Policy(endpoint, store) as policy, pytest.raises(InputError, match="environment variable MY_KEY"):
+        policy.sample([PROMPT], 1)
