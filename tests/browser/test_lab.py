@@ -84,14 +84,24 @@ def command(page, name, **arguments):
 
 
 def move_each_control(page, explorer):
-    """By keyboard; every control must change the picture within three moves."""
+    """By keyboard: every control takes another value, and the picture follows at least one of them.
+
+    Not each of them: in so small a study two settings may well give one picture.
+    """
     controls, picture = explorer.locator("select, [role=slider]"), explorer.locator("img.widget-image")
-    assert controls.count() > 0
+    followed = []
     for number in range(controls.count()):
-        control, before = controls.nth(number), picture.get_attribute("src")
+        control, shown = controls.nth(number), picture.get_attribute("src")
+        value = value_of(control)
         control.focus()
-        moves = (move(page, control) for _ in range(3))
-        assert any(changes(picture, before) for _ in moves), f"control {number + 1} of {explorer.inner_text()!r}"
+        move(page, control)
+        assert value_of(control) != value, f"control {number + 1} of {explorer.inner_text()!r}"
+        followed.append(changes(picture, shown))
+    assert any(followed), explorer.inner_text()
+
+
+def value_of(control):
+    return control.evaluate("e => e.value ?? e.getAttribute('aria-valuenow')")
 
 
 def move(page, control):
@@ -104,7 +114,7 @@ def move(page, control):
             page.keyboard.press(key)
 
 
-def changes(picture, before, seconds=5):
+def changes(picture, before, seconds=4):
     try:
         wait_for(lambda: picture.get_attribute("src") != before, seconds)
     except TimeoutError:
@@ -117,8 +127,9 @@ def keep_screenshot(page, name, theme):
     command(page, "apputils:change-theme", theme=theme)
     page.wait_for_function(f"document.body.dataset.jpThemeName === '{theme}'")
     size, notebook = page.viewport_size, page.locator(".jp-NotebookPanel-notebook")
-    height = notebook.evaluate("e => Math.max(...[e, ...e.querySelectorAll('*')].map(x => x.scrollHeight))")
-    page.set_viewport_size({"width": 1280, "height": min(height + 120, 16_000)})
+    outer = notebook.locator(".jp-WindowedPanel-outer")
+    page.set_viewport_size({"width": 1280, "height": min(outer.evaluate("e => e.scrollHeight") + 120, 16_000)})
+    outer.evaluate("e => { e.scrollTop = 0 }")
     page.wait_for_timeout(500)
     notebook.screenshot(path=ARTIFACTS / f"{name}.png")
     page.set_viewport_size(size)
