@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -34,11 +35,14 @@ SETTINGS = {  # a newcomer's JupyterLab, but silent, and with every cell in the 
 
 
 def pytest_collection_modifyitems(config, items):
-    selected = "browser" in (config.getoption("markexpr") or "") and "not browser" not in config.getoption("markexpr")
-    if selected and not CHROMIUM:
+    if (config.getoption("markexpr") or "").strip() != "browser":
+        return
+    if not CHROMIUM:
         raise pytest.UsageError(
             "The browser tests need Chromium: `apt-get install chromium` (as root), or set CHROMIUM to the program."
         )
+    if not find_spec("playwright"):
+        raise pytest.UsageError("The browser tests need more packages: `make test-browser` installs them.")
 
 
 @pytest.fixture(scope="session")

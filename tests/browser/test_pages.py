@@ -20,8 +20,8 @@ PAGES = ["index", "library", *(f"chapters/{name}" for name in CHAPTERS)]
 def book(tmp_path_factory):
     """The folder of the built book.  A warning of the build is an error."""
     folder = tmp_path_factory.mktemp("book")
-    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", folder / "trees", "docs", folder / "html"]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", folder / "trees"]
+    done = subprocess.run([*build, "docs", folder / "html"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return folder / "html"
 
