@@ -21,6 +21,7 @@ from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
 from dreamprm_lib.paper_scale import PLACES
+from dreamprm_lib.show.interrupts import explain_interrupts
 
 if TYPE_CHECKING:
     from dreamprm_lib.step_search import Search, State
@@ -55,7 +56,9 @@ def method_style(method: str) -> dict[str, object]:
 
 
 def use_style() -> None:
-    """The house style: seaborn's white grid on white paper, text that stays text in SVG."""
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG; and a notebook's cells say,
+    when they are interrupted, what is kept."""
+    explain_interrupts()
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     mpl.rcParams.update(
         {
