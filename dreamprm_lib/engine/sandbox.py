@@ -234,7 +234,7 @@ class Sandbox:
         others are done.
         """
         results: list = [None] * len(jobs)
-        with self._lock, tqdm(total=len(jobs), disable=not progress, unit="program") as bar:
+        with self._lock, tqdm(total=len(jobs), desc="running", unit="program", disable=not progress) as bar:
             try:
                 waiting = deque((index, job, None) for index, job in enumerate(jobs))
                 again: deque = deque()
