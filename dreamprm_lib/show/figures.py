@@ -155,7 +155,8 @@ def labels_figure(labels: Sequence[StepLabel]) -> Figure:
         seed=0,
         ax=right,
     )
-    right.set(xlabel="step", ylabel="mean label", ylim=(0, 1), title="Value along the chain (95 % bootstrap)")
+    right.set(xlabel="step", ylabel="mean label", ylim=(0, 1.04), title="Value along the chain (95 % bootstrap)")
+    sns.move_legend(right, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=9)
     return _finished(figure)
 
 
