@@ -1,10 +1,11 @@
-# make run: the whole study; make test: all tests; make lab: JupyterLab; make clean: back to a fresh clone.
+# make run: the whole study; make test: all tests but the browser's; make test-browser: those, in Chromium;
+# make lab: JupyterLab; make book: the book in outputs/book; make clean: back to a fresh clone.
 # Each makes the environment when it is missing.  Weights and paid-for completions live in the user's cache.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: run test lab clean setup
+.PHONY: run test test-browser lab book clean setup
 
 run: .venv/ready
 	$(BIN)/python -m dreamprm_lib run --profile $(PROFILE)
@@ -12,8 +13,15 @@ run: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
+test-browser: .venv/extras
+	$(BIN)/python -m pytest -m browser
+
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+book: .venv/extras
+	$(BIN)/python -m sphinx -W --keep-going -q docs outputs/book
+	@echo "The book: outputs/book/index.html"
 
 setup: .venv/ready
 
@@ -23,7 +31,11 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test]"
 	touch $@
 
+.venv/extras: .venv/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,book,browser]"
+	touch $@
+
 clean:
-	rm -rf course .venv .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
+	rm -rf course .venv tests/artifacts .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +

@@ -43,7 +43,7 @@ def free_scores(
     those of the statement).  No hidden test is touched.  A method that lacks a score for any candidate is left out.
     """
     rows = []
-    label, quiet = "running on samples and made-up inputs", sandbox is None
+    label, quiet = "running on made-up inputs", sandbox is None
     for problem in tqdm(problems, desc=label, unit="problem", disable=quiet):
         mine = [c for c in candidates if c.problem == problem.id]
         found = {

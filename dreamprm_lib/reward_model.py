@@ -83,7 +83,7 @@ def fit_head(
     like: Head | None = None,
     loss: str = "cross_entropy",
 ) -> Head:
-    """The head that minimises a mean weighted loss to soft labels plus ridge/2 · |weight|².
+    """The head that minimises a mean weighted loss to soft labels plus `ridge/2 · |weight|²`.
 
     `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
     and not trained; `like` gives mean and scale instead of these features' own; `loss` is cross-entropy, whose problem

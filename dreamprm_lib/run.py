@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import html
 import importlib.metadata
 import json
 import logging
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +24,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
@@ -172,16 +177,41 @@ def run(
     return study
 
 
+class _TellingClient(PapermillNotebookClient):
+    """Shows behind papermill's bar of cells what a bar in the running cell says, such as `3/40 [00:05<01:02]`."""
+
+    def handle_comm_msg(self, outs, msg, cell_index):
+        super().handle_comm_msg(outs, msg, cell_index)
+        said = str(msg["content"]["data"].get("state", {}).get("value", ""))
+        said = html.unescape(said).replace("\u2007", " ").strip()
+        if self.nb_man.pbar is not None and re.search(r"\[[\d:]+<[\d:?]+", said):
+            self.nb_man.pbar.set_postfix_str("" if re.match(r"(\S+)/\1 ", said) else said)
+
+
+class _TerminalEngine(NBClientEngine):
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, extra_arguments=(), **_unused):
+        return _TellingClient(
+            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, extra_arguments=extra_arguments
+        ).execute()
+
+
+papermill_engines.register("terminal", _TerminalEngine)
+
+
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
     os.environ[ACCOUNT] = _account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
+    terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
         papermill.execute_notebook(
             str(source),
             str(executed),
             parameters,
+            engine_name="terminal" if terminal else None,
+            progress_bar={"mininterval": 0.1 if terminal else 30},
             kernel_name="python3",
             cwd=str(source.parent),
             extra_arguments=["--log-level=ERROR"],

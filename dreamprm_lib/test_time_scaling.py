@@ -179,7 +179,7 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
     problems_needed to settle the difference with a power of 0.8 (empty: over 20,000)."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
-    for method, baseline in pairs:
+    for method, baseline in tqdm(pairs, desc="comparing", unit="pair"):
         gain = pool.best_of(method, pool.size) - pool.best_of(baseline, pool.size)
         rows.append(_difference(method, baseline, gain, picks(pool, method), picks(pool, baseline), counts))
     return _adjusted(rows)

@@ -11,10 +11,11 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from nbclient import NotebookClient
 
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.reward_model import RewardModel
-from dreamprm_lib.run import load_profile, run
+from dreamprm_lib.run import load_profile, notebook_path, run, stage_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -164,6 +165,17 @@ class TestSmoke:
         known = json.loads(manifest)["stages"]
         again = [name for name in known if after[name]["finished"] != known[name]["finished"]]
         assert again in (["03_candidate_solutions"], ["03_candidate_solutions", "06_test_time_scaling"])
+
+    def test_by_hand_it_gives_the_tables_of_the_papermill_run(self, smoke, tmp_path):
+        """As a reader does it: other literals in the parameters cell itself, then all cells in a kernel."""
+        (stage,) = (s for s in STAGES if s.notebook.startswith("03"))
+        notebook = nbformat.read(notebook_path(stage), 4)
+        (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+        given = stage_parameters(stage, load_profile("smoke"), {}, {"study": "by hand", "outputs": str(tmp_path)})
+        cell.source = "\n".join(f"{name} = {value!r}" for name, value in given.items())
+        NotebookClient(notebook, resources={"metadata": {"path": ROOT / "notebooks"}}).execute()
+        for file in stage.writes:
+            assert (tmp_path / "by hand" / file).read_bytes() == (smoke.folder / file).read_bytes(), file
 
     def test_the_paper_s_way_of_training_runs_on_a_small_backbone(self, smoke, tiny_backbone, tmp_path):
         (tmp_path / "paper").mkdir()

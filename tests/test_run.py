@@ -1,14 +1,18 @@
 """The runner refuses what it does not know, names what failed, and resumes; the command line keeps its exit codes."""
 
+import functools
 import json
+import re
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.artifacts import Program, Stage, Study
 from dreamprm_lib.errors import InputError, StudyError
+from dreamprm_lib.show.interrupts import KEPT
 from dreamprm_lib.show.report import _stages
 
 
@@ -178,6 +182,57 @@ def test_a_server_without_prefill_is_not_searched_with_and_an_unknown_one_is_ask
     assert runner.elsewhere(runner.load_profile("quick")).common["policy"] == {
         "model": "nobody-knows", "base_url": "http://127.0.0.1:9/v1", "prefill": False, "takes_n": False
     }  # fmt: skip
+
+
+LONG = """
+import time
+from tqdm.auto import tqdm
+for _ in tqdm(range(12), desc="worlds", unit="world"):
+    time.sleep(0.06)
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_how_a_long_cell_goes_and_a_log_is_not_flooded(project, capsys, monkeypatch, terminal):
+    write_notebook(project / "notebooks" / "02_second.ipynb", "n = 1  # a", LONG + "open('../outputs/tiny/b.csv', 'w')")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    run(project)
+    said = capsys.readouterr().err
+    assert bool(re.search(r"\d+/12 \[00:00<00:0\d, +[\d.]+ ?world/s", said)) == terminal
+    assert terminal or said.count("Executing") <= 6
+
+
+def test_an_interrupted_run_keeps_what_was_complete_and_says_so(project, capsys, caplog, monkeypatch):
+    caplog.set_level("INFO", "dreamprm_lib")
+    execute = runner._execute
+
+    def interrupted(stage, study, parameters, source):
+        if stage.notebook == "02_second":
+            study.path("b.csv.tmp").write_text("half")
+            raise KeyboardInterrupt
+        return execute(stage, study, parameters, source)
+
+    monkeypatch.setattr(runner, "_execute", interrupted)
+    monkeypatch.setattr("dreamprm_lib.run.run", functools.partial(runner.run, outputs=project / "outputs"))
+    assert main(["run", "--profile", "tiny"]) == 1
+    assert "What was complete is kept; the same command goes on from there." in capsys.readouterr().err
+    study = Study(project / "outputs", "tiny")
+    assert set(seconds_of(study)) == {"01_first"} and not (study.folder / "b.csv").exists()
+    monkeypatch.setattr(runner, "_execute", execute)
+    caplog.clear()
+    assert main(["run", "--profile", "tiny"]) == 0
+    assert "[1/2] 01_first: complete, skipped" in caplog.text and (study.folder / "b.csv").read_text() == "11"
+
+
+def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():
+    start = "from dreamprm_lib.show.figures import use_style\nuse_style()"
+    stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)"
+    cells = [nbformat.v4.new_code_cell(source) for source in (start, stop, "1 + 1")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, allow_errors=True).execute()
+    (error,), (result,) = cells[1].outputs, cells[2].outputs
+    assert error.ename == "KeyboardInterrupt" and KEPT in "\n".join(error.traceback)
+    assert result.data["text/plain"] == "2"
 
 
 def test_a_manifest_that_was_cut_short_only_costs_a_new_run(project):

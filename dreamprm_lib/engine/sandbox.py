@@ -234,7 +234,7 @@ class Sandbox:
         others are done.
         """
         results: list = [None] * len(jobs)
-        with self._lock, tqdm(total=len(jobs), disable=not progress, unit="program") as bar:
+        with self._lock, tqdm(total=len(jobs), desc="running", unit="program", disable=not progress) as bar:
             try:
                 waiting = deque((index, job, None) for index, job in enumerate(jobs))
                 again: deque = deque()
@@ -548,7 +548,7 @@ def outputs_match(actual: str, expected: str, tolerance: float = 0.0) -> bool:
 
     Blanks around the output and around each line don't matter; there must be as many lines; a line is right if it is
     the same text, or if both are numbers throughout and equal as decimals (1.0 is 1).  With a `tolerance` t, a line
-    is also right if each pair of its words is the same text or two numbers with |a - e| <= t * max(1, |e|).
+    is also right if each pair of its words is the same text or two numbers with `|a - e| <= t * max(1, |e|)`.
     """
     return _differing_line(actual, expected, tolerance) is None
 

@@ -21,6 +21,7 @@ from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
 from dreamprm_lib.paper_scale import PLACES
+from dreamprm_lib.show.interrupts import explain_interrupts
 
 if TYPE_CHECKING:
     from dreamprm_lib.show.game import Round
@@ -56,7 +57,9 @@ def method_style(method: str) -> dict[str, object]:
 
 
 def use_style() -> None:
-    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF."""
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF; and a notebook's cells
+    say, when they are interrupted, what is kept."""
+    explain_interrupts()
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     mpl.rcParams.update(
         {
@@ -154,7 +157,8 @@ def labels_figure(labels: Sequence[StepLabel]) -> Figure:
         seed=0,
         ax=right,
     )
-    right.set(xlabel="step", ylabel="mean label", ylim=(0, 1), title="Value along the chain (95 % bootstrap)")
+    right.set(xlabel="step", ylabel="mean label", ylim=(0, 1.04), title="Value along the chain (95 % bootstrap)")
+    sns.move_legend(right, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=9)
     return _finished(figure)
 
 

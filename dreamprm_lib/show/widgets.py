@@ -41,7 +41,8 @@ def explorer(render: Callable[..., Figure], **controls: ipywidgets.Widget) -> ip
     for control in controls.values():
         control.observe(draw, "value")
     draw()
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), trouble, picture])
+    row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+    return ipywidgets.VBox([row, trouble, picture])
 
 
 def choice(options, description: str, value=None) -> ipywidgets.Dropdown:
@@ -53,7 +54,12 @@ def choice(options, description: str, value=None) -> ipywidgets.Dropdown:
 def slider(low: int, high: int, description: str, value: int | None = None) -> ipywidgets.IntSlider:
     """A whole-number slider that acts when it is let go."""
     return ipywidgets.IntSlider(
-        value=low if value is None else value, min=low, max=high, description=description, continuous_update=False
+        value=low if value is None else value,
+        min=low,
+        max=high,
+        description=description,
+        continuous_update=False,
+        layout={"width": "24rem"},
     )
 
 

@@ -1,0 +1,75 @@
+"""What the book is made of, and the launch files; the built book is looked at in `browser/test_pages.py`."""
+
+import ast
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def still_widgets(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import still_widgets
+
+    yield still_widgets
+    sys.modules.pop("still_widgets")
+
+
+def view(model):
+    data = {"application/vnd.jupyter.widget-view+json": {"model_id": model}, "text/plain": "VBox(...)"}
+    return nbformat.v4.new_output("display_data", data)
+
+
+def test_an_explorer_becomes_its_picture_and_a_progress_bar_goes(still_widgets):
+    picture = {"data": "iVBORw0KGgo=", "path": ["value"], "encoding": "base64"}
+    models = {
+        "explorer": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_controls", "IPY_MODEL_image"]}},
+        "controls": {"model_name": "HBoxModel", "state": {"children": []}},
+        "image": {"model_name": "ImageModel", "state": {"format": "png"}, "buffers": [picture]},
+        "bar": {"model_name": "HBoxModel", "state": {"children": ["IPY_MODEL_controls"]}},
+    }
+    text = nbformat.v4.new_output("stream", text="said")
+    cell = nbformat.v4.new_code_cell("f()", outputs=[view("bar"), text, view("explorer"), view("lost")])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T"), cell])
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": models}}
+    read = still_widgets.read(nbformat.writes(notebook))
+    said, explorer = read.cells[1].outputs
+    assert said.text == "said"
+    assert explorer.data == {"image/png": "iVBORw0KGgo=", "text/plain": "VBox(...)"}
+
+
+def test_the_library_s_page_has_every_module():
+    listed = re.findall(r"automodule:: dreamprm_lib\.(\S+)", (ROOT / "docs" / "library.md").read_text())
+    package = ROOT / "dreamprm_lib"
+    modules = {".".join(p.relative_to(package).with_suffix("").parts) for p in package.rglob("*.py")}
+    programs = {"__init__", "__main__", "engine.__init__", "show.__init__", "engine.sandbox_worker"}
+    assert len(listed) == len(set(listed)) and set(listed) == modules - programs
+
+
+def test_the_chapters_of_the_book_are_those_of_the_reference_run():
+    assert (ROOT / "docs" / "chapters").resolve() == ROOT / "outputs" / "reference" / "notebooks"
+
+
+def test_binder_has_the_python_and_the_pins_of_the_other_environments():
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert binder["channels"] == conda["channels"]
+    assert [x for x in conda["dependencies"] if isinstance(x, str)] == binder["dependencies"]
+    script = ROOT / "binder" / "postBuild"
+    assert os.access(script, os.X_OK) and "pip install --no-cache-dir -c constraints.txt -e ." in script.read_text()
+    assert re.search(r"^torch==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+
+
+def test_colab_s_cell_is_one_that_a_notebook_can_run():
+    (cell,) = re.findall(r"```ipython3\n(.*?)```", (ROOT / "docs" / "online.md").read_text(), re.DOTALL)
+    ast.parse(TransformerManager().transform_cell(cell))
+    folder = re.search(r"github\.com/OWNER/REPO (\S+)", cell).group(1)
+    assert f"-e {folder}\n" in cell and f"%cd {folder}/notebooks\n" in cell
