@@ -70,6 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
     record.set_defaults(command=_record)
 
+    train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
+    train.add_argument("--profile", default="paper")
+    train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
+    train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
+    train.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
+    train.set_defaults(command=_train)
+
     problems = commands.add_parser("problems", help="list or validate problems")
     actions = problems.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="one line a problem")
@@ -124,6 +133,13 @@ def _record(options: argparse.Namespace) -> None:
 
     profile = load_profile(options.profile)
     print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.train import train
+
+    print(train(load_profile(options.profile), options.method, options.study, options.overrides))
 
 
 def _problems_list(options: argparse.Namespace) -> None:

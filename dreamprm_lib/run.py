@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ def run(
     manifest = _read_manifest(study)
     if fresh:
         manifest["stages"] = {}
+        shutil.rmtree(study.folder / "training", ignore_errors=True)
     manifest |= {"study": study.name, "profile": profile.name, "versions": _versions()}
     for number, stage in enumerate(STAGES):
         entry = manifest["stages"].get(stage.notebook)
