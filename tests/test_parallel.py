@@ -92,7 +92,7 @@ def test_labels_move_by_the_exact_derivative(tiny_backbone, part, loss):
     backbone = eye(tiny_backbone)
     torch.manual_seed(0)
     scorer, batches, _ = ft._prepared(backbone, [*EXAMPLES, *META], recipe)
-    training = ft._Training(scorer, batches[:5], batches[5:], recipe, backbone)
+    training = ft._Training(scorer, batches[:5], batches[5:], recipe)
     training.step()  # so that head and LoRA are no longer zero
     before = {n: p.detach().clone() for n, p in training.trained.items()}
     labels = training.table.clone()

@@ -171,8 +171,8 @@ def fine_tune(
     train, outcomes = ([b for b in batches if (b["example"] < len(examples)) == own] for own in (True, False))
     if not train:
         raise InputError("No step of the examples has a label, so nothing can be trained.")
-    training = _Training(scorer, train, outcomes, recipe, backbone)
-    state = saved / f"{training.fingerprint[:16]}.pt" if saved else None
+    training = _Training(scorer, train, outcomes, recipe)
+    state = saved / f"{_fingerprint(backbone, examples, recipe, meta)}.pt" if saved else None
     if state and state.exists():
         training.load(state)
     with tqdm(total=training.steps, initial=training.done, desc="fine-tuning", unit="step") as bar:
@@ -186,13 +186,25 @@ def fine_tune(
     return FineTuned(extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples))
 
 
+def _fingerprint(backbone: Backbone, examples: Sequence[Example], recipe: Recipe, meta: Sequence[Example]) -> str:
+    """What tells one training from another; how many processes share it, and how often it is saved, does not."""
+    fixed = replace(recipe, processes=1, shard=False, save_every=1)
+    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {len(meta)}".encode())
+    for x in (*examples, *meta):
+        rows = [list(map(float, row)) for row in x.labels]
+        movable = x.movable and [list(map(bool, row)) for row in x.movable]
+        said = (backbone.template.root(x.problem), backbone.template.after, [*map(list, x.programs)], rows, movable)
+        digest.update(repr(said).encode())
+    return digest.hexdigest()[:16]
+
+
 class _Training:
     """Where a training stands: what trains, its optimiser, the labels and theirs, and how many steps are done.
 
     The order of batches follows from the seed and the number of the step alone.
     """
 
-    def __init__(self, scorer: StepScorer, train: list[dict], meta: list[dict], recipe: Recipe, backbone: Backbone):
+    def __init__(self, scorer: StepScorer, train: list[dict], meta: list[dict], recipe: Recipe):
         self.scorer, self.train, self.meta, self.recipe = scorer.train(), train, meta, recipe
         self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
@@ -203,12 +215,6 @@ class _Training:
         first = 0
         for batch in train:
             batch["ids"] = torch.arange(first, first := first + len(batch["labels"]))
-        fixed = replace(recipe, processes=1, save_every=1, shard=False)
-        outcomes = [batch["labels"] for batch in meta]
-        digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers}".encode())
-        for tensor in (self.table, self.movable, *outcomes):
-            digest.update(tensor.numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
 
     @property
     def per_epoch(self) -> int:
