@@ -1,11 +1,11 @@
 # make run: the whole study; make test: all tests; make test-cluster: those on clusters, Ray among them;
-# make lab: JupyterLab; make clean: back to a fresh clone.
+# make rehearsal: the paper profile in small, offline; make lab: JupyterLab; make clean: back to a fresh clone.
 # Each makes the environment when it is missing.  Weights and paid-for completions live in the user's cache.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: run test test-cluster lab clean setup
+.PHONY: run test test-cluster rehearsal lab clean setup
 
 run: .venv/ready
 	$(BIN)/python -m dreamprm_lib run --profile $(PROFILE)
@@ -16,6 +16,9 @@ test: .venv/ready
 test-cluster: .venv/ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,ray]"
 	$(BIN)/python -m pytest -m cluster
+
+rehearsal: .venv/ready
+	$(BIN)/python tests/rehearsal.py
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks

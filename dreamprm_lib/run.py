@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
@@ -38,12 +38,20 @@ PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 @dataclass(frozen=True)
 class Profile:
-    """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need."""
+    """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need.
+
+    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` stands on top of the report.
+    """
 
     name: str
     weights: tuple[str, ...]
     common: dict
     sections: dict[str, dict]
+    plan: dict = field(default_factory=dict)
+    note: str = ""
+
+
+NOT_NOTEBOOKS = ("description", "weights", "common", "plan", "note")
 
 
 def load_profile(name: str) -> Profile:
@@ -56,10 +64,11 @@ def load_profile(name: str) -> Profile:
         data = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
-    sections = {key: value or {} for key, value in data.items() if key not in ("description", "weights", "common")}
+    sections = {key: value or {} for key, value in data.items() if key not in NOT_NOTEBOOKS}
     for key in sections:
         _stage_named(key)
-    return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections)
+    plan, note = data.get("plan") or {}, data.get("note") or ""
+    return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections, plan, note)
 
 
 def parse_overrides(options: list[str]) -> dict[str, dict]:
@@ -125,7 +134,7 @@ def run(
     if fresh:
         manifest["stages"] = {}
         shutil.rmtree(study.folder / "training", ignore_errors=True)
-    manifest |= {"study": study.name, "profile": profile.name, "versions": _versions()}
+    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": _versions()}
     for number, stage in enumerate(STAGES):
         entry = manifest["stages"].get(stage.notebook)
         expected = _fingerprint(stage, study, parameters[stage.notebook])
