@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
     )
+    run.add_argument("--dry-run", action="store_true", help="only say what it takes, and what of it is missing here")
     run.set_defaults(command=_run)
 
     weights = commands.add_parser("weights", help="list, fetch or verify pinned model weights")
@@ -97,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.dry_run:
+        from dreamprm_lib.plan import plan
+        from dreamprm_lib.run import load_profile, parse_overrides
+
+        print(plan(load_profile(options.profile), parse_overrides(options.overrides)))
+        return
     from dreamprm_lib.run import load_profile, parse_overrides, run
 
     study = run(load_profile(options.profile), options.study, options.fresh, parse_overrides(options.overrides))

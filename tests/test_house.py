@@ -24,7 +24,7 @@ CHAPTERS = [
 ]
 WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
 ANNEXES = {"compute": "test_time_scaling"}  # a module without a notebook of its own, and the chapter it stands on
-RUNNERS = ["run", "train", "record", "evaluate", "__main__"]
+RUNNERS = ["run", "plan", "train", "record", "evaluate", "__main__"]
 
 
 def floor(module):
