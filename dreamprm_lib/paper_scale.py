@@ -346,7 +346,7 @@ class Scale:
 ENGINES = {
     "write": "a served model on GPUs (vLLM, SGLang) or a hosted API: `base_url` in the profile",
     "grade": "processes, then Dask or Ray on any CPUs: `backend` in the profile",
-    "score": "the same, or one GPU: `backend` in the profile",
+    "score": "processes, Dask or Ray, or one GPU: `backend` in the profile",
     "train": "a GPU, then several by torchrun: `processes` in the recipe, or the command `train`",
 }
 
@@ -368,13 +368,7 @@ def growth(scale: Scale, costs: UnitCosts, core_price: float = 0.04) -> pd.DataF
         ("write rollouts", rollouts * length / 2, "tokens", costs.written, "write"),
         ("grade programs", programs, "programs", costs.program, "grade"),
         ("grade rollouts", rollouts, "programs", costs.program, "grade"),
-        (
-            "score candidates",
-            statements + scale.select * length if scale.select else 0,
-            "tokens",
-            costs.scored,
-            "score",
-        ),
+        ("score candidates", read, "tokens", costs.scored, "score"),
         ("train", texts, "tokens", costs.trained, "train"),
         ("correct labels", texts, "tokens", costs.corrected, "train"),
     ]
