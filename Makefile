@@ -1,11 +1,12 @@
-# make run: the whole study; make test: all tests but the browser's; make test-browser: those, in Chromium;
-# make lab: JupyterLab; make book: the book in outputs/book; make clean: back to a fresh clone.
+# make run: the whole study; make test: all tests but the next two; make test-cluster: those on clusters, Ray among them;
+# make test-browser: those in Chromium; make rehearsal: the paper profile in small, offline; make lab: JupyterLab;
+# make book: the book in outputs/book; make clean: back to a fresh clone.
 # Each makes the environment when it is missing.  Weights and paid-for completions live in the user's cache.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: run test test-browser lab book clean setup
+.PHONY: run test test-cluster test-browser rehearsal lab book clean setup
 
 run: .venv/ready
 	$(BIN)/python -m dreamprm_lib run --profile $(PROFILE)
@@ -13,8 +14,15 @@ run: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
+test-cluster: .venv/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,ray]"
+	$(BIN)/python -m pytest -m cluster
+
 test-browser: .venv/extras
 	$(BIN)/python -m pytest -m browser
+
+rehearsal: .venv/ready
+	$(BIN)/python tests/rehearsal.py
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
     )
+    run.add_argument("--dry-run", action="store_true", help="only say what it takes, and what of it is missing here")
     run.set_defaults(command=_run)
 
     weights = commands.add_parser("weights", help="list, fetch or verify pinned model weights")
@@ -72,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
     record.set_defaults(command=_record)
+
+    train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
+    train.add_argument("--profile", default="paper")
+    train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
+    train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
+    train.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
+    train.set_defaults(command=_train)
 
     problems = commands.add_parser("problems", help="list or validate problems")
     actions = problems.add_subparsers(required=True, metavar="ACTION")
@@ -115,9 +125,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from dreamprm_lib.run import elsewhere, load_profile, parse_overrides, run
 
-    study = run(
-        elsewhere(load_profile(options.profile)), options.study, options.fresh, parse_overrides(options.overrides)
-    )
+    profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
+    if options.dry_run:
+        from dreamprm_lib.plan import plan
+
+        print(plan(profile, overrides))
+        return
+
+    study = run(profile, options.study, options.fresh, overrides)
     print(f"The report: {study.folder / 'report.html'}")
 
 
@@ -151,6 +166,13 @@ def _record(options: argparse.Namespace) -> None:
 
     profile = elsewhere(load_profile(options.profile))
     print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.train import train
+
+    print(train(load_profile(options.profile), options.method, options.study, options.overrides))
 
 
 def _problems_list(options: argparse.Namespace) -> None:

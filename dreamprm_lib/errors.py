@@ -25,6 +25,10 @@ class SandboxError(DreamPRMError):
     """The sandbox itself failed: a worker can't be started, or doesn't isolate as it said."""
 
 
+class ClusterError(DreamPRMError):
+    """The workers of a cluster kept dying over a task."""
+
+
 class WeightsError(DreamPRMError):
     """Model weights are missing, incomplete or not the pinned ones."""
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dreamprm_lib.engine.fine_tuning import Example, Recipe
 
 FORMAT = "dreamprm-reward-model-3"
+FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
 AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
 
 
@@ -188,14 +189,32 @@ class RewardModel:
         return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), json.loads(metadata["about"]))
 
     @classmethod
-    def fine_tuned(cls, backbone: Backbone, examples: Sequence[Example], recipe: Recipe, about: dict) -> RewardModel:
-        """Train the last layers of a backbone, or LoRA matrices in it, with a head: see `engine.fine_tuning`."""
-        from dreamprm_lib.engine.fine_tuning import fine_tune  # brings accelerate, which the frozen way does not need
+    def fine_tuned(
+        cls,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        about: dict,
+        meta: Sequence[Example] = (),
+        saved: Path | None = None,
+    ) -> RewardModel:
+        """Train the last layers of a backbone, or LoRA matrices in it, with a head: see `engine.fine_tuning`.
 
-        tuned = fine_tune(backbone, examples, recipe)
+        `about` gets the loss of every epoch, and how far the labels moved in the mean where `meta` taught them.
+        """
+        from dreamprm_lib.engine.fine_tuning import fine_tune  # brings peft, which the frozen way does not need
+
+        tuned = fine_tune(backbone, examples, recipe, meta, saved)
         width = len(tuned.weight)
         head = Head(tuned.weight, tuned.bias, np.zeros(width), np.ones(width))
-        return cls(replace(backbone, tuning=tuned.tuning), head, about | {"losses": tuned.losses})
+        about = about | {"losses": tuned.losses}
+        if meta:
+            before, after = (
+                np.concatenate([row for x in side for row in x])
+                for side in ([e.labels for e in examples], tuned.labels)
+            )
+            about["labels_moved"] = float(np.nanmean(np.abs(after - before)))
+        return cls(replace(backbone, tuning=tuned.tuning), head, about)
 
     @classmethod
     def from_released(cls, path: Path | str, backbone: str, alpha: float = 16.0) -> RewardModel:
@@ -211,16 +230,39 @@ class RewardModel:
 def labelled_examples(
     problems: Mapping[str, Problem], programs: Sequence[Program], labels: Sequence[StepLabel]
 ) -> list[Example]:
-    """Problems (by id), programs and labels as fine-tuning reads them; a step without a label gets NaN."""
+    """Problems (by id), programs and labels as fine-tuning reads them; a step without a label gets NaN, and a clean
+    label may not move."""
     from dreamprm_lib.engine.fine_tuning import Example
 
-    known = {(x.problem, x.sample, x.step): x.label for x in labels}
+    known = {(x.problem, x.sample, x.step): x for x in labels}
     examples = []
     for name in dict.fromkeys(p.problem for p in programs):
         mine = [p for p in programs if p.problem == name]
-        values = [[known.get((name, p.sample, k), float("nan")) for k in range(len(p.steps))] for p in mine]
-        examples.append(Example(problems[name], [p.steps for p in mine], values))
+        rows = [[known.get((name, p.sample, k)) for k in range(len(p.steps))] for p in mine]
+        values = [[x.label if x else float("nan") for x in row] for row in rows]
+        movable = [[bool(x) and not x.clean for x in row] for row in rows]
+        examples.append(Example(problems[name], [p.steps for p in mine], values, movable))
     return examples
+
+
+def training_examples(
+    problems: Mapping[str, Problem], solutions: Sequence[Program], labels: Sequence[StepLabel], method: str
+) -> tuple[list[Example], list[Example]]:
+    """What a method is fine-tuned on, and the clean outcomes that teach its labels.
+
+    `orm` learns from whole programs alone, `prm_cof` from every labelled step, `dreamprm_code` from the same steps and
+    the outcomes of the meta problems' programs.  Raises `InputError` for another method.
+    """
+    if method not in FINE_TUNED:
+        raise InputError(f"{method!r} is not fine-tuned: choose one of {', '.join(FINE_TUNED)}.")
+    labelled = {(x.problem, x.sample) for x in labels}
+    train = [p for p in solutions if (p.problem, p.sample) in labelled]
+    examples = labelled_examples(problems, train, [x for x in labels if method != "orm" or x.clean])
+    if method != "dreamprm_code":
+        return examples, []
+    meta = [p for p in solutions if problems[p.problem].split == "meta" and p.steps]
+    ends = [StepLabel(p.problem, p.sample, len(p.steps) - 1, p.code, 1, p.passed, float(p.passed), True) for p in meta]
+    return examples, labelled_examples(problems, meta, ends)
 
 
 def aggregate(steps: Sequence[float], how: str = "mean") -> float:

@@ -15,10 +15,11 @@ import logging
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import nbformat
@@ -45,12 +46,20 @@ PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 @dataclass(frozen=True)
 class Profile:
-    """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need."""
+    """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need.
+
+    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` stands on top of the report.
+    """
 
     name: str
     weights: tuple[str, ...]
     common: dict
     sections: dict[str, dict]
+    plan: dict = field(default_factory=dict)
+    note: str = ""
+
+
+NOT_NOTEBOOKS = ("description", "weights", "common", "plan", "note")
 
 
 def load_profile(name: str) -> Profile:
@@ -63,10 +72,11 @@ def load_profile(name: str) -> Profile:
         data = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
-    sections = {key: value or {} for key, value in data.items() if key not in ("description", "weights", "common")}
+    sections = {key: value or {} for key, value in data.items() if key not in NOT_NOTEBOOKS}
     for key in sections:
         _stage_named(key)
-    return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections)
+    plan, note = data.get("plan") or {}, data.get("note") or ""
+    return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections, plan, note)
 
 
 def elsewhere(profile: Profile) -> Profile:
@@ -154,7 +164,8 @@ def run(
     manifest = _read_manifest(study)
     if fresh:
         manifest["stages"] = {}
-    manifest |= {"study": study.name, "profile": profile.name, "versions": _versions()}
+        shutil.rmtree(study.folder / "training", ignore_errors=True)
+    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": _versions()}
     for number, stage in enumerate(STAGES):
         entry = manifest["stages"].get(stage.notebook)
         source = notebook_path(stage, notebooks)

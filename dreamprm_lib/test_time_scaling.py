@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import comb, floor
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
+from dreamprm_lib.engine.clusters import spread
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mean_with_interval, problems_needed, resamples
 from dreamprm_lib.errors import InputError
@@ -389,12 +391,22 @@ def _search_outcomes(pool: Pool, found: Sequence[SearchedProgram]) -> tuple[np.n
 
 
 def score_candidates(
-    model: RewardModel, method: str, problems: Sequence[Problem], candidates: Sequence[Program]
+    model: RewardModel, method: str, problems: Sequence[Problem], candidates: Sequence[Program], backend: str = "local"
 ) -> list[CandidateScores]:
-    """Step scores of every candidate by one reward model; progress is shown."""
+    """Step scores of every candidate by one reward model; progress is shown.
+
+    `backend` is `local`, this process, or one of `engine.clusters`, whose workers take a problem each.
+    """
+    mine = {p.id: [c for c in candidates if c.problem == p.id] for p in problems}
+    tasks = [(p, [c.code for c in mine[p.id]]) for p in problems]
+    work = partial(_scores_of_problem, model)
+    scored = map(work, tasks) if backend == "local" else spread(work, tasks, backend)
     rows = []
     for problem in tqdm(problems, desc=f"scoring with {method}", unit="problem"):
-        mine = [c for c in candidates if c.problem == problem.id]
-        for candidate, scores in zip(mine, model.score(problem, [c.code for c in mine]), strict=True):
+        for candidate, scores in zip(mine[problem.id], next(scored), strict=True):
             rows.append(CandidateScores(method, problem.id, candidate.sample, scores))
     return rows
+
+
+def _scores_of_problem(model: RewardModel, task: tuple[Problem, list[str]]) -> list[list[float]]:
+    return model.score(*task)

@@ -6,12 +6,15 @@ from faults import fake_server  # noqa: F401
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory):
+    return random_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def random_backbone(folder):
     """A Llama of 3 layers with random weights and a byte-level tokenizer, as a folder that transformers opens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("backbone")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

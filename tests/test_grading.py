@@ -1,11 +1,10 @@
-"""Grading through joblib gives the verdicts of the sandbox itself, on processes and on a local cluster."""
+"""Grading through joblib gives the verdicts of the sandbox itself; `test_clusters.py` has the clusters."""
 
 import pytest
 
-from dreamprm_lib.engine.grading import BATCH, grade
+from dreamprm_lib.engine.grading import BATCH, grade, open_grader
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
-from dreamprm_lib.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +23,16 @@ def test_processes_of_this_machine(graded):
     assert grade([]) == []
 
 
-def test_a_dask_cluster(graded):
-    distributed = pytest.importorskip("distributed")
-    pairs, expected = graded
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster),
-    ):
-        assert [(v.kind, v.test) for v in grade(pairs, backend="dask")] == expected
-
-
 def test_limits_reach_the_workers():
     problem = load_problems("starter")[0]
     (verdict,) = grade([(problem, "print('x' * 5000)")], jobs=1, output_kb=1)
     assert verdict.kind == "output_limit"
 
 
-def test_a_backend_that_is_not_there_is_named():
-    with pytest.raises(InputError, match="no grading backend 'cloud'"):
-        grade([], backend="cloud")
-    pytest.importorskip("distributed")
-    with pytest.raises(InputError, match=r"open `dask\.distributed\.Client`"):
-        grade([], backend="dask")
+def test_a_grader_stands_in_for_a_sandbox(graded):
+    pairs, expected = graded
+    assert isinstance(open_grader(), Sandbox)
+    with open_grader("loky") as grader:
+        assert [(v.kind, v.test) for v in grader.grade(pairs, progress=True)] == expected
+    with open_grader("loky", output_kb=1) as grader:
+        assert grader.grade([(pairs[0][0], "print('x' * 5000)")])[0].kind == "output_limit"

@@ -25,7 +25,7 @@ CHAPTERS = [
 ]
 WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
 ANNEXES = {"compute": "test_time_scaling"}  # a module without a notebook of its own, and the chapter it stands on
-RUNNERS = ["run", "record", "evaluate", "course", "__main__"]
+RUNNERS = ["run", "plan", "train", "record", "evaluate", "course", "__main__"]
 
 
 def floor(module):

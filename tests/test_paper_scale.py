@@ -14,8 +14,11 @@ from dreamprm_lib.errors import InputError
 from dreamprm_lib.paper_scale import (
     PUBLISHED,
     PUBLISHED_PROBLEMS,
+    Scale,
+    UnitCosts,
     compare_splitters,
     discordant_shares,
+    growth,
     labels_and_weights_toy,
     on_three_lines,
     parses,
@@ -201,3 +204,19 @@ def test_the_budget_is_plain_multiplication():
     table = rollout_budget(scale).set_index("stage")
     assert table.completions.to_dict() == {"programs": 20, "rollouts": 160, "candidates": 40}
     assert table.tokens.to_dict() == {"programs": 2000, "rollouts": 8000, "candidates": 4000}
+
+
+def test_growth_by_hand():
+    costs = UnitCosts(program=3.6, written=0.036, scored=0.0036, trained=0.01, corrected=0.03)
+    select = growth(Scale(problems=1000, select=64_000), costs).set_index("work")
+    assert list(select.index) == ["write programs", "grade programs", "score candidates"]
+    assert select.amount.to_dict() == {
+        "write programs": 19_200_000, "grade programs": 64_000, "score candidates": 19_700_000
+    }  # fmt: skip
+    assert select.core_hours.to_dict() == pytest.approx(
+        {"write programs": 192, "grade programs": 64, "score candidates": 19.7}
+    )
+    assert select.share.sum() == pytest.approx(1) and select.dollars["grade programs"] == pytest.approx(2.56)
+    learn = growth(Scale(problems=10, learn=100, rollouts=4, epochs=2), costs).set_index("work")
+    assert learn.amount["grade rollouts"] == 800 and learn.amount["write rollouts"] == 120_000
+    assert learn.amount["train"] == learn.amount["correct labels"] == 2 * (5000 + 30_000)

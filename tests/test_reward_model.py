@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_lib import reward_model as rm
+from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, WeightsError
 
@@ -165,3 +166,20 @@ def test_temperature_undoes_a_scale_and_keeps_the_order():
     assert rm.fit_temperature(3 * logits, outcomes) == pytest.approx(3, abs=0.1)
     before, after = (1 / (1 + np.exp(-3 * logits / t)) for t in (1, 3))
     assert rm.calibration_error(after, outcomes) < 0.02 < 0.1 < rm.calibration_error(before, outcomes)
+
+
+def test_each_method_s_examples():
+    splits = {"a": "train", "m": "meta"}
+    problems = {name: Problem(name, name, "Add.", "easy", split, (), ()) for name, split in splits.items()}
+    programs = [
+        Program("a", 0, "xy", ["x", "y"], True, "passed", 2),
+        Program("m", 0, "zw", ["z", "w"], False, "wrong_answer", 2),
+    ]
+    labels = [StepLabel("a", 0, 0, "x", 4, 1, 0.25, False), StepLabel("a", 0, 1, "xy", 1, 1, 1.0, True)]
+    (whole,), none = rm.training_examples(problems, programs, labels, "orm")
+    assert np.isnan(whole.labels[0][0]) and whole.labels[0][1] == 1 and not none
+    (every,), (taught,) = rm.training_examples(problems, programs, labels, "dreamprm_code")
+    assert every.labels == [[0.25, 1.0]] and every.movable == [[True, False]]
+    assert np.isnan(taught.labels[0][0]) and taught.labels[0][1] == 0
+    with pytest.raises(InputError, match="'consensus' is not fine-tuned"):
+        rm.training_examples(problems, programs, labels, "consensus")

@@ -2,28 +2,45 @@
 
 The score of a prefix is the sigmoid of a linear head on its state.  `Lora` trains low-rank matrices in every layer of a
 causal LM (the original's way: rank 8, alpha 16 on the four attention projections); `LastLayers` trains the top of the
-backbone on the states of the layers below it, which are read once.  `accelerate` puts both on what devices there are.
+backbone on the states of the layers below it, which are read once.
 
-Not covered: resuming in the middle of a training, and devices that share one model.
+With a meta set, the labels that may move are learned too (DreamPRM-Code, section 3.3): after each step of the model,
+each label of its batch moves against its derivative of the meta loss, by one forward-mode product through the step.
+
+Several processes share each batch (`engine.parallel`).  Gradients are summed over them; labels are one table, alike in
+all, and a label is known by its number in it; the meta gradient is summed before the forward-mode product.  Training
+saves where it stands and goes on from there, on as many processes as there are then.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
+from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.hypergradient import Lower, by_sample, forward_mode, two_forwards
 from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("backbone", "mixed", "double")
 
 
 @dataclass(frozen=True)
@@ -44,11 +61,13 @@ class LastLayers:
 
 @dataclass(frozen=True)
 class Example:
-    """A problem, its programs as texts of steps, and a label in [0, 1] for each step (NaN: no label)."""
+    """A problem, its programs as texts of steps, a label in [0, 1] for each step (NaN: no label), and which labels may
+    move where a meta set teaches (None: all)."""
 
     problem: Problem
     programs: Sequence[Sequence[str]]
     labels: Sequence[Sequence[float]]
+    movable: Sequence[Sequence[bool]] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,11 @@ class Recipe:
     """What trains, and how: AdamW, one pack of candidates a pass, `accumulation` passes a step.
 
     `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
-    `checkpointing` trades time for memory.
+    `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
+    `double`.  Labels move, if there is a meta set, after the first `warm_up` epochs, by Adam with `meta_lr`.
+
+    `processes` of this machine train together; `shard` spreads the frozen weights over them.  Every `save_every` steps
+    it is saved where training stands.
     """
 
     part: Lora | LastLayers = field(default_factory=Lora)
@@ -67,16 +90,41 @@ class Recipe:
     accumulation: int = 8
     checkpointing: bool = False
     seed: int = 0
+    precision: str = "backbone"
+    warm_up: int = 0
+    meta_lr: float = 0.02
+    processes: int = 1
+    shard: bool = False
+    save_every: int = 50
+
+
+PARTS = {"lora": Lora, "last_layers": LastLayers}
+
+
+def recipe_of(training: str, settings: dict, seed: int) -> Recipe:
+    """A recipe from a profile: `training` names what trains, `settings` are fields of `Recipe`."""
+    if training not in PARTS:
+        raise InputError(f"`training` is {training!r}: fine-tuning takes one of {', '.join(PARTS)}.")
+    try:
+        return Recipe(**{"part": PARTS[training](), "seed": seed} | settings)
+    except TypeError as error:
+        known = ", ".join(Recipe.__dataclass_fields__)
+        raise InputError(f"The recipe {settings} does not fit ({error}): known are {known}.") from error
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The tuning of the backbone, the head (weight [width] and bias), and the mean loss of every epoch."""
+    """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every epoch, and the labels as
+    they ended, in the shape of the examples'."""
 
     tuning: Tuning
     weight: np.ndarray
     bias: float
     losses: list[float]
+    labels: list[list[list[float]]]
+
+
+OUTCOMES = Recipe(loss="cross_entropy")  # the upper level's loss
 
 
 class StepScorer(torch.nn.Module):
@@ -95,58 +143,225 @@ class StepScorer(torch.nn.Module):
         return self.head(hidden[ends].to(self.head.weight.dtype)).squeeze(-1)
 
 
-def fine_tune(backbone: Backbone, examples: Sequence[Example], recipe: Recipe) -> FineTuned:
+def fine_tune(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    meta: Sequence[Example] = (),
+    saved: Path | None = None,
+) -> FineTuned:
     """Train a head and a part of the backbone on labelled steps; the last of `backbone.layers` is the state's layer.
 
-    Raises `InputError` for an unknown loss, a part that is not there, a backbone that is tuned already, or examples
-    without any label.
+    The labels of the `meta` examples are clean outcomes, which teach the others' labels.  `saved` is a folder that
+    keeps how far each training got, in a file named by all that it depends on; if its file is there, training goes on.
+
+    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already, or
+    examples without any label.
     """
     if backbone.tuning:
         raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
     check_loss(recipe.loss)
-    set_seed(recipe.seed)
-    scorer, batches, extract = _prepared(backbone, examples, recipe)
-    if recipe.checkpointing:
-        scorer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    trained = [p for p in scorer.parameters() if p.requires_grad]
-    accelerator = Accelerator(gradient_accumulation_steps=recipe.accumulation)
-    scorer, optimizer, loader = accelerator.prepare(
-        scorer,
-        torch.optim.AdamW(trained, lr=recipe.learning_rate),
-        DataLoader(batches, batch_size=1, shuffle=True, collate_fn=lambda batch: batch[0]),
-    )
-    losses = []
-    scorer.train()
-    for _ in tqdm(range(recipe.epochs), desc="fine-tuning", unit="epoch"):
-        total = 0.0
-        for batch in loader:
-            with accelerator.accumulate(scorer):
-                loss = _loss(scorer(batch["ends"], batch["inputs"]), batch["labels"], recipe)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trained, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-            total += loss.item()
-        losses.append(total / len(loader))
-    scorer = accelerator.unwrap_model(scorer)
+    if recipe.precision not in PRECISIONS:
+        raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    if recipe.processes > 1 and parallel.size() == 1:
+        alone = replace(recipe, processes=1)
+        return parallel.launch(recipe.processes, fine_tune, backbone, examples, alone, meta, saved)
+    torch.manual_seed(recipe.seed)
+    scorer, batches, extract = _prepared(backbone, [*examples, *meta], recipe)
+    train, outcomes = ([b for b in batches if (b["example"] < len(examples)) == own] for own in (True, False))
+    if not train:
+        raise InputError("No step of the examples has a label, so nothing can be trained.")
+    training = _Training(scorer, train, outcomes, recipe)
+    state = saved / f"{_fingerprint(backbone, examples, recipe, meta)}.pt" if saved else None
+    if state and state.exists():
+        training.load(state)
+    with tqdm(total=training.steps, initial=training.done, desc="fine-tuning", unit="step") as bar:
+        while training.done < training.steps:
+            training.step()
+            bar.update()
+            if state and (training.done % recipe.save_every == 0 or training.done == training.steps):
+                training.save(state)
     head = scorer.head.cpu()
-    return FineTuned(extract(scorer.model), head.weight[0].detach().double().numpy(), head.bias.item(), losses)
+    weight = head.weight[0].detach().double().numpy()
+    return FineTuned(extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples))
+
+
+def _fingerprint(backbone: Backbone, examples: Sequence[Example], recipe: Recipe, meta: Sequence[Example]) -> str:
+    """What tells one training from another; how many processes share it, and how often it is saved, does not."""
+    fixed = replace(recipe, processes=1, shard=False, save_every=1)
+    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {len(meta)}".encode())
+    for x in (*examples, *meta):
+        rows = [list(map(float, row)) for row in x.labels]
+        movable = x.movable and [list(map(bool, row)) for row in x.movable]
+        said = (backbone.template.root(x.problem), backbone.template.after, [*map(list, x.programs)], rows, movable)
+        digest.update(repr(said).encode())
+    return digest.hexdigest()[:16]
+
+
+class _Training:
+    """Where a training stands: what trains, its optimiser, the labels and theirs, and how many steps are done.
+
+    The order of batches follows from the seed and the number of the step alone.
+    """
+
+    def __init__(self, scorer: StepScorer, train: list[dict], meta: list[dict], recipe: Recipe):
+        self.scorer, self.train, self.meta, self.recipe = scorer.train(), train, meta, recipe
+        self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
+        self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
+        self.table = torch.cat([batch["labels"] for batch in train]).double()
+        self.movable = torch.cat([batch["movable"] for batch in train])
+        self.table_optimiser = torch.optim.SparseAdam([self.table], lr=recipe.meta_lr)
+        self.done, self.losses, self.running = 0, [], 0.0
+        first = 0
+        for batch in train:
+            batch["ids"] = torch.arange(first, first := first + len(batch["labels"]))
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self.train) // self.recipe.accumulation)
+
+    @property
+    def steps(self) -> int:
+        return self.per_epoch * self.recipe.epochs
+
+    def step(self) -> None:
+        """One step of the model on the next group of batches, and one of their labels."""
+        epoch, place = divmod(self.done, self.per_epoch)
+        first = place * self.recipe.accumulation
+        group = self._shuffled(self.train, epoch)[first : first + self.recipe.accumulation]
+        correcting = bool(self.meta) and epoch >= self.recipe.warm_up
+        before = {name: p.detach().clone() for name, p in self.trained.items()} if correcting else {}
+        mine, logits, losses = parallel.share(group, self.recipe.shard), [], torch.zeros(1, dtype=torch.float64)
+        for batch, part in mine:
+            z = self._logits(batch)
+            loss = part / len(group) * _loss(z, self.table[batch["ids"]], self.recipe)
+            loss.backward()
+            logits.append(z.detach())
+            losses += loss.item()
+        parallel.sum_up([losses, *(p.grad for p in self._with_gradients())])
+        length = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimiser.step()
+        if correcting:
+            self._correct(before, group, mine, logits, clipped=min(1.0, 1.0 / (float(length) + 1e-6)))
+        self.optimiser.zero_grad()
+        self.running += losses.item() * len(group) / len(self.train)
+        self.done += 1
+        if place == self.per_epoch - 1:
+            self.losses.append(self.running)
+            self.running = 0.0
+
+    def _correct(self, before: dict, group: list[dict], mine: list, logits: list[torch.Tensor], clipped: float) -> None:
+        """Move the labels of a group against the derivative of the meta loss, after the step that they just gave.
+
+        The step is differentiated with Adam's second moments and the clipping as they were: P = clipped / (√moment +
+        ε); momentum scales all derivatives alike and is left out, for Adam on the labels takes no notice.
+        """
+        self.optimiser.zero_grad()
+        outcomes = self._shuffled(self.meta, self.done)[: self.recipe.accumulation]
+        for batch, part in parallel.share(outcomes, self.recipe.shard):
+            (part / len(outcomes) * _loss(self._logits(batch), batch["labels"], OUTCOMES)).backward()
+        parallel.sum_up(p.grad for p in self._with_gradients())
+        direction = {name: self._preconditioned(p, clipped) for name, p in self.trained.items()}
+        slopes = torch.zeros_like(self.table)
+        for (batch, part), z in zip(mine, logits, strict=True):
+            known = ~torch.isnan(batch["labels"])
+            target = _target(self.table[batch["ids"]][known].to(z), self.recipe)
+            lower = Lower(partial(self._logits, batch), target, self.recipe.learning_rate, self.recipe.loss)
+            along = two_forwards if self.recipe.shard else forward_mode  # FSDP knows no forward mode
+            derivative = along(lower.forward, before, direction)[known]
+            by_label = by_sample(lower, z[known], derivative)[0]
+            slopes[batch["ids"][known]] += part / len(group) * by_label.double().cpu()
+        parallel.sum_up([slopes])
+        ids = torch.cat([batch["ids"] for batch in group])
+        ids = ids[self.movable[ids] & ~torch.isnan(self.table[ids])]
+        gradient = (1 - self.recipe.smoothing) * slopes[ids]
+        self.table.grad = torch.sparse_coo_tensor(ids[None], gradient, self.table.shape, check_invariants=False)
+        self.table_optimiser.step()
+        self.table.clamp_(0.0, 1.0)
+
+    def _preconditioned(self, parameter: torch.Tensor, clipped: float) -> torch.Tensor:
+        state, options = self.optimiser.state[parameter], self.optimiser.param_groups[0]
+        moment = state["exp_avg_sq"] / (1 - options["betas"][1] ** float(state["step"]))
+        return clipped * parameter.grad / (moment.sqrt() + options["eps"])
+
+    def _logits(self, batch: dict, parameters: dict | None = None) -> torch.Tensor:
+        """Logits [steps] of a batch, by the model as it is or with other values of what trains."""
+        arguments = (batch["ends"], batch["inputs"])
+        with self._precision(), sdpa_kernel(SDPBackend.MATH) if parameters else nullcontext():
+            return functional_call(self.scorer, parameters, arguments) if parameters else self.scorer(*arguments)
+
+    def _precision(self) -> AbstractContextManager:
+        device = self.scorer.head.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "mixed")
+
+    def _with_gradients(self) -> list[torch.Tensor]:
+        """What trains, a zero gradient where a process had nothing to do."""
+        for p in self.trained.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        return list(self.trained.values())
+
+    def _shuffled(self, batches: list[dict], turn: int) -> list[dict]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
+        return [batches[k] for k in torch.randperm(len(batches), generator=generator)]
+
+    def labels(self, examples: Sequence[Example]) -> list[list[list[float]]]:
+        """The labels as they stand; those that no batch has are as they were."""
+        found = [[list(map(float, program)) for program in example.labels] for example in examples]
+        for batch in self.train:
+            values = iter(self.table[batch["ids"]].tolist())
+            for owner in batch["owners"]:
+                found[batch["example"]][owner] = [next(values) for _ in found[batch["example"]][owner]]
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write all that the next step depends on, whole or not at all; the first process does it for all."""
+        if parallel.rank():
+            return
+        state = {
+            "done": self.done,
+            "losses": self.losses,
+            "running": self.running,
+            "trained": {name: p.detach() for name, p in self.trained.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "table": self.table,
+            "table_optimiser": self.table_optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state of this training."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
+        with torch.no_grad():
+            for name, p in self.trained.items():
+                p.copy_(state["trained"][name])
+            self.table.copy_(state["table"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.table_optimiser.load_state_dict(state["table_optimiser"])
+        torch.set_rng_state(state["random"])
+        log.info("training goes on at step %d of %d (%s)", self.done, self.steps, path)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Mean loss of the steps that have a label."""
     known = ~torch.isnan(labels)
-    target = labels[known] * (1 - recipe.smoothing) + recipe.smoothing / 2
-    return sample_losses(logits[known], target, recipe.loss).mean()
+    return sample_losses(logits[known], _target(labels[known].to(logits), recipe), recipe.loss).mean()
+
+
+def _target(labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return labels * (1 - recipe.smoothing) + recipe.smoothing / 2
 
 
 def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
     """The scorer, its batches, and how to take the tuning out of the trained model."""
     top = max(backbone.layers)
     if isinstance(recipe.part, Lora):
-        tokenizer, frozen = open_model(backbone.name, backbone.dtype, top)
-        model, extract = _with_lora(copy.deepcopy(frozen), recipe.part)
+        tokenizer, frozen = open_model.__wrapped__(backbone.name, backbone.dtype, top)  # one that nobody shares
+        model, extract = _with_lora(frozen, recipe.part)
         batches = list(_batches(backbone, examples, tokenizer, frozen.device))
     else:
         below = top - recipe.part.count
@@ -160,21 +375,35 @@ def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
                 states = frozen(**batch["inputs"], use_cache=False).last_hidden_state.float()
             del batch["inputs"]["input_ids"]
             batch["inputs"]["inputs_embeds"] = states
-    if not batches:
-        raise InputError("No step of the examples has a label, so nothing can be trained.")
-    return StepScorer(model, frozen.config.hidden_size), batches, extract
+    scorer = StepScorer(model, frozen.config.hidden_size).to(frozen.device)
+    if recipe.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if recipe.precision == "double":
+        scorer = scorer.double()
+        for batch in batches:
+            batch["inputs"] = {n: t.double() if t.is_floating_point() else t for n, t in batch["inputs"].items()}
+    if recipe.shard:
+        parallel.shard(scorer, [m for m in scorer.modules() if isinstance(m, type(frozen.layers[0]))])
+    return scorer, batches, extract
 
 
 def _batches(backbone: Backbone, examples: Sequence[Example], tokenizer, device) -> Iterator[dict]:
     """A batch for each pack of candidates that has a label: inputs of the pass, rows of the steps' ends, labels."""
-    for example in examples:
+    for number, example in enumerate(examples):
+        movable = example.movable or [[True] * len(row) for row in example.labels]
         template = backbone.template
         tree = Tree.of(tokenizer, template.root(example.problem), template.after, example.programs)
         for pack in tree.packs(carry_root=True):
-            labels = np.concatenate([np.asarray(example.labels[owner], np.float32) for owner in pack.owners])
+            labels = np.concatenate([np.asarray(example.labels[owner], float) for owner in pack.owners])
             if not np.isnan(labels).all():
-                ends = torch.from_numpy(np.concatenate(pack.ends))
-                yield {"inputs": pack.inputs(device), "ends": ends, "labels": torch.from_numpy(labels)}
+                yield {
+                    "example": number,
+                    "owners": pack.owners,
+                    "inputs": pack.inputs(device),
+                    "ends": torch.from_numpy(np.concatenate(pack.ends)),
+                    "labels": torch.from_numpy(labels),
+                    "movable": torch.tensor([bool(m) for owner in pack.owners for m in movable[owner]]),
+                }
 
 
 def _with_lora(model, part: Lora):

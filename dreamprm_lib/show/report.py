@@ -39,6 +39,7 @@ _TEMPLATE = """<!doctype html>
  }
 </style></head><body>
 <h1>A process reward model for code, measured</h1>
+{% if note %}<p class="note"><strong>{{ note }}</strong></p>{% endif %}
 <p class="note">Study <code>{{ study }}</code>, profile <code>{{ profile }}</code>. Every number below was computed in
 this run, from the tables beside this file; <code>manifest.json</code> has parameters, digests and versions.</p>
 <h2>What may be concluded</h2>
@@ -62,6 +63,7 @@ def write_report(study: Study, manifest: dict) -> Path:
     text = environment.from_string(_TEMPLATE).render(
         study=study.name,
         profile=manifest["profile"],
+        note=manifest.get("note", ""),
         verdict=[_code(s) for s in verdict(study.read_table("differences.csv"))],
         table=jinja2.utils.markupsafe.Markup(_unbroken(wide_table(study.read_table("table.csv")).to_html(border=0))),
         chapters=[(title, figures) for title, figures in _chapters(study) if figures],

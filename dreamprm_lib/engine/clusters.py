@@ -1,0 +1,83 @@
+"""Work spread over processes, of this machine or of a cluster: joblib names the engine, the engine distributes.
+
+`loky` is processes of this machine.  `dask` is the cluster of the `dask.distributed.Client` that is open in this
+process; without one, that of `DASK_SCHEDULER_ADDRESS`, or one started here.  `ray` is the cluster that this process is
+connected to; without one, that of `RAY_ADDRESS`, or one started here.  Results don't depend on the engine.
+
+Machines of a cluster need this package and the weights that a task reads.  A worker that dies takes its task along,
+and others do it again, a few times: a task must be one that can be done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from dreamprm_lib.errors import ClusterError, InputError
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("loky", "dask", "ray")
+RETRIES = 3  # of a task whose worker died
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def spread(
+    function: Callable[[Task], Result], tasks: Sequence[Task], backend: str = "loky", jobs: int = -1
+) -> Iterator[Result]:
+    """`function(task)` for each task, in their order, as the results arrive (with `ray`: when all are there).
+
+    `jobs` are the tasks under way at once (-1: one a core).  Raises `InputError` for a backend that is unknown or not
+    installed, `ClusterError` if workers keep dying, and what `function` raises.
+    """
+    engine, lost = _engine(backend)
+    options = {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}} if backend == "ray" else {}
+    done = deaths = 0
+    with engine:
+        while done < len(tasks):
+            with parallel_config(backend, n_jobs=jobs, **options):
+                pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
+            try:
+                for result in pool(delayed(function)(task) for task in tasks[done:]):
+                    done, deaths = done + 1, 0
+                    yield result
+            except lost as error:
+                deaths += 1
+                if backend != "loky" or deaths > RETRIES:  # the others have tried again themselves
+                    raise ClusterError(
+                        f"Workers of {backend} died {RETRIES} times over one task ({type(error).__name__}: {error}). "
+                        "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
+                    ) from error
+                log.warning("a worker process died; what it had under way is done again")
+
+
+def _engine(backend: str) -> tuple[AbstractContextManager, type[Exception]]:
+    """What has to be open while the backend works, and the error by which it tells that workers died."""
+    try:
+        if backend == "loky":
+            return nullcontext(), TerminatedWorkerError
+        if backend == "dask":
+            from distributed import Client, KilledWorker, get_client
+
+            try:
+                return nullcontext(get_client()), KilledWorker
+            except ValueError:
+                return Client(), KilledWorker
+        if backend == "ray":
+            import ray
+            from ray.util.joblib import register_ray
+
+            register_ray()
+            opened = nullcontext() if ray.is_initialized() else ray.init(log_to_driver=False)
+            return opened, ray.exceptions.RayActorError
+    except ImportError as error:
+        package = {"dask": "distributed", "ray": "ray"}[backend]
+        raise InputError(f"The backend {backend} needs the package {package}: pip install {package}.") from error
+    raise InputError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")

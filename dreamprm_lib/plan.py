@@ -1,0 +1,300 @@
+"""What a run of a profile takes, before it is begun: requests, tokens, money, GPU hours, disk; what is missing here.
+
+Numbers of things come from the profile and, where they can be read without fetching, from the problems.  All else is an
+assumption with a name (`Assumptions`), which a profile may set in its section `plan`.  Every completion counts as not
+yet stored, and the weights of a served model lie with its server.  The plan is arithmetic; nothing is asked, fetched or
+run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+import torch
+
+from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.engine.policy import Endpoint
+from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, listing
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.run import Profile, stage_parameters
+
+WIDTH = 2048  # of a state, for its disk space
+COUNTS = ("requests", "completions", "tokens in", "tokens out")
+PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes several
+PRICES = {"o4-mini": (1.10, 4.40)}  # dollars for a million tokens in and out, as listed in 2025
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no profile tells.  Tokens are those of one text; speeds are those of one GPU, as a served model shares it.
+
+    - `early`, `late`: LiveCodeBench's problems before `train_before` (a fifth of them is meta) and from `test_from`,
+      for release v6 and the paper's dates; used only where the data are not on this machine.
+    - `reasoning_tokens`: what a model that takes no sampling settings thinks before it answers.
+    - `written_a_second`: tokens that a GPU writes with many requests at once; `flops`: arithmetic of training and
+      scoring, as achieved; `gpu_price`: dollars an hour.
+    """
+
+    early: int = 612
+    late: int = 131
+    prompt_tokens: int = 900
+    program_tokens: int = 300
+    steps: float = 3.0
+    reasoning_tokens: int = 10_000
+    tests: int = 30
+    test_seconds: float = 0.05
+    written_a_second: float = 2500.0
+    flops: float = 3e14
+    gpu_price: float = 2.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`asked`: a row a stage and kind of completion (requests, completions, tokens in and out, dollars, GPU hours);
+    `computed`: a row a stage of own computation (GPU hours, core hours); `disk`: gigabytes by what takes them;
+    `problems`: how many of each split, and whether they were counted or assumed; `missing`: sentences."""
+
+    asked: pd.DataFrame
+    computed: pd.DataFrame
+    disk: dict[str, float]
+    problems: dict[str, int]
+    counted: bool
+    missing: list[str]
+    assumptions: Assumptions
+
+    @property
+    def dollars(self) -> float:
+        """Of priced endpoints and of GPU hours."""
+        return self.asked.dollars.sum() + self.gpu_hours * self.assumptions.gpu_price
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.asked["GPU hours"].sum() + self.computed["GPU hours"].sum()
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{n:,} {split}" for split, n in self.problems.items())
+        assumed = ", ".join(f"{f.name} {getattr(self.assumptions, f.name):.6g}" for f in fields(self.assumptions))
+        disk = ", ".join(f"{what} {size:.1f}" for what, size in self.disk.items())
+        form = {"dollars": "{:,.0f}".format, "GPU hours": "{:,.2f}".format, "core hours": "{:,.2f}".format}
+        form |= dict.fromkeys(COUNTS, "{:,}".format)
+        return "\n".join(
+            [
+                f"Problems ({'counted' if self.counted else 'assumed: the data are not here'}): {splits}",
+                "",
+                self.asked.to_string(index=False, formatters=form)
+                if len(self.asked)
+                else "No model is asked: completions are replayed.",
+                "",
+                self.computed.to_string(index=False, formatters=form),
+                "",
+                f"Together: {self.asked.requests.sum():,} requests, {self.asked['tokens out'].sum():,} tokens written, "
+                f"${self.asked.dollars.sum():,.0f} for priced models, {self.gpu_hours:,.2f} GPU hours "
+                f"(${self.gpu_hours * self.assumptions.gpu_price:,.0f}), {sum(self.disk.values()):.1f} GB of disk.",
+                f"Disk in GB: {disk}.",
+                f"Assumed (section `plan` of the profile changes it): {assumed}.",
+                "",
+                *([f"Missing: {what}" for what in self.missing] or ["Nothing is missing on this machine."]),
+            ]
+        )
+
+
+def plan(profile: Profile, overrides: Mapping[str, dict] | None = None) -> Plan:
+    """The plan of a profile.  Raises `InputError` for a profile that does not fit the notebooks."""
+    try:
+        known = Assumptions(**profile.plan)
+    except TypeError as error:
+        names = ", ".join(f.name for f in fields(Assumptions))
+        raise InputError(f"The section `plan` does not fit ({error}): known are {names}.") from error
+    wanted = {s.notebook[:2]: stage_parameters(s, profile, overrides or {}, {}) for s in STAGES}
+    problems, counted = _problems(wanted, known)
+    asked = pd.DataFrame(
+        _asked(wanted, problems, known),
+        columns=[
+            "stage",
+            "what",
+            "model",
+            "requests",
+            "completions",
+            "tokens in",
+            "tokens out",
+            "dollars",
+            "GPU hours",
+        ],
+    )
+    computed = pd.DataFrame(_computed(wanted, problems, known), columns=["stage", "what", "GPU hours", "core hours"])
+    disk = _disk(wanted, problems, known, asked)
+    missing = _missing(wanted, counted, disk)
+    return Plan(asked, computed, disk, problems, counted, missing, known)
+
+
+def _problems(wanted: dict, known: Assumptions) -> tuple[dict[str, int], bool]:
+    source = wanted["01"]["problems"]
+    counts = {"train": round(0.8 * known.early), "meta": known.early - round(0.8 * known.early), "test": known.late}
+    counted = not source.startswith("livecodebench") or _in_hub_cache("livecodebench/code_generation_lite", "dataset")
+    if counted:
+        counts = {split: len(load_problems(source, split)) for split in counts}
+    limits = {"train": wanted["01"]["train_limit"], "meta": wanted["01"]["meta_limit"], "test": wanted["03"]["limit"]}
+    return {s: n if limits[s] is None else min(n, limits[s]) for s, n in counts.items()}, counted
+
+
+def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
+    """The rows of `Plan.asked`: what is not replayed."""
+    rows = []
+
+    def ask(stage: str, what: str, policy: dict, prompts: float, n: int, share: float) -> None:
+        """`n` completions of each prompt, which write `share` of a program each."""
+        if wanted[stage]["replay"] or not prompts or not n:
+            return
+        endpoint = Endpoint(**policy)
+        completions = round(prompts * n)
+        requests = round(prompts * math.ceil(n / PER_REQUEST)) if endpoint.takes_n else completions
+        thought = 0 if endpoint.takes_sampling else known.reasoning_tokens
+        into, out = requests * known.prompt_tokens, round(completions * (known.program_tokens * share + thought))
+        price = PRICES.get(endpoint.model)
+        dollars = (into * price[0] + out * price[1]) / 1e6 if price else 0.0
+        hours = 0.0 if price else out / known.written_a_second / 3600
+        rows.append((stage, what, endpoint.model, requests, completions, into, out, dollars, hours))
+
+    one, two, three, six = (wanted[k] for k in ("01", "02", "03", "06"))
+    ask("01", "programs, train", one["policy"], problems["train"], one["train_samples"], 1)
+    ask("01", "programs, meta", one["policy"], problems["meta"], one["meta_samples"], 1)
+    ask("01", "plain prompt", one["policy"], min(len(one["compared"]), problems["train"]), one["train_samples"], 1)
+    rolled = one["train_samples"] if two["rolled"] is None else min(two["rolled"], one["train_samples"])
+    states = problems["train"] * rolled * (known.steps - 1)
+    ask("02", "rollouts", two["policy"], states, two["rollouts"], 0.5)
+    many = min(states, two["oracle_states"])
+    ask("02", "oracle", two["policy"], many, max(two["oracle_rollouts"] - two["rollouts"], 0), 0.5)
+    ask("02", "oracle, weaker", two["weak_policy"], many, two["weak_rollouts"], 0.5)
+    ask("03", "candidates", three["policy"], problems["test"], three["samples"], 1)
+    searched = problems["test"] if six["search_problems"] is None else min(six["search_problems"], problems["test"])
+    width = six["search_width"] * six["search_branches"]
+    ask("06", "beam search", six["policy"], searched * known.steps, width, 1 / known.steps)
+    return rows
+
+
+def _programs(wanted: dict, problems: dict[str, int], known: Assumptions) -> dict[str, int]:
+    """Programs that are graded: of stage 1, rollouts, and candidates."""
+    one, two, three = (wanted[k] for k in ("01", "02", "03"))
+    written = problems["train"] * one["train_samples"] + problems["meta"] * one["meta_samples"]
+    rolled = one["train_samples"] if two["rolled"] is None else min(two["rolled"], one["train_samples"])
+    states = problems["train"] * rolled * (known.steps - 1)
+    many = min(states, two["oracle_states"]) * (two["oracle_rollouts"] + two["weak_rollouts"])
+    return {
+        "01": written,
+        "02": round(states * two["rollouts"] + many),
+        "03": problems["test"] * three["samples"],
+    }
+
+
+def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
+    """The rows of `Plan.computed`: grading on cores, training and scoring on a GPU (on cores where there is none)."""
+    graded = _programs(wanted, problems, known)
+    seconds = known.tests * known.test_seconds
+    rows = [(stage, "grading", 0.0, n * seconds / 3600) for stage, n in graded.items()]
+    four, five = wanted["04"], wanted["05"]
+    for stage, settings, what, passes in (("04", four, "ORM and PRM-CoF", 2), ("05", five, "correction", 1)):
+        parameters = sum(map(parameters_of, four["backbones"]))
+        epochs = settings["recipe"].get("epochs", 5) if settings["training"] != "head" else 1
+        texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.prompt_tokens
+        # forward and backward are three passes; a bilevel step has the meta batch and a product with two more
+        cost = 1 if settings["training"] == "head" else 3 * (1 if stage == "04" else 3)
+        flops = 2 * parameters * texts * epochs * cost * passes
+        rows.append((stage, what, flops / known.flops / 3600, 0.0))
+    texts = graded["03"] * known.program_tokens + problems["test"] * known.prompt_tokens
+    rows.append(("06", "scoring", 2 * parameters * texts * _readings(wanted) / known.flops / 3600, 0.0))
+    return rows
+
+
+def _readings(wanted: dict) -> int:
+    """How many different backbones read a text: one that is frozen, or each as it was tuned for its method."""
+    return 1 if wanted["04"]["training"] == "head" else 3
+
+
+def parameters_of(name: str) -> float:
+    """The parameters of a model that work on a token, as its name tells them: `30B-A3B` has three billion."""
+    if name in WEIGHTS:
+        return WEIGHTS[name].parameters
+    found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", Path(name).name, re.IGNORECASE)
+    return float(found[-1][0]) * {"B": 1e9, "M": 1e6}[found[-1][1].upper()] if found else 0.0
+
+
+def _disk(wanted: dict, problems: dict[str, int], known: Assumptions, asked: pd.DataFrame) -> dict[str, float]:
+    """Gigabytes by what takes them; weights in bfloat16."""
+    graded, four = _programs(wanted, problems, known), wanted["04"]
+    programs = graded["01"] + graded["03"]
+    states = programs * known.steps * len(four["layers"]) * len(four["backbones"]) * 4 * WIDTH * _readings(wanted)
+    disk = {
+        "backbones": sum(map(parameters_of, four["backbones"])) * 2 / 1e9,
+        "completions": asked["tokens out"].sum() * 5 / 1e9,
+        "states of steps": states / 1e9,
+    }
+    if wanted["01"]["problems"].startswith("livecodebench"):
+        disk["LiveCodeBench"] = 4.5
+    return disk
+
+
+def _missing(wanted: dict, counted: bool, disk: dict[str, float]) -> list[str]:
+    """What a run would lack on this machine."""
+    missing = []
+    here = {name for name, _size, present, _where in listing() if present}
+    for name in wanted["04"]["backbones"]:
+        pinned = name in WEIGHTS
+        if pinned and name not in here:
+            missing.append(f"the weights {name}: `python -m dreamprm_lib weights fetch {name}`.")
+        elif not pinned and not Path(name).exists() and not _in_hub_cache(name, "model"):
+            missing.append(f"the weights {name}: the first run fetches them from the Hugging Face hub.")
+    if not counted:
+        missing.append("LiveCodeBench's data: the first run fetches them from the Hugging Face hub.")
+    if not torch.cuda.is_available() and max(map(parameters_of, wanted["04"]["backbones"])) > 1e9:
+        missing.append("a GPU: a backbone of this size trains too slowly without one.")
+    asking = {
+        (policy.get("model"), policy.get("base_url"))
+        for stage, names in (("01", ["policy"]), ("02", ["policy", "weak_policy"]), ("03", ["policy"]))
+        for policy in (wanted[stage][name] for name in names)
+        if not wanted[stage]["replay"]
+    }
+    for model, url in sorted(asking, key=str):
+        if url == "openai":
+            if not os.environ.get("OPENAI_API_KEY"):
+                missing.append(f"a key for {model}: set the environment variable OPENAI_API_KEY.")
+        elif url and not _listens(url):
+            missing.append(f"a server for {model}: nothing answers at {url}.")
+    backends = {wanted[k]["backend"] for k in ("01", "02", "03", "06")} & {"dask", "ray"}
+    for backend in sorted(backends):
+        if importlib.util.find_spec({"dask": "distributed"}.get(backend, backend)) is None:
+            missing.append(f'the package of the backend {backend}: pip install -e ".[{backend}]".')
+    free = shutil.disk_usage(cache_dir().parent if cache_dir().parent.exists() else Path.home()).free / 1e9
+    if sum(disk.values()) > free:
+        missing.append(f"disk: {sum(disk.values()):.0f} GB are needed, {free:.0f} are free.")
+    return missing
+
+
+def _listens(url: str) -> bool:
+    where = urlsplit(url)
+    try:
+        socket.create_connection((where.hostname, where.port or {"https": 443}.get(where.scheme, 80)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _in_hub_cache(name: str, kind: str) -> bool:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, repo_type=kind, local_files_only=True)
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,45 @@
+"""Training apart from the notebooks, for many devices or machines: what they need of it they then take up.
+
+    torchrun --nnodes 2 --nproc-per-node 8 ... -m dreamprm_lib train --profile paper --method prm_cof
+
+trains what chapter 4 (or 5, for `dreamprm_code`) would, with the profile's settings, on the tables of the study.  The
+state of the training lies in the study's folder `training`; the notebook finds it complete and goes on from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamprm_lib.artifacts import STAGES, Program, StepLabel, Study
+from dreamprm_lib.engine import parallel
+from dreamprm_lib.engine.backbone import Backbone, fast_dtype
+from dreamprm_lib.engine.fine_tuning import fine_tune, recipe_of
+from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.reward_model import training_examples
+from dreamprm_lib.run import PROJECT, Profile, parse_overrides, stage_parameters
+
+
+def train(
+    profile: Profile, method: str, study_name: str | None = None, options: list[str] = (), outputs: Path | None = None
+) -> Path:
+    """Train one of `reward_model.FINE_TUNED`, with all processes that a launcher started; where its state lies.
+
+    Raises `InputError` for a profile that leaves backbone or layer to the evidence, or trains a head alone.
+    """
+    study = Study(outputs or PROJECT / "outputs", study_name or profile.name)
+    overrides = parse_overrides(list(options))
+    wanted, corrected = (stage_parameters(STAGES[k], profile, overrides, {}) for k in (4, 5))
+    if len(wanted["backbones"]) != 1 or len(wanted["layers"]) != 1:
+        raise InputError("Name one backbone and one layer in the profile (04_reward_model) to train them apart.")
+    settings = corrected if method == "dreamprm_code" else wanted
+    recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"])
+    by_id = {p.id: p for p in load_problems(wanted["problems"])}
+    examples, meta = training_examples(
+        by_id, study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel), method
+    )
+    saved = study.folder / "training"
+    with parallel.joined():
+        backbone = Backbone(wanted["backbones"][0], (wanted["layers"][0],), dtype=wanted["dtype"] or fast_dtype())
+        fine_tune(backbone, examples, recipe, meta, saved)
+    return saved

@@ -1,0 +1,219 @@
+"""Training on several processes is the training of one; a killed one goes on to the same end, bit for bit; labels move
+by the exact derivative."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from dreamprm_lib.artifacts import Program, StepLabel, Study
+from dreamprm_lib.engine import fine_tuning as ft
+from dreamprm_lib.engine import parallel
+from dreamprm_lib.engine.backbone import Backbone
+from dreamprm_lib.engine.fine_tuning import Example, LastLayers, Lora, Recipe, fine_tune, recipe_of
+from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.reward_model import training_examples
+from dreamprm_lib.run import load_profile
+from dreamprm_lib.train import train
+
+PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "train", (), ())
+GOOD, BAD = ["def main():\n    print(add())\n\n\n", "def add():\n    return 1\n"], ["def main():\n    pass\n"]
+STATEMENTS = ("Add.", "Print the larger one.", "Count the words.", "Sort the row.", "Say whether it is even.")
+EXAMPLES = [
+    Example(replace(PROBLEM, statement=text), [GOOD, BAD], [[0.25 * (k % 4), 1.0], [np.nan]], [[True, False], [True]])
+    for k, text in enumerate(STATEMENTS)
+]
+META = [Example(replace(PROBLEM, statement=f"{s} Twice."), [GOOD], [[np.nan, float(k % 2)]])
+        for k, s in enumerate(STATEMENTS[:3])]  # fmt: skip
+RECIPE = Recipe(
+    Lora(rank=2, alpha=4), epochs=4, learning_rate=1e-2, accumulation=3, precision="double", warm_up=1, meta_lr=0.05,
+    smoothing=0.1, save_every=1,
+)  # fmt: skip
+
+
+def eye(folder):
+    return Backbone(folder, (3,), dtype="float32")
+
+
+def all_of(tuned):
+    """Everything that a training ends with, as one row of numbers."""
+    tensors = [t.double().flatten() for _, t in sorted(tuned.tuning.tensors().items())]
+    labels = [y for example in tuned.labels for program in example for y in program]
+    return np.concatenate([*map(np.asarray, tensors), tuned.weight, [tuned.bias], tuned.losses, labels])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small products on a busy machine: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_backbone):
+    return fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META)
+
+
+def test_two_processes_train_what_one_does(tiny_backbone, alone):
+    """Five examples in groups of three: the shares are uneven."""
+    together = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2), META)
+    np.testing.assert_allclose(all_of(together), all_of(alone), rtol=0, atol=1e-5)
+
+
+def test_sharded_weights_train_what_whole_ones_do(tiny_backbone, alone):
+    """Their labels move by two forward passes, which the norms' float32 keeps a little away from the exact product."""
+    sharded = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2, shard=True), META)
+    np.testing.assert_allclose(all_of(sharded), all_of(alone), rtol=0, atol=1e-2)
+
+
+def test_only_open_labels_move_and_only_after_the_warm_up(tiny_backbone, alone):
+    moved = np.array(alone.labels[1][0]) - EXAMPLES[1].labels[0]
+    assert abs(moved[0]) > 0.05 and moved[1] == 0 and np.isnan(alone.labels[1][1][0])
+    warm = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, warm_up=4), META)
+    assert [e[0] for e in warm.labels] == [e.labels[0] for e in EXAMPLES]
+    plain = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE)
+    assert (plain.weight == warm.weight).all() and (plain.weight != alone.weight).any()
+
+
+@pytest.mark.parametrize("part", [Lora(rank=2), LastLayers(1)], ids=["lora", "last layer"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_labels_move_by_the_exact_derivative(tiny_backbone, part, loss):
+    """Against double backward through the same step, its preconditioner held fixed."""
+    recipe = replace(RECIPE, part=part, loss=loss, accumulation=9, warm_up=0, epochs=2)
+    backbone = eye(tiny_backbone)
+    torch.manual_seed(0)
+    scorer, batches, _ = ft._prepared(backbone, [*EXAMPLES, *META], recipe)
+    training = ft._Training(scorer, batches[:5], batches[5:], recipe)
+    training.step()  # so that head and LoRA are no longer zero
+    before = {n: p.detach().clone() for n, p in training.trained.items()}
+    labels = training.table.clone()
+    training.step()
+
+    def mean_loss(parameters, some, recipe, values):
+        logits = (functional_call(scorer, parameters, (b["ends"], b["inputs"])) for b in some)
+        losses = (ft._loss(z, values[b["ids"]] if values is not None else b["labels"], recipe)
+                  for b, z in zip(some, logits, strict=True))  # fmt: skip
+        return sum(losses) / len(some)
+
+    y = labels.clone().requires_grad_()
+    phi = {n: p.clone().requires_grad_() for n, p in before.items()}
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        slope = torch.autograd.grad(mean_loss(phi, batches[:5], recipe, y), phi.values(), create_graph=True)
+        length = torch.sqrt(sum((g.detach() ** 2).sum() for g in slope))
+        after = {}
+        for (name, p), g in zip(training.trained.items(), slope, strict=True):
+            moment = training.optimiser.state[p]["exp_avg_sq"] / (1 - 0.999**2)
+            scale = min(1.0, 1 / float(length)) / (moment.sqrt() + 1e-8)
+            after[name] = p.detach() - recipe.learning_rate * scale * (g - g.detach())
+        (expected,) = torch.autograd.grad(mean_loss(after, batches[5:], ft.OUTCOMES, None), y)
+    found = training.table.grad.to_dense()
+    moves = training.movable & ~torch.isnan(labels)
+    assert moves.sum() == 5 and (found[~moves] == 0).all() and expected[moves].abs().min() > 0
+    np.testing.assert_allclose(found[moves], expected[moves].detach(), rtol=1e-3)  # norms compute in float32
+
+
+def test_a_killed_training_ends_as_one_that_was_not(tiny_backbone, alone, tmp_path):
+    child = subprocess.Popen([sys.executable, __file__, tiny_backbone, str(tmp_path)])
+    try:
+        while not list(tmp_path.glob("*.pt")):
+            assert child.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+    finally:
+        child.kill()
+        child.wait()
+    (state,) = tmp_path.glob("*.pt")
+    assert 0 < torch.load(state, weights_only=True)["done"] < 8
+    resumed = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)
+    np.testing.assert_array_equal(all_of(resumed), all_of(alone))
+    complete = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)  # nothing is left to do
+    np.testing.assert_array_equal(all_of(complete), all_of(alone))
+
+
+def test_another_training_does_not_go_on_from_this_one(tiny_backbone, tmp_path):
+    recipe = replace(RECIPE, epochs=1)
+    for other in ({}, {"learning_rate": 1.0}, {"save_every": 2}):
+        fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, **other), (), tmp_path)
+    fine_tune(eye(tiny_backbone), EXAMPLES[:4], recipe, (), tmp_path)
+    assert len(list(tmp_path.glob("*.pt"))) == 3  # how often it is saved makes no other training
+
+
+def test_mixed_precision_is_near_and_an_unknown_one_is_named(tiny_backbone):
+    recipe = replace(RECIPE, epochs=2)
+    full, mixed = (fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, precision=p), META)
+                   for p in ("backbone", "mixed"))  # fmt: skip
+    np.testing.assert_allclose(mixed.losses, full.losses, rtol=0.05)
+    assert (mixed.weight != full.weight).any()
+    with pytest.raises(InputError, match="no precision 'half'"):
+        fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, precision="half"))
+
+
+def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, tmp_path):
+    study = Study(tmp_path, "s")
+    problems = load_problems("starter")
+    learned, meta = (next(p for p in problems if p.split == split) for split in ("train", "meta"))
+    study.write("solutions.jsonl", [Program(p.id, 0, "".join(GOOD), GOOD, True, "passed", 9) for p in (learned, meta)])
+    labels = [StepLabel(learned.id, 0, k, GOOD[0], 1, 1, 1.0, clean) for k, clean in enumerate((False, True))]
+    study.write("labels.jsonl", labels)
+    options = [f"04.backbones=[{tiny_backbone}]", "04.layers=[3]", "04.dtype=float32"]
+    for chapter in ("04", "05"):
+        options += [f"{chapter}.training=lora", f"{chapter}.recipe={{epochs: 1}}"]
+    for method, states in {"prm_cof": 1, "dreamprm_code": 2}.items():
+        folder = train(load_profile("quick"), method, "s", options, tmp_path)
+        assert len(list(folder.glob("*.pt"))) == states
+    examples, _ = training_examples(
+        {p.id: p for p in problems}, study.read("solutions.jsonl", Program), labels, "prm_cof"
+    )
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")}
+    fine_tune(eye(tiny_backbone), examples, recipe_of("lora", {"epochs": 1}, 0), saved=folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")} == before
+    with pytest.raises(InputError, match="one backbone and one layer"):
+        train(load_profile("quick"), "prm_cof", "s", options[:1], tmp_path)
+    with pytest.raises(InputError, match="`training` is 'head'"):
+        train(load_profile("quick"), "prm_cof", "s", options[:3], tmp_path)
+    with pytest.raises(InputError, match="does not fit"):
+        recipe_of("lora", {"colour": 1}, 0)
+
+
+def test_a_process_alone_is_a_group_of_one():
+    total = torch.ones(2)
+    parallel.sum_up([total])
+    assert total.tolist() == [1, 1] and parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]
+    with parallel.joined():
+        assert (parallel.rank(), parallel.size()) == (0, 1)
+
+
+def test_shares_cover_all_items_once_and_even_ones_are_alike(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.share("abcd", even=True))
+    assert [len(s) for s in shares] == [2, 2, 2]
+    assert sorted(item for s in shares for item, part in s if part) == ["a", "b", "c", "d"]
+
+
+def _slowly(folder, saved):
+    """What the killed process runs: the same training, slower."""
+    step = ft._Training.step
+
+    def slow(training):
+        step(training)
+        time.sleep(0.3)
+
+    ft._Training.step = slow
+    fine_tune(eye(folder), EXAMPLES, RECIPE, META, Path(saved))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _slowly(*sys.argv[1:])

@@ -1,0 +1,46 @@
+"""The `paper` profile, rehearsed in small: all of it runs on replies that often fail, and says that it is no result."""
+
+import json
+
+import numpy as np
+from rehearsal import NOTE, SIZES, chosen_problems, rehearse, variants, write_livecodebench
+
+from dreamprm_lib.artifacts import STAGES, Program, StepLabel
+from dreamprm_lib.engine.completions import CompletionStore
+from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.reward_model import RewardModel
+
+
+def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatch):
+    for name in ("DREAMPRM_CACHE", "HF_HUB_OFFLINE"):  # so that they are as they were afterwards
+        monkeypatch.setenv(name, "1")
+    study, script = rehearse(tmp_path, "fast")
+    table = study.read_table("table.csv").query("difficulty == 'overall'").set_index("method")
+    assert {"random", "orm", "prm_cof", "dreamprm_code", "oracle"} <= set(table.index)
+    assert table.problems.eq(SIZES["fast"]["test"]).all() and table.pass_rate.between(0, 1).all()
+    manifest = json.loads((study.folder / "manifest.json").read_text())
+    assert list(manifest["stages"]) == [s.notebook for s in STAGES]
+    assert manifest["note"] == NOTE and NOTE in (study.folder / "report.html").read_text()
+    assert script.faults > 0
+    candidates = study.read("candidates.jsonl", Program)
+    assert len(candidates) == 8 * SIZES["fast"]["test"] and 0 < np.mean([c.passed for c in candidates]) < 1
+    labels = study.read("labels.jsonl", StepLabel)
+    assert {x.rollouts for x in labels if not x.clean} == {16}
+    prm, corrected = (RewardModel.load(study.folder / f"{name}.safetensors") for name in ("prm_cof", "dreamprm"))
+    assert prm.backbone.tuning.lora and corrected.about["labels_moved"] > 0
+    with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
+        states = sum(not x.clean for x in labels)
+        assert len(store) >= len(candidates) + 16 * states
+
+
+def test_the_rehearsed_problems_split_by_date_and_their_programs_are_graded_as_meant(tmp_path):
+    chosen = chosen_problems(SIZES["full"])
+    write_livecodebench(tmp_path / "problems.jsonl", chosen)
+    read = load_problems(f"{tmp_path / 'problems.jsonl'}?train_before=2024-08-01&test_from=2025-02-01")
+    assert {(p.id, p.split) for p in read} == {(p.id, s) for s in ("train", "meta", "test") for p in chosen[s]}
+    of_id = {p.id: p for problems in chosen.values() for p in problems}
+    with Sandbox() as sandbox:
+        for p in read[:4]:
+            right, *wrong = sandbox.grade([(p, code) for code in variants(of_id[p.id])])
+            assert right.passed and not any(v.passed for v in wrong)
