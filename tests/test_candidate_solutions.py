@@ -76,7 +76,9 @@ def test_evaluate_prints_and_writes_the_share_that_passes(tmp_path, capsys):
     assert table.pass_rate["random", "easy"] == 1 and table.pass_rate["random", "overall"] == 0.5
     assert {m for m, _ in table.index} == {"random", "first", "shortest", "longest", "oracle"}
     written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
-    pictures = {f"figures/{name}.{kind}" for name in ("curve", "difficulty", "differences") for kind in ("png", "svg")}
+    pictures = {
+        f"figures/{name}.{kind}" for name in ("curve", "difficulty", "differences") for kind in ("png", "svg", "pdf")
+    }
     assert written == {"table.csv", "curve.csv", "differences.csv"} | pictures
 
 

@@ -190,9 +190,13 @@ def test_an_interrupt_ends_it_at_once_and_keeps_what_was_there(fake_server, stor
 
     server = fake_server(reply)
     started = time.monotonic()
-    with Policy(Endpoint("m", server.base_url, slots=1, takes_n=False), store) as policy:
-        with pytest.raises(KeyboardInterrupt):
-            policy.sample(prompts(9), 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with Policy(Endpoint("m", server.base_url, slots=1, takes_n=False), store) as policy:
+            with pytest.raises(KeyboardInterrupt):
+                policy.sample(prompts(9), 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(store) == 3 and time.monotonic() - started < 10
 
 
