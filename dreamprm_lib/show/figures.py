@@ -382,13 +382,18 @@ def planted_map(table: pd.DataFrame) -> Figure:
 
 
 def ablation_figure(table: pd.DataFrame) -> Figure:
-    """One thing changed at a time: ranking of held-out states (top) and label error (bottom), corrected and raw labels.
+    """One thing changed at a time: ranking of held-out states and, below it, label error, corrected and raw labels;
+    four things in a row.
 
     `table`: columns ablation, value, method, seed, ranking, label_mse; bars are 95 % intervals over worlds.
     """
     names = list(table.ablation.unique())
-    figure, grid = plt.subplots(2, len(names), figsize=(1.9 * len(names), 5), sharey="row", squeeze=False)
-    for name, column in zip(names, grid.T, strict=True):
+    bands = -(-len(names) // 4)
+    figure, grid = plt.subplots(2 * bands, min(len(names), 4), figsize=(10, 4.6 * bands), sharey="row", squeeze=False)
+    columns = [column for k in range(bands) for column in grid[2 * k : 2 * k + 2].T]
+    for axes in np.ravel(columns[len(names) :]):
+        axes.axis("off")
+    for name, column in zip(names, columns, strict=False):
         part = table[table.ablation == name]
         values = list(part.value.unique())
         for what, axes in zip(("ranking", "label_mse"), column, strict=True):
@@ -401,9 +406,9 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
                 )
             axes.set_xticks(range(len(values)), values, fontsize=9)
             axes.set_xlim(-0.5, len(values) - 0.5)
-        column[0].set_title(textwrap.fill(name, 16), fontsize=9)
-    grid[0, 0].set_ylabel("ranking")
-    grid[1, 0].set_ylabel("label error (MSE)")
+        column[0].set_title(textwrap.fill(name, 26), fontsize=10)
+    for k, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel(("ranking", "label error (MSE)")[k % 2])
     grid[0, 0].legend(fontsize=8)
     return _finished(figure)
 

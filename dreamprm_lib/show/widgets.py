@@ -25,7 +25,8 @@ def explorer(render: Callable[..., Figure], **controls: ipywidgets.Widget) -> ip
     for name, control in controls.items():
         control.description = control.description or name.replace("_", " ")
         control.style.description_width = "initial"
-    picture, trouble = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+    picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+    trouble = ipywidgets.HTML()
 
     def draw(_change=None) -> None:
         try:

@@ -68,7 +68,7 @@ def open_page(browser):
             page.outside, page.faults = [], []
             page.on("request", lambda r: page.outside.append(r.url) if not is_local(r.url) else None)
             page.on("pageerror", lambda error: page.faults.append(str(error)))
-            page.goto(url)
+            page.goto(url, timeout=120_000)
             return page
 
         yield open_one
@@ -135,7 +135,10 @@ def serving(lab, log):
         yield
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def answers(url):

@@ -72,7 +72,7 @@ def contents(path):
 
 def run_all_cells(page):
     """What Run > Run All Cells does; seconds to the first figure and to the end, from when the kernel was ready."""
-    page.wait_for_function(f"{SESSION}?.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.wait_for_function(f"{SESSION}?.session?.kernel?.status === 'idle'", timeout=120_000)
     started, first = time.monotonic(), None
     command(page, "notebook:run-all-cells")
     prompts, figures = page.locator(".jp-CodeCell .jp-InputArea-prompt"), page.locator(".jp-OutputArea-output img")
