@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.policy import Endpoint
+from dreamprm_lib.engine.endpoint import endpoint_from
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, listing
 from dreamprm_lib.errors import InputError
@@ -32,7 +32,6 @@ from dreamprm_lib.run import Profile, stage_parameters
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")
 PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes several
-PRICES = {"o4-mini": (1.10, 4.40)}  # dollars for a million tokens in and out, as listed in 2025
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Assumptions:
 
     - `early`, `late`: LiveCodeBench's problems before `train_before` (a fifth of them is meta) and from `test_from`,
       for release v6 and the paper's dates; used only where the data are not on this machine.
-    - `reasoning_tokens`: what a model that takes no sampling settings thinks before it answers.
+    - `reasoning_tokens`: what a reasoning model thinks before it answers.
     - `written_a_second`: tokens that a GPU writes with many requests at once; `flops`: arithmetic of training and
       scoring, as achieved; `gpu_price`: dollars an hour.
     """
@@ -156,14 +155,13 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
         """`n` completions of each prompt, which write `share` of a program each."""
         if wanted[stage]["replay"] or not prompts or not n:
             return
-        endpoint = Endpoint(**policy)
+        endpoint = endpoint_from(policy)
         completions = round(prompts * n)
         requests = round(prompts * math.ceil(n / PER_REQUEST)) if endpoint.takes_n else completions
-        thought = 0 if endpoint.takes_sampling else known.reasoning_tokens
+        thought = known.reasoning_tokens if endpoint.known.reasoning else 0
         into, out = requests * known.prompt_tokens, round(completions * (known.program_tokens * share + thought))
-        price = PRICES.get(endpoint.model)
-        dollars = (into * price[0] + out * price[1]) / 1e6 if price else 0.0
-        hours = 0.0 if price else out / known.written_a_second / 3600
+        dollars = endpoint.cost(into, out, completions).dollars or 0.0
+        hours = 0.0 if dollars else out / known.written_a_second / 3600
         rows.append((stage, what, endpoint.model, requests, completions, into, out, dollars, hours))
 
     one, two, three, six = (wanted[k] for k in ("01", "02", "03", "06"))
@@ -259,15 +257,15 @@ def _missing(wanted: dict, counted: bool, disk: dict[str, float]) -> list[str]:
     if not torch.cuda.is_available() and max(map(parameters_of, wanted["04"]["backbones"])) > 1e9:
         missing.append("a GPU: a backbone of this size trains too slowly without one.")
     asking = {
-        (policy.get("model"), policy.get("base_url"))
+        (endpoint.model, endpoint.base_url, endpoint.key_variable)
         for stage, names in (("01", ["policy"]), ("02", ["policy", "weak_policy"]), ("03", ["policy"]))
-        for policy in (wanted[stage][name] for name in names)
+        for endpoint in (endpoint_from(wanted[stage][name]) for name in names)
         if not wanted[stage]["replay"]
     }
-    for model, url in sorted(asking, key=str):
+    for model, url, key in sorted(asking, key=str):
         if url == "openai":
-            if not os.environ.get("OPENAI_API_KEY"):
-                missing.append(f"a key for {model}: set the environment variable OPENAI_API_KEY.")
+            if not os.environ.get(key):
+                missing.append(f"a key for {model}: set the environment variable {key}.")
         elif url and not _listens(url):
             missing.append(f"a server for {model}: nothing answers at {url}.")
     backends = {wanted[k]["backend"] for k in ("01", "02", "03", "06")} & {"dask", "ray"}

@@ -30,7 +30,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import FakeServer, random_backbone  # noqa: E402
+from conftest import random_backbone  # noqa: E402
+from faults import FaultyServer, at_random  # noqa: E402
 
 from dreamprm_lib.artifacts import STAGES  # noqa: E402
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps  # noqa: E402
@@ -41,7 +42,7 @@ from dreamprm_lib.run import load_profile, run  # noqa: E402
 NOTE = "A rehearsal: scripted replies, random weights, a few problems. It shows that all parts run; it is no result."
 OPENING = PREFILL.removeprefix("```python\n") + ' solve, print the answer."""\n'
 SIZES = {"full": {"train": 8, "meta": 4, "test": 6}, "fast": {"train": 4, "meta": 3, "test": 3}}
-FAULTS = 1 / 8  # of all requests: half of them "too many requests", half a server's error
+FAULTS = at_random(1 / 8, ("429 wait", "500", "cut", "half", "not json"))  # of all requests
 
 
 # ------------------------------------------------------------------------------------------------- problems
@@ -99,18 +100,15 @@ class Script:
     """Replies to each request as a model might: right or wrong by chance, a little better for the stronger model."""
 
     def __init__(self, problems: list[Problem]):
-        self.problems, self.asked, self.faults = problems, Counter(), 0
+        self.problems, self.asked = problems, Counter()
 
-    def __call__(self, body: dict) -> list[str] | int:
-        """Texts for the choices that are asked for, or the status of a planted fault."""
+    def __call__(self, body: dict) -> list[str]:
+        """Texts for the choices that are asked for."""
         chat = "messages" in body
         prompt = "".join(m["content"] for m in body["messages"]) if chat else body["prompt"]
         problem = next(p for p in self.problems if p.statement.strip() in prompt)
         self.asked[prompt] += 1
         rng = random.Random(hashlib.sha256(f"{body['model']} {self.asked[prompt]} {prompt}".encode()).hexdigest())
-        if rng.random() < FAULTS:
-            self.faults += 1
-            return rng.choice([429, 500])
         prefix = "" if chat else prompt.rpartition("```python\n")[2]
         skill = {"easy": 0.7, "medium": 0.5, "hard": 0.3}[problem.difficulty]
         skill *= 0.6 if "3B-Instruct" in body["model"] else 1
@@ -127,7 +125,7 @@ class Script:
 
 
 def rehearse(outputs: Path, size: str = "full"):
-    """Run the profile from nothing, with a cache of its own; returns the study and the script that was played."""
+    """Run the profile from nothing, with a cache of its own; returns the study and the server that was asked."""
     folder = outputs / "rehearsal"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -139,12 +137,11 @@ def rehearse(outputs: Path, size: str = "full"):
     blank = Head(np.zeros(32), 0.0, np.zeros(32), np.ones(32))
     RewardModel(Backbone(backbone, (3,), dtype="float32"), blank).save(folder / "start.safetensors")
     (folder / "REHEARSAL.txt").write_text(f"{NOTE}\n")
-    script = Script([p for problems in chosen.values() for p in problems])
-    server = FakeServer(script)
+    server = FaultyServer(Script([p for problems in chosen.values() for p in problems]), FAULTS)
     try:
         profile = load_profile("paper")
         changes = smaller(profile, folder, server.base_url)
-        return run(replace(profile, note=NOTE), folder.name, False, changes, outputs), script
+        return run(replace(profile, note=NOTE), folder.name, False, changes, outputs), server
     finally:
         server.stop()
 
@@ -171,8 +168,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
-    study, script = rehearse(options.outputs, "fast" if options.fast else "full")
-    print(f"{NOTE}\n{sum(script.asked.values())} requests, {script.faults} of them failed as planned.")
+    study, server = rehearse(options.outputs, "fast" if options.fast else "full")
+    failed = server.faults.total() - server.faults[None]
+    print(f"{NOTE}\n{len(server.bodies)} requests, {failed} of them failed as planned.")
     print(study.read_table("table.csv").query("difficulty == 'overall'").to_string(index=False))
     print(f"{time.monotonic() - started:.0f} seconds. The report: {study.folder / 'report.html'}")
 

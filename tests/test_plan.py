@@ -28,8 +28,8 @@ def test_the_paper_s_plan_by_hand():
     }  # fmt: skip
     assert rows.requests["rollouts"] == 490 * 2 * 2  # eight samples a request
     candidates = rows.loc["candidates"]
-    assert candidates["tokens out"] == 131 * 8 * 10_300 and candidates.requests == 131
-    assert candidates.dollars == pytest.approx((131 * 900 * 1.10 + 131 * 8 * 10_300 * 4.40) / 1e6)
+    assert candidates["tokens out"] == 131 * 8 * 10_300 and candidates.requests == 131 * 8
+    assert candidates.dollars == pytest.approx((131 * 8 * 900 * 1.10 + 131 * 8 * 10_300 * 4.40) / 1e6)
     assert rows.dollars.drop("candidates").sum() == 0 and candidates["GPU hours"] == 0
     assert rows["GPU hours"]["rollouts"] == pytest.approx(490 * 2 * 16 * 150 / 2500 / 3600)
     training = found.computed.set_index("what")["GPU hours"]

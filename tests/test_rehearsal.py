@@ -15,14 +15,14 @@ from dreamprm_lib.reward_model import RewardModel
 def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatch):
     for name in ("DREAMPRM_CACHE", "HF_HUB_OFFLINE"):  # so that they are as they were afterwards
         monkeypatch.setenv(name, "1")
-    study, script = rehearse(tmp_path, "fast")
+    study, server = rehearse(tmp_path, "fast")
     table = study.read_table("table.csv").query("difficulty == 'overall'").set_index("method")
     assert {"random", "orm", "prm_cof", "dreamprm_code", "oracle"} <= set(table.index)
     assert table.problems.eq(SIZES["fast"]["test"]).all() and table.pass_rate.between(0, 1).all()
     manifest = json.loads((study.folder / "manifest.json").read_text())
     assert list(manifest["stages"]) == [s.notebook for s in STAGES]
     assert manifest["note"] == NOTE and NOTE in (study.folder / "report.html").read_text()
-    assert script.faults > 0
+    assert server.faults.total() > server.faults[None]
     candidates = study.read("candidates.jsonl", Program)
     assert len(candidates) == 8 * SIZES["fast"]["test"] and 0 < np.mean([c.passed for c in candidates]) < 1
     labels = study.read("labels.jsonl", StepLabel)
@@ -31,7 +31,7 @@ def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatc
     assert prm.backbone.tuning.lora and corrected.about["labels_moved"] > 0
     with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
         states = sum(not x.clean for x in labels)
-        assert len(store) >= len(candidates) + 16 * states
+        assert len(store) == len(server.delivered) >= len(candidates) + 16 * states
 
 
 def test_the_rehearsed_problems_split_by_date_and_their_programs_are_graded_as_meant(tmp_path):
