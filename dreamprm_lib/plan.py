@@ -168,8 +168,7 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
     ask("01", "programs, train", one["policy"], problems["train"], one["train_samples"], 1)
     ask("01", "programs, meta", one["policy"], problems["meta"], one["meta_samples"], 1)
     ask("01", "plain prompt", one["policy"], min(len(one["compared"]), problems["train"]), one["train_samples"], 1)
-    rolled = one["train_samples"] if two["rolled"] is None else min(two["rolled"], one["train_samples"])
-    states = problems["train"] * rolled * (known.steps - 1)
+    states = _open_steps(wanted, problems, known)
     ask("02", "rollouts", two["policy"], states, two["rollouts"], 0.5)
     many = min(states, two["oracle_states"])
     ask("02", "oracle", two["policy"], many, max(two["oracle_rollouts"] - two["rollouts"], 0), 0.5)
@@ -181,12 +180,17 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
     return rows
 
 
+def _open_steps(wanted: dict, problems: dict[str, int], known: Assumptions) -> float:
+    """Steps whose label takes rollouts: all but the last of each program that is rolled out."""
+    written, rolled = wanted["01"]["train_samples"], wanted["02"]["rolled"]
+    return problems["train"] * (written if rolled is None else min(rolled, written)) * (known.steps - 1)
+
+
 def _programs(wanted: dict, problems: dict[str, int], known: Assumptions) -> dict[str, int]:
     """Programs that are graded: of stage 1, rollouts, and candidates."""
     one, two, three = (wanted[k] for k in ("01", "02", "03"))
     written = problems["train"] * one["train_samples"] + problems["meta"] * one["meta_samples"]
-    rolled = one["train_samples"] if two["rolled"] is None else min(two["rolled"], one["train_samples"])
-    states = problems["train"] * rolled * (known.steps - 1)
+    states = _open_steps(wanted, problems, known)
     many = min(states, two["oracle_states"]) * (two["oracle_rollouts"] + two["weak_rollouts"])
     return {
         "01": written,
