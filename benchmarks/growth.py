@@ -21,8 +21,9 @@ from dreamprm_lib.artifacts import Program, Study
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_tokenizer
 from dreamprm_lib.engine.completions import CompletionStore
+from dreamprm_lib.engine.endpoint import Endpoint
 from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, _prepared, _Training
-from dreamprm_lib.engine.policy import Endpoint, Policy
+from dreamprm_lib.engine.policy import Policy
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
 

@@ -13,7 +13,8 @@ from faults import forward, in_order
 from dreamprm_lib import run as runner
 from dreamprm_lib.artifacts import Program
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
-from dreamprm_lib.engine.policy import EmbeddedServer, Endpoint, Policy, Prompt, open_policy, render_chatml
+from dreamprm_lib.engine.endpoint import Endpoint
+from dreamprm_lib.engine.policy import EmbeddedServer, Policy, Prompt, open_policy, render_chatml
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, MissingCompletion, PolicyError
 
@@ -159,7 +160,8 @@ def test_the_embedded_server_answers_and_ends_with_its_parent(tmp_path):
     script = (
         "import sys, time\n"
         "from dreamprm_lib.engine.completions import CompletionStore\n"
-        "from dreamprm_lib.engine.policy import Endpoint, Policy, Prompt\n"
+        "from dreamprm_lib.engine.endpoint import Endpoint\n"
+        "from dreamprm_lib.engine.policy import Policy, Prompt\n"
         "policy = Policy(Endpoint('smollm2-135m-instruct-q4_1', slots=2, threads=1), CompletionStore(sys.argv[1]))\n"
         "rows = policy.sample([Prompt((('user', 'Say hello.'),))], 2, max_tokens=8)\n"
         "import json\n"

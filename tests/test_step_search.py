@@ -6,7 +6,8 @@ from dreamprm_lib.artifacts import SearchedProgram, read_rows, write_rows
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
-from dreamprm_lib.engine.policy import Endpoint, Policy, Prompt
+from dreamprm_lib.engine.endpoint import Endpoint
+from dreamprm_lib.engine.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.errors import InputError

@@ -28,12 +28,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
-from dreamprm_lib.engine.endpoint import EMBEDDED, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.hosted import Asker
 from dreamprm_lib.engine.weights import cache_dir, weights_path
 from dreamprm_lib.errors import MissingCompletion, PolicyError
-
-__all__ = ["EMBEDDED", "Endpoint", "Policy", "Prompt", "open_policy", "recording_path", "render_chatml"]
 
 log = logging.getLogger(__name__)
 
