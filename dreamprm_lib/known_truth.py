@@ -335,8 +335,9 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     """Is the weaker policy's bias a constant share of the value, or does it vary with the state?
 
     `share`: its passes to those of the policy itself.  `spread`: the standard deviation, between states, of what the
-    share does not explain, without what binomial noise explains (0 if that is all).  Each with its 95 % bootstrap
-    interval over problems.
+    share does not explain, without what binomial noise explains (0 if that is all).  `between`: the part of it that all
+    states of a problem have in common, by the products of two states of one problem, whose noise is independent.  Each
+    with its 95 % bootstrap interval over problems.
     """
     value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
     noise_of_value, noise_of_weak = (
@@ -344,21 +345,30 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     )
     weights = _problem_draws(states.problems, draws, seed)
     share = (weights @ weak) / (weights @ value)
-    rest = (weak - share[:, None] * value) ** 2 - noise_of_weak - share[:, None] ** 2 * noise_of_value
-    spread = np.sqrt(np.maximum((weights * rest).sum(axis=1), 0))
-    return {"share": _with_interval(share), "spread": _with_interval(spread)}
+    rest = weak - share[:, None] * value
+    variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
+    problem, names = pd.factorize(np.asarray(states.problems))
+    member = np.eye(len(names))[problem]
+    size = member.sum(axis=0)
+    weight = weights @ member / size  # of a state of each problem
+    products, pairs = (rest @ member) ** 2 - rest**2 @ member, (weight * size * (size - 1)).sum(axis=1)
+    common = np.divide((weight * products).sum(axis=1), pairs, out=np.zeros(len(pairs)), where=pairs > 0)
+    found = {"spread": variance, "between": common}
+    return {"share": _with_interval(share)} | {
+        name: _with_interval(np.sqrt(np.maximum(v, 0))) for name, v in found.items()
+    }
 
 
 def oracle_verdict(
     own: pd.DataFrame, weak: pd.DataFrame, spread: Mapping[str, tuple[float, float, float]]
 ) -> list[str]:
     """What `oracle_table` of both policies' labels and `bias_spread` allow to be said, one sentence each."""
-    share, rest = spread["share"], spread["spread"]
+    share, rest, common = spread["share"], spread["spread"], spread["between"]
     kind = "varies with the state" if rest[1] > 0 else "cannot be told from a constant share"
     sentences = [
         f"The weaker policy passes {share[0]:.2f} times as often ({share[1]:.2f} to {share[2]:.2f}). What that share "
         f"leaves {kind}: standard deviation {rest[0]:.2f} between prefixes ({rest[1]:.2f} to {rest[2]:.2f}), binomial "
-        "noise taken off."
+        f"noise taken off; between problems alone {common[0]:.2f} ({common[1]:.2f} to {common[2]:.2f})."
     ]
     told = ("corrected", "corrected, likelihood", "recalibrated")
     for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):

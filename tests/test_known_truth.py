@@ -143,8 +143,12 @@ def test_a_share_alone_leaves_no_spread_and_a_bias_by_state_does():
     for found in (constant, varied):
         assert found["share"][1] < 0.5 < found["share"][2]
     assert constant["spread"][1] == 0 and constant["spread"][0] < 0.1
-    truth = np.std(np.where(np.arange(400) % 8 < 4, 0.4, -0.4) * values)
-    assert varied["spread"][1] < truth < varied["spread"][2]
+    rest = np.where(np.arange(400) % 8 < 4, 0.4, -0.4) * values
+    assert varied["spread"][1] < np.std(rest) < varied["spread"][2]
+    # There all states of a problem have the same share, so that it lies between problems; here half of them have.
+    assert varied["between"][1] < 0.4 * values.mean() < varied["between"][2]
+    within = spread_of(np.where(np.arange(400) % 2 == 0, 0.9, 0.1))
+    assert within["between"][0] == constant["between"][1] == 0 and within["spread"][1] > 0.15
 
 
 def test_the_bias_is_told_by_kinds_of_prefix():
@@ -158,7 +162,7 @@ def test_the_verdict_says_surely_only_where_the_interval_does():
     row = {"rollouts": 4, "gain": 0.3, "ranking_gain": 0.0, "ranking_gain_low": -0.1, "ranking_gain_high": 0.1}
     own = pd.DataFrame([row | {"method": "corrected", "gain_low": 0.1, "gain_high": 0.5}])
     weak = pd.DataFrame([row | {"method": "corrected", "gain_low": -0.1, "gain_high": 0.5}])
-    spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2)}
+    spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2), "between": (0.05, 0.0, 0.1)}
     first, second, third = kt.oracle_verdict(own, weak, spread)
     assert "cannot be told from a constant share" in first
     assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not surely other" in second
