@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.completions import write_atomically
 from dreamprm_lib.engine.consensus import agreement
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.errors import InputError

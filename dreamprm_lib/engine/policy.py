@@ -29,8 +29,9 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
 from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.hosted import Asker
-from dreamprm_lib.engine.weights import cache_dir, weights_path
+from dreamprm_lib.engine.weights import weights_path
 from dreamprm_lib.errors import MissingCompletion, PolicyError
 
 log = logging.getLogger(__name__)
