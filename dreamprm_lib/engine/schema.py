@@ -43,10 +43,10 @@ def checked(form: type[AnyForm], value: Any, where: object, noun: str = "field")
     missing = [f"`{_path(e['loc'])}`" for e in found if e["type"] == "missing"]
     said = [_told(e, form, noun) for e in found if e["type"] != "missing"]
     if missing:
-        said.insert(
-            0, f"{noun}s are missing: {', '.join(missing)}" if missing[1:] else f"the {noun} {missing[0]} is missing"
-        )
-    raise InputError(f"{where}: {'; '.join(dict.fromkeys(said))}.")
+        others = f", and so {'are' if missing[2:] else 'is'} {', '.join(missing[1:])}" if missing[1:] else ""
+        said.insert(0, f"the {noun} {missing[0]} is missing{others}")
+    more = f"; and {len(said) - 5} more faults" if said[6:] else ""
+    raise InputError(f"{where}: {'; '.join(said[:5] if more else said)}{more}.")
 
 
 def row_of(kind: type[T], value: Any, where: object) -> T:
