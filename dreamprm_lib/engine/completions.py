@@ -273,6 +273,8 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
         request = Request.from_dict(row.request, where)
         recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
+    if repair and not rows:
+        raise InputError(f"{path} holds nothing. Restore it and its manifest from version control.")
     return Recording(rows, manifest.model_dump())
 
 
