@@ -95,7 +95,7 @@ def _recorder(settings: dict, threads: int | None) -> Policy:
 
 def _recordings(model: str) -> list[Recording]:
     path = recording_path(model)
-    return [load_recording(path)] if path.exists() else []
+    return [load_recording(path, repair=True)] if path.exists() else []
 
 
 def extend_recording(policy: Policy) -> Path:

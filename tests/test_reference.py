@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dreamprm_lib.artifacts import STAGES, Study
-from dreamprm_lib.engine.weights import file_digest
+from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.show.report import results_markdown
 
 ROOT = Path(__file__).resolve().parent.parent

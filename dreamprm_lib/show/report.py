@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.artifacts import STAGES, Study
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.test_time_scaling import verdict
 
 _TEMPLATE = """<!doctype html>
