@@ -127,7 +127,8 @@ class StepLabel:
     """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
 
     `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
-    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.
+    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.  The row of a
+    clean step tells how many rollouts of its whole program were `restarted`: they began another one and do not count.
     """
 
     problem: str
@@ -139,6 +140,7 @@ class StepLabel:
     label: float
     clean: bool
     tokens: int | None = None
+    restarted: int = 0
 
 
 @dataclass(frozen=True)
