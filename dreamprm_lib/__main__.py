@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
     )
-    record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
+    record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
     record.set_defaults(command=_record)
 
     train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")

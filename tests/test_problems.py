@@ -4,14 +4,16 @@ import base64
 import json
 import pickle
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import SPLITS, describe, load_problems, split_of
+from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, split_of
 from dreamprm_lib.errors import InputError
 
+UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
 TOML = """
 id = "p"
 title = "P"
@@ -50,10 +52,15 @@ def test_similarity_is_the_share_of_common_word_triples():
     assert similarity[0].tolist() == pytest.approx([1, 2 / 4, 0, 0]) and similarity[1, 0] == similarity[0, 1]
 
 
-def test_starter_statements_are_far_from_one_another():
-    similarity = statement_similarity([p.statement for p in load_problems("starter")])
+def test_our_problems_are_of_many_kinds_no_two_alike_and_some_kinds_are_met_in_the_test_split_alone():
+    problems = load_problems("starter") + load_problems(UNRECORDED)
+    assert len({p.id for p in problems}) == len(problems)
+    kinds = {p.kind for p in problems}
+    assert kinds <= set(KINDS) and len(kinds) >= 12
+    assert {p.split for p in problems if p.kind in TEST_ONLY_KINDS} == {"test"}
+    similarity = statement_similarity([p.statement for p in problems])
     np.fill_diagonal(similarity, 0)
-    assert similarity.max() < 0.6
+    assert similarity.max() < 0.5
 
 
 def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
@@ -85,6 +92,7 @@ def test_a_toml_file_round_trips(tmp_path):
         (lambda t: t.replace('statement = "Add."', ""), "`statement` is missing"),
         (lambda t: t.replace("easy", "trivial"), "'trivial'"),
         (lambda t: t.replace("train", "holdout"), "'holdout'"),
+        (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), r"p\.toml: kind 'riddles' is not one of text, "),
         (lambda t: t.replace("[[tests]]", "[[trials]]"), "`tests` is missing"),
         (lambda t: t.replace('rules = ["add"]', "colour = 1"), "no field `colour`"),
         (lambda t: t.replace('output = "4\\n"', "output = 4"), r"tests\[0\]: the field `output`"),

@@ -68,13 +68,24 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not tell).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `content_filter`, or `empty`.
+    `content_filter`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
+    log-probabilities, and the lowest of these; only the embedded engine tells them.
     """
 
     text: str
     tokens: int
     finish: str
     logprob: float | None = None
+    lines: tuple[tuple[int, float, float], ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> Completion:
+        return cls(**{**fields, "lines": tuple(tuple(line) for line in fields.get("lines", ()))})
+
+    def as_dict(self) -> dict:
+        """The fields; without `lines` where they are not known."""
+        fields = dataclasses.asdict(self)
+        return fields if self.lines else {name: value for name, value in fields.items() if name != "lines"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class CompletionStore:
         rows = self._db.execute(
             "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
         )
-        return {sample: Completion(**json.loads(body)) for sample, body in rows}
+        return {sample: Completion.from_dict(json.loads(body)) for sample, body in rows}
 
     def put(self, request: Request, completions: dict[int, Completion]) -> None:
         """Store completions by sample index, all or none; a sample that is already there stays as it is."""
@@ -195,7 +206,7 @@ class CompletionStore:
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
-    return json.dumps(dataclasses.asdict(completion))
+    return json.dumps(completion.as_dict())
 
 
 @contextmanager
@@ -246,7 +257,7 @@ def load_recording(path: Path | str) -> Recording:
         try:
             row = json.loads(line)
             request = Request.from_dict(row["request"])
-            rows[request.digest] = (request, {int(i): Completion(**c) for i, c in row["completions"].items()})
+            rows[request.digest] = (request, {int(i): Completion.from_dict(c) for i, c in row["completions"].items()})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: not a recorded request ({error!r}).") from error
     return Recording(rows, manifest)
@@ -259,7 +270,7 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
         json.dumps(
             {
                 "request": request.as_dict(),
-                "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
+                "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
             },
             ensure_ascii=False,
         )

@@ -27,6 +27,11 @@ from dreamprm_lib.errors import InputError
 
 DIFFICULTIES = ("easy", "medium", "hard")
 SPLITS = ("train", "meta", "test")
+TEST_ONLY_KINDS = ("nested text", "table layout", "bases and encodings", "geometry")  # never in train or meta
+KINDS = (
+    *("text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy"),
+    *("dynamic programming", "dates and times", *TEST_ONLY_KINDS),
+)
 RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
 DATES = ("since", "before", "train_before", "test_from")
 OPTIONS = ("release", *DATES, "drop")
@@ -50,11 +55,11 @@ class Test:
 class Problem:
     """A problem.  Hidden `tests` grade; `samples` are shown to the policy.
 
-    `split` is train, meta, test or "" (not assigned); `rules` are the things that a right program must do beyond
-    reading and printing, and fix the difficulty of a starter problem; `reference`, `brute` and `generator` are
-    program texts (the generator defines `generate(rng) -> str`, an input); `tolerance` is the relative and absolute
-    error allowed for numbers in an answer (0: exact); `checker`, for problems with many right answers, is a program
-    text that defines `check(input, output, expected) -> bool`.
+    `split` is train, meta, test or "" (not assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
+    are the things that a right program must do beyond reading and printing, and fix the difficulty of a starter
+    problem; `reference`, `brute` and `generator` are program texts (the generator defines `generate(rng) -> str`, an
+    input); `tolerance` is the relative and absolute error allowed for numbers in an answer (0: exact); `checker`, for
+    problems with many right answers, is a program text that defines `check(input, output, expected) -> bool`.
     """
 
     id: str
@@ -68,6 +73,7 @@ class Problem:
     date: str = ""
     starter_code: str = ""
     entry_point: str = ""
+    kind: str = ""
     topics: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     tolerance: float = 0.0
@@ -185,6 +191,8 @@ def read_toml(path) -> Problem:
         raise InputError(f"{path}: there is no field `{unknown[0]}`; known are {', '.join(sorted(known))}.")
     if data["difficulty"] not in DIFFICULTIES:
         raise InputError(f"{path}: difficulty {data['difficulty']!r} is not one of {', '.join(DIFFICULTIES)}.")
+    if "kind" in data and data["kind"] not in KINDS:
+        raise InputError(f"{path}: kind {data['kind']!r} is not one of {', '.join(KINDS)}.")
     data.setdefault("split", split_of(data["id"]))
     if data["split"] not in SPLITS:
         raise InputError(f"{path}: split {data['split']!r} is not one of {', '.join(SPLITS)}.")
