@@ -7,6 +7,7 @@ from scipy import stats
 
 from dreamprm_lib import known_truth as kt
 from dreamprm_lib.engine.planted import planted_world
+from dreamprm_lib.engine.statistics import unbiased_squares
 from dreamprm_lib.label_correction import METHODS, Correction, Labelled
 
 
@@ -76,7 +77,7 @@ def test_squares_are_without_bias_by_enumeration():
     value, estimate, n = 0.3, 0.55, 5
     k = np.arange(n + 1)
     chance = stats.binom(n, value).pmf(k)
-    assert chance @ kt.unbiased_squares(estimate, k, n) == pytest.approx((estimate - value) ** 2)
+    assert chance @ unbiased_squares(estimate, k, n) == pytest.approx((estimate - value) ** 2)
 
 
 @pytest.fixture(scope="module")
