@@ -252,21 +252,31 @@ def oracle_draw(
 ) -> OracleDraw:
     """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
 
-    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.
+    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.  Raises
+    `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
     """
     outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)
-    drawn = {
-        (x.problem, x.sample, x.step): (i, int(row[:n].sum()))
-        for i, (x, row) in enumerate(zip(oracle, outcomes, strict=True))
-    }
-    rows, states = [], np.zeros(len(oracle), int)
+    if not 0 <= n <= outcomes.shape[1] - 2:
+        raise InputError(
+            f"{n} of the oracle's {outcomes.shape[1]} rollouts cannot give the labels: at least two must remain to "
+            "judge them by. Ask for fewer."
+        )
+    drawn = {(x.problem, x.sample, x.step): i for i, x in enumerate(oracle)}
+    rows, states = [], np.full(len(oracle), -1)
     for x in labels:
-        state, passes = drawn.get((x.problem, x.sample, x.step), (None, 0))
+        state = drawn.get((x.problem, x.sample, x.step))
         if state is None:
             rows += thinned_labels([x], n, rng)
         else:
             states[state] = len(rows)
+            passes = int(outcomes[state, :n].sum())
             rows.append(replace(x, rollouts=n, passes=passes, label=passes / n if n else np.nan))
+    if (states < 0).any():
+        lost = oracle[int(states.argmin())]
+        raise InputError(
+            f"The oracle's step {lost.step} of program {lost.sample} of {lost.problem} is not among the labels. Take "
+            "labels and oracle from the same study."
+        )
     return OracleDraw(rows, states, outcomes[:, n:].sum(axis=1), outcomes.shape[1] - n)
 
 

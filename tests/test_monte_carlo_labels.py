@@ -307,6 +307,14 @@ def test_a_draw_gives_each_rollout_to_the_label_or_to_the_oracle(n):
     assert [x.rollouts for x in others] == ([] if n == 0 else [n] * 3)
 
 
+@pytest.mark.parametrize(
+    "labels, n, told", [(SEEN, 7, "7 of the oracle's 8 rollouts"), (SEEN[3:], 2, "step 0 of program 0 of p")]
+)
+def test_an_oracle_that_cannot_judge_the_labels_is_an_error(labels, n, told):
+    with pytest.raises(InputError, match=told):
+        oracle_draw(labels, ORACLE, n, np.random.default_rng(0))
+
+
 def test_errors_of_labels_are_the_squares_without_the_oracles_noise():
     methods = {
         "raw": lambda labels: np.array([x.label for x in labels]),
