@@ -14,7 +14,7 @@ from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.embedded import engine_version
-from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy import Policy, open_policy, recording_path, store_path
 from dreamprm_lib.engine.problems import load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
@@ -78,7 +78,7 @@ def record(
             return [extend_recording(policy)]
         chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
         many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
-        with _recorder(rollouts["weak_policy"], threads) as weak:
+        with _recorder(rollouts["weak_policy"] or WEAKER, threads) as weak:
             oracle_states(policy, weak, sandbox, train, chosen, many, heat)
             return [
                 extend_recording(model) for model in (policy, weak) if any(known for _, known in model.served.values())

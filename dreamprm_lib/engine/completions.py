@@ -15,6 +15,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import sqlite3
 import time
 import uuid
@@ -68,7 +69,7 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not tell).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `content_filter`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
+    `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
     log-probabilities, and the lowest of these; only the embedded engine tells them.
     """
 
@@ -77,6 +78,12 @@ class Completion:
     finish: str
     logprob: float | None = None
     lines: tuple[tuple[int, float, float], ...] = ()
+
+    def __post_init__(self):
+        counts = type(self.tokens) is int and self.tokens >= 0
+        likely = self.logprob is None or (type(self.logprob) in (int, float) and math.isfinite(self.logprob))
+        if not (isinstance(self.text, str) and counts and isinstance(self.finish, str) and likely):
+            raise InputError(f"{self!r:.200} is no completion: a field has the wrong type, or is out of range.")
 
     @classmethod
     def from_dict(cls, fields: dict) -> Completion:
@@ -115,35 +122,42 @@ CREATE TABLE IF NOT EXISTS ledger
     (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT, finishes TEXT,
      answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
 """
+LEDGER = "id, time, account, model, digest, finishes, answers, completions, prompt_tokens, tokens, dollars"
+INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 11)})"
 
 
 class CompletionStore:
     """An SQLite file of completions and of what they cost; several processes may share it.
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
-    context manager, or call `close`.  Raises `InputError` for a file that is no such store, or is damaged.
+    context manager, or call `close`.  Every method raises `InputError` for a file that is no such store, is damaged, or
+    cannot be written; opening it tries whether an answer can be booked, before one is paid for.
     """
 
     def __init__(self, path: Path | str):
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        with FileLock(f"{path}.lock"), damage_named(path):
-            # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
+        self._path = path = Path(path)
+        with failures_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            with FileLock(f"{path}.lock"):
+                # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(SCHEMA)
+                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 11)
+                self._db.rollback()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
-        rows = self._db.execute(
-            "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
-        )
-        return {sample: Completion.from_dict(json.loads(body)) for sample, body in rows}
+        with failures_named(self._path):
+            rows = self._db.execute(
+                "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
+            ).fetchall()
+        return {sample: completion_in(body, self._path, request.digest, sample) for sample, body in rows}
 
     def put(self, request: Request, completions: dict[int, Completion]) -> None:
         """Store completions by sample index, all or none; a sample that is already there stays as it is."""
-        with self._db:
+        with self._writing():
             self._insert(request.digest, completions)
 
     def pay(
@@ -155,20 +169,19 @@ class CompletionStore:
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
         row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
-        with self._db:
+        with self._writing():
             self._insert(request.digest, completions)
-            self._db.execute(
-                "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *dataclasses.astuple(cost))
-            )
+            self._db.execute(f"INSERT {INTO_LEDGER}", (*row, *dataclasses.astuple(cost)))
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
-        *counts, dollars = self._db.execute(
-            "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
-            " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
-            " AND (?2 IS NULL OR model = ?2)",
-            (account, model),
-        ).fetchone()
+        with failures_named(self._path):
+            *counts, dollars = self._db.execute(
+                "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
+                " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
+                " AND (?2 IS NULL OR model = ?2)",
+                (account, model),
+            ).fetchone()
         return Cost(*(count or 0 for count in counts), dollars)
 
     def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
@@ -176,14 +189,19 @@ class CompletionStore:
 
         Of two bodies for one sample the first in order is kept, so that it does not matter who absorbs whom.
         """
-        with self._db:
+        with self._writing():
             changed = self._db.executemany(
                 "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
                 " WHERE excluded.body < completions.body",
                 completions,
             ).rowcount
-            self._db.executemany("INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ledger)
+            self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
         return max(changed, 0)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with failures_named(self._path), self._db:
+            yield
 
     def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
         self._db.executemany(
@@ -192,7 +210,8 @@ class CompletionStore:
         )
 
     def __len__(self) -> int:
-        return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
+        with failures_named(self._path):
+            return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
 
     def close(self) -> None:
         self._db.close()
@@ -209,13 +228,27 @@ def as_body(completion: Completion) -> str:
     return json.dumps(completion.as_dict())
 
 
+def completion_in(body: str, path: Path, digest: str, sample: int) -> Completion:
+    """A completion from what the store keeps.  Raises `InputError`, with its place, for one that is damaged."""
+    try:
+        return Completion.from_dict(json.loads(body))
+    except (ValueError, TypeError, AttributeError, InputError) as error:
+        raise InputError(
+            f"{path} is damaged: sample {sample} of {digest} is no completion ({error}). Restore a copy, or delete "
+            "this row of its table `completions`, so that it is asked for again."
+        ) from error
+
+
 @contextmanager
-def damage_named(path: Path | str) -> Iterator[None]:
-    """SQLite's complaints about a file that it cannot read, as `InputError`."""
+def failures_named(path: Path | str) -> Iterator[None]:
+    """What SQLite and the file system say of a store that they cannot read or write, as `InputError`."""
     try:
         yield
-    except sqlite3.OperationalError:
-        raise  # locked, full, not allowed: nothing is wrong with the file
+    except (sqlite3.OperationalError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be used now ({error}); what it holds is there as it was. Make room on the disk, make the "
+            "file and its folder writable, or end what locks it, and run again. An answer that was under way is lost."
+        ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
             f"{path} is no store of completions, or is damaged ({error}). Put it aside and restore a copy; "
@@ -258,7 +291,7 @@ def load_recording(path: Path | str) -> Recording:
             row = json.loads(line)
             request = Request.from_dict(row["request"])
             rows[request.digest] = (request, {int(i): Completion.from_dict(c) for i, c in row["completions"].items()})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}, line {number}: not a recorded request ({error!r}).") from error
     return Recording(rows, manifest)
 

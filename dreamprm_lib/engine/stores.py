@@ -9,7 +9,6 @@ both files to another machine, or merge the store into a new one first.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, as_body, load_recording
+from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, completion_in, load_recording
 from dreamprm_lib.errors import InputError
 
 
@@ -43,15 +42,12 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
     for path in [*files, *([into] if into.exists() else [])]:
         for _ in chain(_completions(path), _ledger(path)):
             pass
-    try:
-        with CompletionStore(into) as store:
-            before = len(store)
-            rows, costs = (chain.from_iterable(map(read, files)) for read in (_completions, _ledger))
-            changed = store.absorb(rows, costs)
-            new = len(store) - before
-            return Merged(len(store), new, changed - new)
-    except sqlite3.Error as error:
-        raise InputError(f"{into} cannot be written ({error}); what it held is there as it was.") from error
+    with CompletionStore(into) as store:
+        before = len(store)
+        rows, costs = (chain.from_iterable(map(read, files)) for read in (_completions, _ledger))
+        changed = store.absorb(rows, costs)
+        new = len(store) - before
+        return Merged(len(store), new, changed - new)
 
 
 def info(path: Path | str) -> str:
@@ -92,12 +88,7 @@ def _completions(path: Path) -> Iterator[tuple[str, int, str]]:
         return
     with _opened(path) as db:
         for digest, sample, text in db.execute("SELECT digest, sample, body FROM completions"):
-            try:
-                yield digest, sample, as_body(Completion(**json.loads(text)))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{path} is damaged: sample {sample} of {digest} is no completion ({error!r}). Nothing was merged."
-                ) from error
+            yield digest, sample, as_body(completion_in(text, path, digest, sample))
 
 
 def _ledger(path: Path) -> Iterator[tuple]:
@@ -105,7 +96,7 @@ def _ledger(path: Path) -> Iterator[tuple]:
         return
     with _opened(path) as db:
         if _has_ledger(db):
-            yield from db.execute("SELECT * FROM ledger")
+            yield from db.execute(f"SELECT {LEDGER} FROM ledger")
 
 
 def _has_ledger(db: sqlite3.Connection) -> bool:
