@@ -32,6 +32,16 @@ PLAIN_SYSTEM = "You write Python programs that read standard input and print the
 
 PREFILL = '```python\ndef main():\n    """Strategy: read the input with a helper,'
 
+FUNCTION_SYSTEM = """\
+You write Python programs as a chain of short top-level functions. The function that is asked for comes first: it calls
+helper functions and returns the answer. The helpers follow. Each function has a docstring that starts with "Strategy:"
+and says how it does its part. Never define a function inside another one. Mind edge cases and the exact form of the
+result. Answer with code only."""
+
+PLAIN_FUNCTION_SYSTEM = "You write Python functions that return the answer. Answer with code only."
+
+FUNCTION_STRATEGY = "Strategy: call a helper function"  # opens the docstring of the function that is asked for
+
 
 @dataclass(frozen=True)
 class Step:
@@ -45,33 +55,46 @@ class Step:
 
 
 def cof_prompt(problem: Problem) -> Prompt:
-    """The Chain-of-Functions prompt: the instruction, one worked example, the problem, the reply's first words.
-
-    A problem with starter code gets no prefill: its reply begins with that code.
-    """
+    """The Chain-of-Functions prompt: the instruction, one worked example, the problem, the reply's first words."""
     example = worked_example(problem)
     return Prompt(
         messages=(
-            ("system", SYSTEM),
+            ("system", FUNCTION_SYSTEM if problem.entry_point else SYSTEM),
             ("user", describe(example)),
             ("assistant", f"```python\n{example.reference.strip()}\n```"),
             ("user", describe(problem)),
         ),
-        prefill="```python\n" if problem.starter_code else PREFILL,
+        prefill=_opening(problem),
     )
+
+
+def _opening(problem: Problem) -> str:
+    """The reply's first words.  Where a signature is given, they go on into its docstring; of other starter code (whose
+    last function has a docstring) the reply writes all by itself."""
+    code = problem.starter_code.rstrip()
+    if not code.endswith(":"):
+        return "```python\n" if code else PREFILL
+    signature = code.splitlines()[-1]
+    indent = signature[: len(signature) - len(signature.lstrip())] + "    "
+    return f'```python\n{code}\n{indent}"""{FUNCTION_STRATEGY}'
 
 
 def plain_prompt(problem: Problem) -> Prompt:
     """The plain prompt, for comparison: no example, no chain, no opening of a function."""
     return Prompt(
-        messages=(("system", PLAIN_SYSTEM), ("user", describe(problem))),
+        messages=(
+            ("system", PLAIN_FUNCTION_SYSTEM if problem.entry_point else PLAIN_SYSTEM),
+            ("user", describe(problem)),
+        ),
         prefill="```python\n",
     )
 
 
 def worked_example(problem: Problem) -> Problem:
-    """The worked example whose input has the shape of the problem's first sample: a line of text, a row of numbers
-    (after a line of counts), or several lines of records."""
+    """The worked example of the problem's form: a function that is asked for, or the input that has the shape of the
+    first sample's: a line of text, a row of numbers (after a line of counts), or several lines of records."""
+    if problem.entry_point:
+        return _worked_examples()["function"]
     lines = problem.samples[0].input.strip().splitlines() if problem.samples else []
     if len(lines) > 2:
         return _worked_examples()["lines"]
@@ -82,7 +105,7 @@ def worked_example(problem: Problem) -> Problem:
 @cache
 def _worked_examples() -> dict[str, Problem]:
     folder = resources.files("dreamprm_lib") / "data" / "worked_examples"
-    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines")}
+    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines", "function")}
 
 
 def extract_code(reply: str) -> str:

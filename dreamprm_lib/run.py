@@ -30,10 +30,11 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
-from dreamprm_lib.engine.completions import CompletionStore, Cost, write_atomically
+from dreamprm_lib.engine.completions import CompletionStore, Cost
 from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.files import file_digest, write_atomically
 from dreamprm_lib.engine.policy import ACCOUNT, store_path
-from dreamprm_lib.engine.weights import fetch, file_digest
+from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
 

@@ -1,7 +1,10 @@
 """Splitting is lossless, prefixes of programs parse, and steps lie where a reader would put them."""
 
 import ast
+import hashlib
+import json
 import time
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from dreamprm_lib.chain_of_functions import (
     worked_example,
 )
 from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.sandbox import Sandbox
 
 PROGRAM = '''import sys
 from math import gcd
@@ -264,6 +268,39 @@ def test_the_prompts_differ_in_what_they_promise():
     chain, plain = cof_prompt(problem), plain_prompt(problem)
     assert chain.prefill == PREFILL and "Strategy" not in plain.messages[0][1]
     assert problem.statement.strip() in chain.messages[-1][1] and problem.statement.strip() in plain.messages[-1][1]
+
+
+def test_prompts_that_recordings_answer_stay_as_they_are():
+    (problem,) = (p for p in load_problems("starter") if p.id == "collatz-peak")
+    digest = hashlib.sha256(json.dumps(asdict(cof_prompt(problem))).encode()).hexdigest()
+    assert digest == "747a6f5d9afad1d33cbb3274dfa8865d7917d43f6916cc1ff32c6320467d44f5"
+
+
+@pytest.mark.parametrize(
+    "starter_code, prefill",
+    [
+        ("def f(a, b):", '```python\ndef f(a, b):\n    """Strategy: call a helper function'),
+        ("class Solution:\n    def f(self, a):\n        ", "```python\nclass Solution:\n    def f(self, a):\n"
+         '        """Strategy: call a helper function'),
+        ('def f(a):\n    """Double."""\n', "```python\n"),
+    ],
+)  # fmt: skip
+def test_a_function_is_asked_for_in_its_own_form(starter_code, prefill):
+    problem = replace(worked_example(load_problems("humaneval")[0]), starter_code=starter_code, entry_point="f")
+    chain, plain = cof_prompt(problem), plain_prompt(problem)
+    assert chain.prefill == prefill and chain.messages[-1][1].endswith(starter_code.rstrip())
+    for said in (chain.messages[0][1], plain.messages[0][1]):
+        assert "function" in said and "input" not in said and "print" not in said
+
+
+def test_the_worked_function_is_a_chain_that_passes_and_opens_as_the_prefill_does():
+    example = worked_example(load_problems("humaneval")[0])
+    first, *helpers = split_steps(example.reference.strip())
+    assert first.name == "main_solution" and len(helpers) >= 2
+    assert f"```python\n{example.reference.strip()}".startswith(cof_prompt(example).prefill)
+    with Sandbox(workers=1) as sandbox:
+        (verdict,) = sandbox.grade([(replace(example, tests=example.samples + example.tests), example.reference)])
+    assert verdict.passed
 
 
 def test_the_worked_example_has_the_shape_of_the_input():

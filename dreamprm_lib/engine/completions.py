@@ -15,7 +15,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import math
 import sqlite3
 import time
 import uuid
@@ -23,9 +22,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock
+from pydantic import FiniteFloat, NonNegativeInt, Strict
 
+from dreamprm_lib.engine.files import (
+    as_json_lines,
+    file_digest,
+    from_json,
+    json_lines,
+    read_json,
+    to_json,
+    write_atomically,
+)
+from dreamprm_lib.engine.schema import Form, checked, row_of
 from dreamprm_lib.errors import InputError
 
 
@@ -51,7 +62,7 @@ class Request:
     def digest(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
     def as_dict(self) -> dict:
         """The fields; without `extra` where there is nothing in it."""
@@ -59,8 +70,10 @@ class Request:
         return fields if self.extra else {name: value for name, value in fields.items() if name != "extra"}
 
     @classmethod
-    def from_dict(cls, fields: dict) -> Request:
-        return cls(**{**fields, "stop": tuple(fields["stop"])})
+    def from_dict(cls, fields: dict, where: object = "request") -> Request:
+        """The request of such fields.  Raises `InputError`, which begins with `where`, if they are not a request's."""
+        request = row_of(cls, fields, where)
+        return dataclasses.replace(request, stop=tuple(request.stop))
 
 
 @dataclass(frozen=True)
@@ -74,20 +87,13 @@ class Completion:
     """
 
     text: str
-    tokens: int
+    tokens: NonNegativeInt
     finish: str
-    logprob: float | None = None
-    lines: tuple[tuple[int, float, float], ...] = ()
+    logprob: FiniteFloat | None = None
+    lines: tuple[Annotated[tuple[int, float, float], Strict(False)], ...] = ()
 
-    def __post_init__(self):
-        counts = type(self.tokens) is int and self.tokens >= 0
-        likely = self.logprob is None or (type(self.logprob) in (int, float) and math.isfinite(self.logprob))
-        if not (isinstance(self.text, str) and counts and isinstance(self.finish, str) and likely):
-            raise InputError(f"{self!r:.200} is no completion: a field has the wrong type, or is out of range.")
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> Completion:
-        return cls(**{**fields, "lines": tuple(tuple(line) for line in fields.get("lines", ()))})
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
 
     def as_dict(self) -> dict:
         """The fields; without `lines` where they are not known."""
@@ -130,13 +136,13 @@ class CompletionStore:
     """An SQLite file of completions and of what they cost; several processes may share it.
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
-    context manager, or call `close`.  Every method raises `InputError` for a file that is no such store, is damaged, or
-    cannot be written; opening it tries whether an answer can be booked, before one is paid for.
+    context manager, or call `close`.  Raises `InputError` for a file that is no such store, is damaged, or
+    cannot be written: opening it tries whether an answer can be booked, before one is paid for.
     """
 
     def __init__(self, path: Path | str):
         self._path = path = Path(path)
-        with failures_named(path):
+        with faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             with FileLock(f"{path}.lock"):
@@ -149,15 +155,15 @@ class CompletionStore:
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
-        with failures_named(self._path):
+        with faults_named(self._path):
             rows = self._db.execute(
                 "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
             ).fetchall()
-        return {sample: completion_in(body, self._path, request.digest, sample) for sample, body in rows}
+        return {sample: from_body(body, f"{self._path}, sample {sample} of {request.digest}") for sample, body in rows}
 
     def put(self, request: Request, completions: dict[int, Completion]) -> None:
         """Store completions by sample index, all or none; a sample that is already there stays as it is."""
-        with self._writing():
+        with faults_named(self._path), self._db:
             self._insert(request.digest, completions)
 
     def pay(
@@ -169,13 +175,13 @@ class CompletionStore:
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
         row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
-        with self._writing():
+        with faults_named(self._path), self._db:
             self._insert(request.digest, completions)
             self._db.execute(f"INSERT {INTO_LEDGER}", (*row, *dataclasses.astuple(cost)))
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
-        with failures_named(self._path):
+        with faults_named(self._path):
             *counts, dollars = self._db.execute(
                 "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
                 " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
@@ -189,7 +195,7 @@ class CompletionStore:
 
         Of two bodies for one sample the first in order is kept, so that it does not matter who absorbs whom.
         """
-        with self._writing():
+        with self._db:
             changed = self._db.executemany(
                 "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
                 " WHERE excluded.body < completions.body",
@@ -198,11 +204,6 @@ class CompletionStore:
             self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
         return max(changed, 0)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with failures_named(self._path), self._db:
-            yield
-
     def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
         self._db.executemany(
             "INSERT OR IGNORE INTO completions VALUES (?, ?, ?)",
@@ -210,7 +211,7 @@ class CompletionStore:
         )
 
     def __len__(self) -> int:
-        with failures_named(self._path):
+        with faults_named(self._path):
             return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
 
     def close(self) -> None:
@@ -228,26 +229,20 @@ def as_body(completion: Completion) -> str:
     return json.dumps(completion.as_dict())
 
 
-def completion_in(body: str, path: Path, digest: str, sample: int) -> Completion:
-    """A completion from what the store keeps.  Raises `InputError`, with its place, for one that is damaged."""
-    try:
-        return Completion.from_dict(json.loads(body))
-    except (ValueError, TypeError, AttributeError, InputError) as error:
-        raise InputError(
-            f"{path} is damaged: sample {sample} of {digest} is no completion ({error}). Restore a copy, or delete "
-            "this row of its table `completions`, so that it is asked for again."
-        ) from error
+def from_body(body: str, where: object) -> Completion:
+    """The completion that the store kept.  Raises `InputError`, which begins with `where`."""
+    return row_of(Completion, from_json(body, where), where)
 
 
 @contextmanager
-def failures_named(path: Path | str) -> Iterator[None]:
-    """What SQLite and the file system say of a store that they cannot read or write, as `InputError`."""
+def faults_named(path: Path | str) -> Iterator[None]:
+    """What SQLite and the disk say of a store that cannot be read or written, as `InputError`."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:
+    except (sqlite3.OperationalError, OSError) as error:  # locked, full, not allowed: nothing is wrong with the file
         raise InputError(
-            f"{path} cannot be used now ({error}); what it holds is there as it was. Make room on the disk, make the "
-            "file and its folder writable, or end what locks it, and run again. An answer that was under way is lost."
+            f"The store of completions {path} cannot be used ({error}); what it held is there as it was. Make room or "
+            "get leave to write there, or set DREAMPRM_CACHE to another folder."
         ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
@@ -271,45 +266,51 @@ class Recording:
         return sum(len(completions) for _, completions in self.rows.values())
 
 
-def load_recording(path: Path | str) -> Recording:
+def load_recording(path: Path | str, repair: bool = False) -> Recording:
     """Read `NAME.jsonl.gz` and the manifest `NAME.manifest.json` beside it.
 
-    Raises `InputError` if the file is not the one that its manifest describes (SHA-256), or a row is malformed.
+    Raises `InputError` if the file is not the one that its manifest describes (SHA-256), or a row is malformed.  With
+    `repair` rows that are whole are believed without the manifest: an export that was killed between its two files
+    leaves a new recording under an old manifest.
     """
     path = Path(path)
-    manifest = json.loads(_manifest_path(path).read_text())
-    packed = path.read_bytes()
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != manifest["sha256"]:
+    manifest = checked(_Manifest, read_json(_manifest_path(path)), _manifest_path(path))
+    rows: Rows = {}
+    if not repair and (digest := file_digest(path)) != manifest.sha256:
         raise InputError(
-            f"{path} has SHA-256 {digest}, its manifest says {manifest['sha256']}: the recording was changed or cut "
+            f"{path} has SHA-256 {digest}, its manifest says {manifest.sha256}: the recording was changed or cut "
             "short. Restore both files from version control, or export them again with `record`."
         )
-    rows: Rows = {}
-    for number, line in enumerate(gzip.decompress(packed).decode().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            request = Request.from_dict(row["request"])
-            rows[request.digest] = (request, {int(i): Completion.from_dict(c) for i, c in row["completions"].items()})
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-            raise InputError(f"{path}, line {number}: not a recorded request ({error!r}).") from error
-    return Recording(rows, manifest)
+    for where, line in json_lines(path):
+        row = checked(_RecordedRow, line, where)
+        request = Request.from_dict(row.request, where)
+        recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
+        rows.setdefault(request.digest, (request, {}))[1].update(recorded)
+    if repair and not rows:
+        raise InputError(f"{path} holds nothing. Restore it and its manifest from version control.")
+    return Recording(rows, manifest.model_dump())
+
+
+class _Manifest(Form, extra="allow"):
+    sha256: str
+
+
+class _RecordedRow(Form):
+    request: dict
+    completions: dict[Annotated[int, Strict(False)], dict]  # JSON's keys are texts
 
 
 def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     """Write requests with their completions as a recording; the same rows give the same bytes."""
     path = Path(path)
-    lines = [
-        json.dumps(
-            {
-                "request": request.as_dict(),
-                "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
-            },
-            ensure_ascii=False,
-        )
+    lines = (
+        {
+            "request": request.as_dict(),
+            "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
+        }
         for _, (request, completions) in sorted(rows.items())
-    ]
-    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), compresslevel=9, mtime=0)
+    )
+    packed = gzip.compress(as_json_lines(lines), compresslevel=9, mtime=0)
     manifest = {
         **manifest,
         "requests": len(rows),
@@ -319,19 +320,8 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, packed)
-    write_atomically(_manifest_path(path), (json.dumps(manifest, indent=2) + "\n").encode())
+    write_atomically(_manifest_path(path), to_json(manifest, indent=2) + b"\n")
     return load_recording(path)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _manifest_path(path: Path) -> Path:

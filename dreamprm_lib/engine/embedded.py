@@ -24,7 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from dreamprm_lib.engine.completions import Completion, Request
-from dreamprm_lib.engine.weights import cache_dir, weights_path
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.weights import weights_path
 from dreamprm_lib.errors import InputError, PolicyError
 
 log = logging.getLogger(__name__)

@@ -12,25 +12,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from importlib import resources
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    create_model,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from dreamprm_lib.engine.completions import Cost, Request
-from dreamprm_lib.engine.replies import faults
+from dreamprm_lib.engine.schema import checked, form_of
 from dreamprm_lib.errors import InputError
 
+T = TypeVar("T")
 EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 WEAKER = {"model": "qwen2.5-coder-0.5b-instruct-q4_k_m"}  # the policy whose rollouts show a bias in chapter 2
 
@@ -131,9 +123,9 @@ class Endpoint:
         fields["slots"] = 64 if self.base_url is None else 32
         fields = {name: value for name, value in fields.items() if getattr(self, name) is None}
         if not isinstance(self.patience, Patience):
-            fields["patience"] = checked(Patience, self.patience or {}, "patience")
+            fields["patience"] = settings_of(Patience, self.patience or {}, "`patience`")
         if not isinstance(self.budget, Budget):
-            fields["budget"] = checked(Budget, self.budget or {}, "budget")
+            fields["budget"] = settings_of(Budget, self.budget or {}, "`budget`")
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -160,24 +152,13 @@ def endpoint_from(settings: Mapping | None) -> Endpoint:
 
     Raises `InputError` for a field that is not known or has another type; values are not repeated, they may be secret.
     """
-    return checked(Endpoint, settings or {}, "policy")
+    return settings_of(Endpoint, settings or {}, "the settings of the policy")
 
 
-def checked(kind: type, settings: Any, name: str) -> Any:
-    """The settings `name` as the dataclass `kind`.  Raises `InputError`, without any value, for what does not fit."""
-    try:
-        given = _form(kind).model_validate(settings)
-    except ValidationError as error:
-        known = ", ".join(kind.__dataclass_fields__)
-        raise InputError(f"The settings of the {name} do not fit ({faults(error)}): known are {known}.") from None
-    return kind(**{field: getattr(given, field) for field in given.model_fields_set})
-
-
-@cache
-def _form(kind: type) -> type[BaseModel]:
-    """The fields of a dataclass, none of which must be given, by their types and nothing that is converted to them."""
-    fields = {name: (hint, None) for name, hint in get_type_hints(kind, include_extras=True).items()}
-    return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+def settings_of(kind: type[T], settings: Any, where: str) -> T:
+    """The settings as a dataclass.  Raises `InputError`, without any value, for what does not fit."""
+    checked(form_of(kind), settings, where, "setting", secret=True)
+    return kind(**settings)
 
 
 def refuse_secrets(url: str) -> None:
@@ -216,7 +197,7 @@ def find_model(name: str, own: Mapping[str, dict] | None = None) -> Model | None
     name = name.lower()
     for pattern, fields in [*(own or {}).items(), *_table().items()]:
         if any(fnmatchcase(part, pattern.lower()) for part in (name, name.rsplit("/", 1)[-1])):
-            return checked(Model, fields, f"model {pattern}")
+            return settings_of(Model, fields, f"the model {pattern}")
     return None
 
 

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
 from dreamprm_lib.engine.embedded import Engine
 from dreamprm_lib.engine.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.hosted import Answer, Asker
 from dreamprm_lib.engine.replies import about_tokens
-from dreamprm_lib.engine.weights import cache_dir
 from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)

@@ -6,14 +6,17 @@ What is wrong in the samples is an error; what is wrong in the bill is not belie
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, WrapValidator
+from pydantic import Field, FiniteFloat, ValidationError, WrapValidator
 
 from dreamprm_lib.engine.completions import Completion
+from dreamprm_lib.engine.schema import Form, checked
+from dreamprm_lib.errors import InputError
 
 T = TypeVar("T")
 FINISHES = {  # what providers call the ways in which a reply ends; every other way is a failure
@@ -46,10 +49,10 @@ def read_reply(body: str) -> Reply:
     if envelope.usage is None and not envelope.choices:
         raise ValueError(f"a reply without choices: {words(body)}")
     try:
-        choices = _CHOICES.validate_python(envelope.choices)
+        choices = checked(_Choices, {"choices": envelope.choices}, "a reply of another form").choices
         completions = [_completion(choice, usage.completion_tokens, len(choices)) for choice in choices]
-    except ValueError as error:
-        fault = f"a reply of another form: {faults(error) if isinstance(error, ValidationError) else error}"
+    except InputError as error:
+        fault = str(error).rstrip(".")
         if envelope.usage is None and not written:
             raise ValueError(fault) from None
         return Reply([], fault, usage.prompt_tokens or None, usage.completion_tokens)
@@ -64,10 +67,10 @@ def read_reply(body: str) -> Reply:
 def words(body: str, most: int = 300) -> str:
     """What a server says, in one line: the message of an error, or the text of a page without its markup."""
     try:
-        error = _OBJECT.validate_json(body)
-        error = error.get("error") or error
+        error = json.loads(body)
+        error = (error.get("error") or error) if isinstance(error, dict) else error
         said = (error.get("message") or error.get("detail") or error) if isinstance(error, dict) else error
-    except ValidationError:
+    except (ValueError, RecursionError):
         said = html.unescape(re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", body))
     said = " ".join(str(said).split()) or "nothing"
     return repr(said if len(said) <= most else said[:most] + " …")
@@ -77,12 +80,6 @@ def about_tokens(text: str) -> int:
     """About how many tokens a text has: one for four ASCII characters, and one for every other character."""
     other = sum(not character.isascii() for character in text)
     return math.ceil((len(text) - other) / 4) + other
-
-
-def faults(error: ValidationError) -> str:
-    """What does not fit in one line, without the values, which may be secret."""
-    rows = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(f"`{'.'.join(map(str, row['loc']))}`: {row['msg']}" for row in rows)
 
 
 def _or_none(value: Any, validate) -> Any:
@@ -96,25 +93,21 @@ Believed = Annotated[T | None, WrapValidator(_or_none)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Usage(_Strict):
+class _Usage(Form, extra="ignore"):
     prompt_tokens: Believed[Count] = None
     completion_tokens: Believed[Count] = None
 
 
-class _Envelope(_Strict):
+class _Envelope(Form, extra="ignore"):
     choices: Believed[list[Any]] = None
     usage: Believed[_Usage] = None
 
 
-class _Token(_Strict):
+class _Token(Form, extra="ignore"):
     logprob: FiniteFloat
 
 
-class _Logprobs(_Strict):
+class _Logprobs(Form, extra="ignore"):
     """Log-probabilities of the sampled tokens, in the Completions form or the Chat form (llama.cpp sends it)."""
 
     content: list[_Token] | None = None
@@ -127,27 +120,27 @@ class _Logprobs(_Strict):
         return [value for value in self.token_logprobs or [] if value is not None]
 
 
-class _Part(_Strict):
+class _Part(Form, extra="ignore"):
     type: str
     text: str | None = None
     refusal: str | None = None
 
 
-class _Message(_Strict):
+class _Message(Form, extra="ignore"):
     content: str | list[str | _Part] | None = None
     refusal: str | None = None
     tool_calls: list[Any] | None = None
 
 
-class _Choice(_Strict):
+class _Choice(Form, extra="ignore"):
     text: str | None = None
     message: _Message | None = None
     finish_reason: str | None = None
     logprobs: Believed[_Logprobs] = None
 
 
-_CHOICES = TypeAdapter(Annotated[list[_Choice], Field(min_length=1)])
-_OBJECT = TypeAdapter(dict[str, Any])
+class _Choices(Form):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
 
 
 def _completion(choice: _Choice, used: int | None, choices: int) -> Completion:
@@ -166,7 +159,7 @@ def _completion(choice: _Choice, used: int | None, choices: int) -> Completion:
         elif finish == "stop" and not text.strip():
             finish = "empty"
     if text is None:
-        raise ValueError("a choice without text")
+        raise InputError("a reply of another form: a choice without text")
     logprobs = choice.logprobs.values if choice.logprobs else []
     tokens = len(logprobs) or (used // choices if used else about_tokens(text))
     return Completion(text, tokens, finish, round(sum(logprobs), 4) if logprobs else None)
@@ -179,6 +172,6 @@ def _joined(message: _Message) -> tuple[str, str]:
         return content, message.refusal or ""
     parts = [_Part(type="text", text=part) if isinstance(part, str) else part for part in content]
     if unknown := {p.type for p in parts} - {"text", "output_text", "refusal", "thinking", "reasoning"}:
-        raise ValueError(f"its content has a part of type {min(unknown)!r}, which is no text")
+        raise InputError(f"a reply of another form: its content has a part of type {min(unknown)!r}, which is no text")
     text = "".join(p.text or "" for p in parts if p.type in ("text", "output_text"))
     return text, message.refusal or "".join(p.refusal or "" for p in parts)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, completion_in, load_recording
+from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, from_body, load_recording
 from dreamprm_lib.errors import InputError
 
 
@@ -42,12 +42,15 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
     for path in [*files, *([into] if into.exists() else [])]:
         for _ in chain(_completions(path), _ledger(path)):
             pass
-    with CompletionStore(into) as store:
-        before = len(store)
-        rows, costs = (chain.from_iterable(map(read, files)) for read in (_completions, _ledger))
-        changed = store.absorb(rows, costs)
-        new = len(store) - before
-        return Merged(len(store), new, changed - new)
+    try:
+        with CompletionStore(into) as store:
+            before = len(store)
+            rows, costs = (chain.from_iterable(map(read, files)) for read in (_completions, _ledger))
+            changed = store.absorb(rows, costs)
+            new = len(store) - before
+            return Merged(len(store), new, changed - new)
+    except sqlite3.Error as error:
+        raise InputError(f"{into} cannot be written ({error}); what it held is there as it was.") from error
 
 
 def info(path: Path | str) -> str:
@@ -88,7 +91,7 @@ def _completions(path: Path) -> Iterator[tuple[str, int, str]]:
         return
     with _opened(path) as db:
         for digest, sample, text in db.execute("SELECT digest, sample, body FROM completions"):
-            yield digest, sample, as_body(completion_in(text, path, digest, sample))
+            yield digest, sample, as_body(from_body(text, f"{path}, sample {sample} of {digest}"))
 
 
 def _ledger(path: Path) -> Iterator[tuple]:
