@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
     )
-    record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
+    record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
     record.set_defaults(command=_record)
 
     train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
@@ -234,7 +234,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dreamprm_lib.artifacts import STAGES
     from dreamprm_lib.run import load_profile, stage_parameters
     from dreamprm_lib.show.report import wide_table
-    from dreamprm_lib.test_time_scaling import verdict
 
     chapter = stage_parameters(STAGES[6], load_profile(options.profile), {}, {})
     pool = evaluate.read_pool(options.file, options.prm, chapter["problems"], chapter["aggregation"])
@@ -242,7 +241,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Best of {pool.size} in %, with 95 % intervals over problems:")
     print(wide_table(tables["table"]).to_string())
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
-        print("\n".join(verdict(tables["differences"])))
+        print(*tables["differences"].verdict, sep="\n")
     if options.out:
         evaluate.write(tables, options.out)
         print(f"Tables and figures: {options.out}")

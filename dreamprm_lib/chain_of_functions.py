@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import zip_longest
+
+from markdown_it import MarkdownIt
 
 from dreamprm_lib.artifacts import Program
 from dreamprm_lib.engine.policy import Policy, Prompt
@@ -107,10 +109,76 @@ def _worked_examples() -> dict[str, Problem]:
 
 
 def extract_code(reply: str) -> str:
-    """The program in a reply: its first fenced block (closed or cut short), or the whole reply if it has no fence."""
-    fenced = re.search(r"```[\w+-]*[ \t]*\r?\n(.*?)(?:\n?```|\Z)", reply, re.DOTALL)
-    code = fenced.group(1) if fenced else reply
-    return code.rstrip() + "\n" if code.strip() else ""
+    """The program in a reply: the first of its `code_blocks`."""
+    return code_blocks(reply)[0]
+
+
+def code_blocks(reply: str) -> list[str]:
+    """The texts in a reply that may be its program, in order of preference.
+
+    A reply that is a program as it stands is taken whole.  Any other is read as Markdown, by the rules of CommonMark
+    and without its thoughts (`<think>`).  Its blocks are what the fences enclose, also in lists, in quotes and in other
+    blocks, and the text before the first fence, because some replies have only the closing one.  A block that parses as
+    Python and defines or reads something comes first; then one whose tag is Python; then one that is not blank; and of
+    equals the last one in the reply.  A fence inside a triple-quoted string closes no block.
+    """
+    answer = re.sub(r"\r\n?", "\n", _THOUGHTS.sub("", reply))
+    blocks = [("", answer)] if _is_program(answer) else list(_markdown_blocks(answer))
+    rank = [(_is_program(code), bool(_PYTHON_TAG.search(tag)), bool(code.strip())) for tag, code in blocks]
+    best_first = sorted(range(len(blocks)), key=lambda k: (rank[k], k), reverse=True)
+    return [blocks[k][1].rstrip() + "\n" if rank[k][-1] else "" for k in best_first]
+
+
+_COMMONMARK = MarkdownIt("commonmark").disable(["html_block", "inline", "text_join"])  # only blocks matter here
+_THOUGHTS = re.compile(r"\A(?:\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|.*?</think>[ \t]*(?:\n|\Z))", re.DOTALL)
+_PYTHON_TAG = re.compile(r"(?:^|[\s{])\.?(?:python|pypy|py)[\d.]*(?![\w.-])", re.IGNORECASE)
+
+
+def _markdown_blocks(text: str, depth: int = 3) -> Iterator[tuple[str, str]]:
+    """The tag and the content of each block of a text, and of the blocks within these, down to a `depth`."""
+    lines = text.split("\n")
+    blocks = [token for token in _COMMONMARK.parse(text) if token.type in ("fence", "code_block")]
+    fence = next((block for block in blocks if block.type == "fence"), None)
+    yield "", "\n".join(lines[: fence and fence.map[0]])
+    if fence:
+        yield "", _past_strings(lines, fence.map[0], fence.markup)
+    for block in blocks:
+        if block.type == "fence" and block.content.startswith(block.markup):
+            yield block.info, ""  # opened twice: LiveCodeBench takes nothing from it, and its published grades say so
+            continue
+        if block.type == "fence":
+            yield block.info, block.content
+        if block.type == "fence" and block.level == 0:
+            yield block.info, _past_strings(lines[block.map[0] + 1 :], block.content.count("\n"), block.markup)
+        if depth and re.search("```|~~~", block.content) and _parsed(block.content) is None:
+            yield from _markdown_blocks(block.content, depth - 1)
+
+
+def _past_strings(lines: list[str], end: int, fence: str) -> str:
+    """The lines up to the first closing fence from `end` on, or the end of the text, that is not inside a triple-quoted
+    string; "" if that is `end`, or nowhere."""
+    closing = re.compile(rf" {{0,3}}{fence}{fence[0]}*[ \t]*")
+    for k in range(end, len(lines) + 1):
+        if k in (end, len(lines)) or closing.fullmatch(lines[k]):
+            if not _ends_in_string(code := "\n".join(lines[:k])):
+                return code if k > end else ""
+    return ""
+
+
+def _ends_in_string(code: str) -> bool:
+    return any(code.count(quotes) % 2 for quotes in ('"""', "'''"))
+
+
+def _is_program(text: str) -> bool:
+    """Whether a text parses as Python and defines or reads something."""
+    module = _parsed(text)
+    return module is not None and any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Name) and node.id in ("input", "open"))
+        or (isinstance(node, ast.Attribute) and node.attr == "stdin")
+        or (isinstance(node, ast.alias) and node.name in ("stdin", "fileinput"))
+        for node in ast.walk(module)
+    )
 
 
 # ------------------------------------------------------------------------------------------------- splitting
@@ -128,12 +196,8 @@ def split_steps(code: str) -> list[Step]:
     if not code:
         return []
     lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", code)  # the line ends that Python knows, and no others
-    try:
-        module = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        names, cuts = _cuts_by_line(lines)
-    else:
-        names, cuts = _cuts_by_tree(module, lines)
+    module = _parsed(code)
+    names, cuts = _cuts_by_line(lines) if module is None else _cuts_by_tree(module, lines)
     bounds = [0, *cuts, len(lines)]
     return [
         Step(name, "".join(lines[start:end]))
@@ -161,12 +225,13 @@ def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list
         if following is None:
             break
         end = function.end_lineno
+        rest = lines[end - 1].encode()[function.end_col_offset :].strip()
+        if lines[end].strip() and rest.endswith(b"\\") and b"#" not in rest:
+            names.pop()  # a line continuation that runs on: the function stays with the next one
+            continue
         while not lines[end].strip():
             end += 1
-        if _parses("".join(lines[:end])):
-            cuts.append(end)
-        else:  # a line continuation that runs on: the function stays with the next one
-            names.pop()
+        cuts.append(end)
     return names, cuts
 
 
@@ -190,12 +255,12 @@ def _cuts_by_line(lines: list[str]) -> tuple[list[str], list[int]]:
     return names, cuts
 
 
-def _parses(code: str) -> bool:
+def _parsed(code: str) -> ast.Module | None:
+    """The syntax tree of a text; None if it does not parse as Python."""
     try:
-        ast.parse(code)
+        return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+        return None
 
 
 # ------------------------------------------------------------------------------------------------- sampling

@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 
 from dreamprm_lib import run as runner
 from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.quiz import answers_markdown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,8 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
     from dreamprm_lib.show import figures
 
     figures.use_style()
-    study = Study(Path(out).parent, Path(out).name)
+    out = Path(out).resolve()
+    study = Study(out.parent, out.name)
     drawn = {
         "table": ("difficulty", figures.difficulty_figure, "Problems solved by difficulty"),
         "curve": ("curve", figures.curve_figure, "Best-of-N; the bands are those of random and oracle"),
@@ -59,12 +61,14 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
 
 
 def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
-    if not file.is_file():
-        raise InputError(f"There is no file {file}.")
-    if file.suffix == ".json":
+    if file.name.removesuffix(".gz").endswith(".json"):
         graded = read_lcb(file)
         return [g.problem for g in graded], [program for g in graded for program in g.programs()]
     candidates = read_rows(file, Program)
+    twice = [of for of, count in Counter((c.problem, c.sample) for c in candidates).items() if count > 1]
+    if twice or not candidates:
+        found = f"sample {twice[0][1]} of {twice[0][0]!r} more than once" if twice else "no candidate"
+        raise InputError(f"{file} holds {found}: one line for each sample of a problem was expected.")
     known = {p.id: p for p in load_problems(problem_set)}
     if strange := sorted({c.problem for c in candidates} - set(known)):
         raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the set {problem_set}.")

@@ -24,8 +24,9 @@ import torch
 
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, listing
+from dreamprm_lib.engine.weights import WEIGHTS, listing
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.run import Profile, stage_parameters
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import time
 from dataclasses import replace
@@ -14,6 +13,7 @@ from dreamprm_lib.artifacts import STAGES, Program, read_rows
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
+from dreamprm_lib.engine.embedded import engine_version
 from dreamprm_lib.engine.endpoint import endpoint_from
 from dreamprm_lib.engine.policy import Policy, open_policy, recording_path, store_path
 from dreamprm_lib.engine.problems import SPLITS, load_problems, named
@@ -120,7 +120,7 @@ def _recorder(settings: dict, threads: int | None) -> Policy:
 
 def _recordings(model: str) -> list[Recording]:
     path = recording_path(model)
-    return [load_recording(path)] if path.exists() else []
+    return [load_recording(path, repair=True)] if path.exists() else []
 
 
 def extend_recording(policy: Policy) -> Path:
@@ -132,8 +132,7 @@ def extend_recording(policy: Policy) -> Path:
         rows.setdefault(digest, (request, {}))[1].update(completions)
     engines = [recording.manifest["engine"] for recording in recorded]
     if policy.asked:
-        embedded = f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}"
-        engines.append(embedded if endpoint.base_url is None else "an endpoint")
+        engines.append(engine_version() if endpoint.base_url is None else "an endpoint")
     manifest = {
         "model": endpoint.model,
         "model_sha256": WEIGHTS[endpoint.model].sha256 if endpoint.model in WEIGHTS else None,

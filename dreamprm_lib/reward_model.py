@@ -25,7 +25,7 @@ from scipy.special import expit
 from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.losses import check_loss
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE

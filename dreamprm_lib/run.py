@@ -30,10 +30,11 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
-from dreamprm_lib.engine.completions import CompletionStore, Cost, write_atomically
+from dreamprm_lib.engine.completions import CompletionStore, Cost
 from dreamprm_lib.engine.endpoint import Endpoint, settings_from_environment
+from dreamprm_lib.engine.files import file_digest, write_atomically
 from dreamprm_lib.engine.policy import ACCOUNT, store_path
-from dreamprm_lib.engine.weights import fetch, file_digest
+from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
 
@@ -179,7 +180,8 @@ def run(
             **expected,
             "outputs": _digests(stage.writes, study),
             "seconds": round(seconds, 1),
-            "tokens": _tokens(stage.writes, study),
+            "tokens": _total("tokens", stage.writes, study),
+            "restarted": _total("restarted", stage.writes, study),
             "asked": asdict(_asked(stage, study)),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
@@ -277,10 +279,10 @@ def _code_digest(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _tokens(files: tuple[str, ...], study: Study) -> int:
-    """Tokens of the completions in the tables that a stage wrote."""
+def _total(column: str, files: tuple[str, ...], study: Study) -> int:
+    """The sum of a column of the tables that a stage wrote."""
     rows = (json.loads(line) for file in files if file.endswith(".jsonl") for line in (study.folder / file).open())
-    return sum(row.get("tokens") or 0 for row in rows)
+    return sum(row.get(column) or 0 for row in rows)
 
 
 def _account(stage: Stage, study: Study) -> str:

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine import weights
-from dreamprm_lib.engine.weights import WEIGHTS, Weights, cache_dir, fetch, safetensors_folder, verify, weights_path
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, verify, weights_path
 from dreamprm_lib.errors import InputError, WeightsError
 
 PIECES = [bytes([i]) * (1000 + i) for i in range(11)]  # eleven, so that ordering by name (1, 10, 11, 2 …) would show

@@ -26,8 +26,9 @@ from joblib import Memory
 from safetensors.torch import save
 from transformers.cache_utils import DynamicCache
 
+from dreamprm_lib.engine.files import cache_dir, file_digest
 from dreamprm_lib.engine.problems import Problem, describe
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, file_digest, safetensors_folder
+from dreamprm_lib.engine.weights import WEIGHTS, safetensors_folder
 from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)

@@ -79,12 +79,13 @@ class Budget:
 class Endpoint:
     """Where and how a model is asked.
 
-    - `base_url`: an OpenAI-compatible API; None starts the embedded server; "openai" is the client's own default.
+    - `base_url`: an OpenAI-compatible API; None is the embedded engine; "openai" is the client's own default.
     - `prefill`, `takes_n`, `takes_sampling`: see `Model`; None asks the table.  A model that is not there is taken for
       one that can do all of it: set `prefill` to false if it does not speak ChatML.
-    - `slots`: samples under way at once.
-    - `threads`: of the embedded server.
-    - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example).
+    - `slots`: samples under way at once (64 by the embedded engine, 32 elsewhere).
+    - `threads`: of the embedded engine.
+    - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example), or
+      of the embedded engine's `GenerationConfig`.
     - `key_variable`: the environment variable that holds the API key.  It is read from there and nowhere else.
     - `patience`, `budget`: a `Patience` and a `Budget`, or their fields.
     - `models`: entries that come before those of `data/models.yaml`.
@@ -95,7 +96,7 @@ class Endpoint:
     prefill: bool | None = None
     takes_n: bool | None = None
     takes_sampling: bool | None = None
-    slots: int = 32
+    slots: int | None = None
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     extra: dict = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
@@ -110,10 +111,10 @@ class Endpoint:
             raise InputError("`base_url` holds a name or a key: set the environment variable `key_variable` instead.")
         known = self.known
         fields = {"prefill": known.prefill, "takes_n": known.n, "takes_sampling": known.sampling}
+        fields["slots"] = 64 if self.base_url is None else 32
         fields = {name: value for name, value in fields.items() if getattr(self, name) is None}
         if not isinstance(self.patience, Patience):
-            embedded = {"retries": 0} if self.base_url is None else {}
-            fields["patience"] = Patience(**{**embedded, **(self.patience or {})})
+            fields["patience"] = Patience(**(self.patience or {}))
         if not isinstance(self.budget, Budget):
             fields["budget"] = Budget(**self.budget)
         for name, value in fields.items():
@@ -121,7 +122,7 @@ class Endpoint:
 
     @cached_property
     def known(self) -> Model:
-        """What is known of the model; the embedded server can do everything, for nothing."""
+        """What is known of the model; the embedded engine can do everything, for nothing."""
         if self.base_url is None:
             return Model(price=(0.0, 0.0))
         return find_model(self.model, self.models) or Model()

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.hypergradient import Lower, by_sample, forward_mode, two_forwards
 from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem

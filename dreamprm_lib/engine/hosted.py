@@ -138,7 +138,7 @@ class Asker:
             raise PolicyError(self._told(error, request)) from None
 
     async def _try(self, request: Request, n: int) -> tuple[list[Completion], Cost]:
-        body = {"model": request.model, "n": n, "extra_body": self._extra(request)}
+        body = {"model": request.model, "n": n, "extra_body": json.loads(request.extra or "{}")}
         if request.temperature is not None:
             body |= {"temperature": request.temperature, "top_p": request.top_p}
         if request.stop:
@@ -164,10 +164,6 @@ class Asker:
             return completions, self._endpoint.cost(read, written, n)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"a reply of another form: {error}") from None
-
-    def _extra(self, request: Request) -> dict:
-        embedded = {"top_k": 0, "min_p": 0.0, "cache_prompt": True} if self._endpoint.base_url is None else {}
-        return embedded | json.loads(request.extra or "{}")
 
     def _may_pass(self, error: BaseException) -> bool:
         if isinstance(error, openai.APIStatusError):
@@ -218,9 +214,9 @@ def api_key(endpoint: Endpoint) -> str | None:
     """The key from the environment.  Raises `InputError` if OpenAI's API, or a variable of the user's, lacks it."""
     key = os.environ.get(endpoint.key_variable, "").strip()
     needed = endpoint.base_url == "openai" or endpoint.key_variable != Endpoint.key_variable
-    if endpoint.base_url and needed and not key:
+    if needed and not key:
         raise InputError(f"Set the environment variable {endpoint.key_variable} to the key of the API to ask.")
-    return key if key and endpoint.base_url else None
+    return key or None
 
 
 def retry_after(error: BaseException) -> float:

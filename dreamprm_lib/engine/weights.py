@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -38,7 +37,7 @@ from typing import IO, NamedTuple
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import cache_dir, file_digest, write_atomically
 from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -121,13 +120,6 @@ class Row(NamedTuple):
     size: int
     present: bool
     where: Path
-
-
-def cache_dir() -> Path:
-    """The folder of everything fetched; it need not exist."""
-    if chosen := os.environ.get("DREAMPRM_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dreamprm"
 
 
 def weights_path(name: str) -> Path:
@@ -409,12 +401,6 @@ def _place(weights: Weights) -> Path:
 
 def _partial(weights: Weights) -> Path:
     return cache_dir() / "partial" / weights.name
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _progress(weights: Weights, doing: str) -> tqdm:
