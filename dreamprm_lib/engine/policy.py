@@ -35,6 +35,7 @@ from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)
 
+RECORDINGS = Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
 
 
@@ -86,15 +87,15 @@ class Policy:
         requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         wanted = range(first, first + n)
         have = {r.digest: self._known(r) for r in requests}
-        for r in requests:
-            self.served.setdefault(r.digest, (r, {}))
         missing = _missing(requests, wanted, have)
+        for r in requests:
+            known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
+            self.served.setdefault(r.digest, (r, {}))[1].update(known)
         if missing:
             self._refuse_if_offline(missing)
             for digest, answers in self._ask_all(missing):
                 have[digest].update(answers)
-        for request in requests:
-            self.served[request.digest][1].update({i: have[request.digest][i] for i in wanted})
+                self.served[digest][1].update(answers)
         opening = [p.prefill if self.endpoint.prefill else "" for p in prompts]
         return [
             [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
@@ -211,9 +212,9 @@ class Policy:
         return about, most
 
 
-def recording_path(model: str) -> Path:
-    """Where the shipped recording of a model lies."""
-    return Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings" / f"{model}.jsonl.gz"
+def recording_path(model: str, folder: Path = RECORDINGS) -> Path:
+    """Where a model's recording lies: among the shipped ones, or in another folder."""
+    return folder / f"{model}.jsonl.gz"
 
 
 def open_policy(settings: dict | None = None, replay: bool = True, weaker: bool = False) -> Policy:

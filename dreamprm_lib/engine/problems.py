@@ -44,7 +44,7 @@ DIFFICULTIES, SPLITS = get_args(Difficulty), get_args(Split)
 KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
 RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
 DATES = ("since", "before", "train_before", "test_from")
-OPTIONS = ("release", *DATES, "drop")
+OPTIONS = ("release", *DATES, "drop", "first")
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
     - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
     - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
       ones test, and those between are left out;
+    - `first`: only so many of the source's problems, in its order;
     - `drop`: ids to leave out, with commas between.
 
     Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that stands
@@ -145,6 +146,7 @@ def _read_source(source: str | Path) -> list[Problem]:
         problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
         problems = _read_path(Path(place))
+    problems = problems[: int(options.get("first", len(problems)))]
     problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
     if not problems:
         raise InputError(f"{source}: no problem is left.")
@@ -166,6 +168,8 @@ def _options(source: str | Path, query: str) -> dict[str, str]:
             raise InputError(f"{source}: there is no option {name!r}; known are {', '.join(OPTIONS)}.")
         if name in DATES and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
             raise InputError(f"{source}: {name}={value!r} is no date YYYY-MM-DD.")
+        if name == "first" and not value.isdecimal():
+            raise InputError(f"{source}: first={value!r} is no number of problems.")
         if name == "release" and value not in RELEASES:
             raise InputError(f"{source}: there is no release {value!r}; known are {', '.join(RELEASES)}.")
     if ("train_before" in options) != ("test_from" in options):
