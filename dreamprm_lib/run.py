@@ -274,6 +274,11 @@ def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path 
     if all("problems" in wanted.get(notebook, {}) for notebook, _ in LIMITS.values()):
         with contextlib.chdir(notebooks or PROJECT / "notebooks"):  # where a notebook sees its files from
             named(split_problems(wanted)["train"], wanted["01"]["compared"])
+    for settings in wanted.values():
+        if settings.get("training", "head") != "head":
+            from dreamprm_lib.engine.fine_tuning import recipe_of  # brings torch and peft
+
+            recipe_of(settings["training"], settings["recipe"], settings["seed"])
 
 
 class _TellingClient(PapermillNotebookClient):
