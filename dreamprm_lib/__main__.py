@@ -71,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
     )
+    record.add_argument(
+        "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
+    )
     record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
+    record.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
     record.set_defaults(command=_record)
 
     train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
@@ -161,11 +167,12 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.record import REFERENCE_PRM, record
-    from dreamprm_lib.run import elsewhere, load_profile
+    from dreamprm_lib.record import RECORDINGS, REFERENCE_PRM, record
+    from dreamprm_lib.run import elsewhere, load_profile, parse_overrides
 
-    profile = elsewhere(load_profile(options.profile))
-    print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
+    profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
+    folders = {"prm": options.prm or REFERENCE_PRM, "into": options.into or RECORDINGS}
+    print(*record(profile, options.only, options.threads, **folders, overrides=overrides), sep="\n")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -292,3 +292,13 @@ def sample_programs(
         )
         for (p, i, reply), code, verdict in zip(asked, codes, verdicts, strict=True)
     ]
+
+
+def well_specified(problems: list[Problem], programs: list[Program], tries: int = 8) -> list[Problem]:
+    """The problems without those of `codeio` that none of the first `tries` programs solves.
+
+    Many of its tasks say too little about what is wanted.  The rule looks at no selector, and it is the same for every
+    split; a task whose programs all fail for another reason goes as well.
+    """
+    solved = {p.problem for p in programs if p.passed and p.sample < tries}
+    return [p for p in problems if p.source != "codeio" or p.id in solved]

