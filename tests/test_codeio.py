@@ -81,7 +81,7 @@ def wheel(tmp_path, monkeypatch):
 def test_usable_tasks_become_problems_and_their_references_pass(wheel):
     codeio.write_list(codeio.LIST)
     problems = load_problems("codeio")
-    assert [p.title.split()[0] for p in problems] == [f"{about}0" for about in KEPT]
+    assert [p.statement.split()[0] for p in problems] == [f"{about}0" for about in KEPT]
     assert [p.id for p in problems] == ["codeio/0000", "codeio/0001", "codeio/0002", "codeio/0003"]
     first, half, picky, changes = problems
     assert first.starter_code == "def main_solution(a, b):" and first.entry_point == "main_solution"

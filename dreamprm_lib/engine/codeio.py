@@ -259,7 +259,7 @@ def _problem(index: int, task: dict, parameters: Sequence[str], pairs: Pairs, sp
     tests = tuple(Test(given, result, "functional") for given, result in pairs)
     return Problem(
         id=f"codeio/{index:04}",
-        title=" ".join(task["task_description"].split()[:8]),
+        title=f"codeio {index:04}",
         statement=_statement(task),
         difficulty="medium",
         split=split,
