@@ -16,7 +16,7 @@ from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs, well_specified
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.embedded import engine_version
-from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
 from dreamprm_lib.engine.problems import SPLITS, load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
@@ -118,7 +118,7 @@ def record(
         if "oracle" in wanted:
             chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
             many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
-            weak = stack.enter_context(_recorder(rollouts["weak_policy"], threads, into, paths))
+            weak = stack.enter_context(_recorder(rollouts["weak_policy"] or WEAKER, threads, into, paths))
             oracle_states(policy, weak, sandbox, train, chosen, many, heat)
     return paths
 

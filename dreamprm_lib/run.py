@@ -31,7 +31,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
 from dreamprm_lib.engine.completions import CompletionStore, Cost
-from dreamprm_lib.engine.endpoint import Endpoint, settings_from_environment
+from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.files import file_digest, write_atomically
 from dreamprm_lib.engine.policy import ACCOUNT, store_path
 from dreamprm_lib.engine.weights import fetch
@@ -84,12 +84,15 @@ def elsewhere(profile: Profile) -> Profile:
     """The profile with the policy that the environment names (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), if it names one.
 
     That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
-    weaker model of chapter 2 stays what it was.
+    weaker model of chapter 2 is another model of the same server (`DREAMPRM_WEAK_MODEL`).
     """
     policy = settings_from_environment()
     if policy is None:
         return profile
-    changed = {"policy": policy, "replay": False}
+    weaker = settings_from_environment(weaker=True)
+    if weaker == policy:
+        log.warning("DREAMPRM_WEAK_MODEL is not set: %s stands in for the weaker model too", policy["model"])
+    changed = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
     sections = {
@@ -106,7 +109,7 @@ def parse_overrides(options: list[str]) -> dict[str, dict]:
         name, separator, value = option.partition("=")
         notebook, dot, parameter = name.partition(".")
         if not (separator and dot and parameter):
-            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {option!r}.")
+            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {name!r}.")
         overrides.setdefault(_stage_named(notebook).notebook, {})[parameter] = yaml.safe_load(value)
     return overrides
 
@@ -130,7 +133,8 @@ def stage_parameters(
 ) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
-    Raises `InputError` for a parameter that the notebook does not have, or if it has no cell tagged `parameters`.
+    Raises `InputError` for a parameter that the notebook does not have, for a policy that does not fit (before what may
+    be secret in it is written anywhere), or if there is no cell tagged `parameters`.
     """
     path = notebook_path(stage, notebooks)
     declared = papermill.inspect_notebook(str(path))
@@ -141,7 +145,11 @@ def stage_parameters(
         raise InputError(f"{stage.notebook} has no parameter `{unknown[0]}`: known are {', '.join(sorted(declared))}.")
     values = {name: ast.literal_eval(info["default"]) for name, info in declared.items()}
     common = {name: value for name, value in {**profile.common, **fixed}.items() if name in declared}
-    return {**values, **common, **section}
+    together = {**values, **common, **section}
+    for name in together:
+        if name.endswith("policy"):
+            endpoint_from(together[name])
+    return together
 
 
 def run(

@@ -36,9 +36,10 @@ from dreamprm_lib.engine.completions import (
     load_recording,
 )
 from dreamprm_lib.engine.embedded import Engine
-from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.hosted import Answer, Asker
+from dreamprm_lib.engine.replies import about_tokens
 from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,8 @@ class Policy:
     ) -> tuple[Cost, Cost]:
         """What `sample` would cost for what is neither recorded nor stored: about, and at most.
 
-        About: a token for four characters in, and out as many as this model has written so far; without a past the
-        most that it may write.
+        About: in by the length of the prompts (`about_tokens`), and out as many as this model has written so far;
+        without a past the most that it may write.
         """
         requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         missing = _missing(requests, range(n), {r.digest: self._known(r) for r in requests})
@@ -169,9 +170,9 @@ class Policy:
             request, absent = next(iter(missing.values()))
             raise MissingCompletion(
                 f"{sum(len(a) for _, a in missing.values())} completions of {len(missing)} requests are not recorded, "
-                f"and this run is offline. The first: sample {absent[0]} of request {request.digest[:12]} to "
+                f"and this run only replays. The first: sample {absent[0]} of request {request.digest[:12]} to "
                 f"{request.model} (T = {request.temperature}), whose prompt ends with {request.prompt[-120:]!r}. "
-                "Record them with `python -m dreamprm_lib record --profile PROFILE`, or set `offline` to false to "
+                "Record them with `python -m dreamprm_lib record --profile PROFILE`, or set `replay` to false to "
                 "ask the model now."
             )
 
@@ -221,7 +222,7 @@ class Policy:
         for request, samples in chunks:
             n = len(samples)
             most += self.endpoint.most(request, n)
-            about += self.endpoint.cost(len(request.prompt) // 4, round(n * min(length, request.max_tokens)), n)
+            about += self.endpoint.cost(about_tokens(request.prompt), round(n * min(length, request.max_tokens)), n)
         return about, most
 
 
@@ -230,15 +231,17 @@ def recording_path(model: str, folder: Path = RECORDINGS) -> Path:
     return folder / f"{model}.jsonl.gz"
 
 
-def open_policy(settings: dict | None = None, replay: bool = True) -> Policy:
+def open_policy(settings: dict | None = None, replay: bool = True, weaker: bool = False) -> Policy:
     """The policy of a notebook: `settings` are fields of `Endpoint`.  If there are none, it is the model of the
-    environment (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), which is asked and never replayed, else the embedded one.
+    environment (`settings_from_environment`), which is asked and never replayed, else the embedded one; or the `weaker`
+    model of either.
 
     With `replay` the shipped recording of that model answers, and what it lacks is an error; without it the recording
     is left aside and the model is asked, once for each completion.
     """
-    if not settings and (elsewhere := settings_from_environment()):
+    if not settings and (elsewhere := settings_from_environment(weaker)):
         settings, replay = elsewhere, False
+    settings = settings or (WEAKER if weaker else {})
     endpoint = endpoint_from(settings)
     path = recording_path(endpoint.model)
     recordings = [load_recording(path)] if replay and path.exists() else []
