@@ -65,6 +65,7 @@ def cof_prompt(problem: Problem) -> Prompt:
             ("user", describe(problem)),
         ),
         prefill=_opening(problem),
+        withheld=_withheld(problem),
     )
 
 
@@ -87,7 +88,13 @@ def plain_prompt(problem: Problem) -> Prompt:
             ("user", describe(problem)),
         ),
         prefill="```python\n",
+        withheld=_withheld(problem),
     )
+
+
+def _withheld(problem: Problem) -> str:
+    """The problem's id if its text is not ours to pass on, else ""."""
+    return "" if problem.source == "starter" else problem.id
 
 
 def worked_example(problem: Problem) -> Problem:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 def rollout_prompt(problem: Problem, prefix: str) -> Prompt:
     """The prompt that the program was written from, its reply opened with the prefix."""
-    return Prompt(cof_prompt(problem).messages, prefill=f"```python\n{prefix}")
+    return replace(cof_prompt(problem), prefill=f"```python\n{prefix}")
 
 
 def continued(prefix: str, reply: str) -> str | None:

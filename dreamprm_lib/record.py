@@ -146,7 +146,7 @@ def extend_recording(policy: Policy, path: Path) -> Path:
     endpoint, recorded = policy.endpoint, _recordings(path)
     rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
     for digest, (request, completions) in policy.served.items():
-        rows.setdefault(digest, (request, {}))[1].update(completions)
+        rows[digest] = (request, {**rows.get(digest, (request, {}))[1], **completions})
     engines = [recording.manifest["engine"] for recording in recorded]
     if policy.asked:
         engines.append(engine_version() if endpoint.base_url is None else "an endpoint")

@@ -2,9 +2,8 @@
 
 import ast
 import hashlib
-import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +20,7 @@ from dreamprm_lib.chain_of_functions import (
     well_specified,
     worked_example,
 )
+from dreamprm_lib.engine.policy import render_chatml
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
 
@@ -274,8 +274,8 @@ def test_the_prompts_differ_in_what_they_promise():
 
 def test_prompts_that_recordings_answer_stay_as_they_are():
     (problem,) = (p for p in load_problems("starter") if p.id == "collatz-peak")
-    digest = hashlib.sha256(json.dumps(asdict(cof_prompt(problem))).encode()).hexdigest()
-    assert digest == "747a6f5d9afad1d33cbb3274dfa8865d7917d43f6916cc1ff32c6320467d44f5"
+    digest = hashlib.sha256(render_chatml(cof_prompt(problem)).encode()).hexdigest()
+    assert digest == "e25a67e0d4a1acc66662794e378cbba4474557a5ec8f4a9b75496304ff5334cd"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,11 @@ LEFT_OUT = {
     "ends": "import sys\n\ndef main_solution(a, b):\n    sys.exit()\n",
 }
 TASKS = [task(about, code) for about, code in (KEPT | LEFT_OUT).items()]
+OTHER = len(TASKS)  # the number of a task whose generator makes other arguments
 TASKS.append(task("other", KEPT["sum"], "def generate_inputs(rng):\n    return {'a': rng.randint(0, 9)}\n"))
+for about, value in [("secret", "secrets.randbelow(99)"), ("hour", "time.time_ns()"), ("noise", "os.urandom(1)[0]")]:
+    fleeting = "import os, secrets, time\ndef generate_inputs(rng):\n    return {'a': [rng.randint(0, 9)], 'b': %s}\n"
+    TASKS.append(task(about, KEPT["sum"], fleeting % value))
 
 
 def write_wheel(path, tasks):
@@ -81,7 +85,7 @@ def wheel(tmp_path, monkeypatch):
 def test_usable_tasks_become_problems_and_their_references_pass(wheel):
     codeio.write_list(codeio.LIST)
     problems = load_problems("codeio")
-    assert [p.title.split()[0] for p in problems] == [f"{about}0" for about in KEPT]
+    assert [p.statement.split()[0] for p in problems] == [f"{about}0" for about in KEPT]
     assert [p.id for p in problems] == ["codeio/0000", "codeio/0001", "codeio/0002", "codeio/0003"]
     first, half, picky, changes = problems
     assert first.starter_code == "def main_solution(a, b):" and first.entry_point == "main_solution"
@@ -158,10 +162,10 @@ def test_a_listed_task_that_the_wheel_does_not_hold_is_named(wheel, row):
 
 
 def test_a_listed_task_whose_code_fails_here_is_left_out_and_named(wheel, caplog):
-    rows = [f"{index},{codeio._digest(TASKS[index])},train\n" for index in (0, len(KEPT), len(TASKS) - 1)]
+    rows = [f"{index},{codeio._digest(TASKS[index])},train\n" for index in (0, len(KEPT), OTHER)]
     codeio.LIST.write_text("index,sha256,split\n" + "".join(rows))
     assert [p.id for p in load_problems("codeio")] == ["codeio/0000"]
-    assert f"tasks [{len(KEPT)}, {len(TASKS) - 1}]" in caplog.text
+    assert f"tasks [{len(KEPT)}, {OTHER}]" in caplog.text
 
 
 def test_the_committed_list_has_its_shares():

@@ -17,6 +17,7 @@ from dreamprm_lib.engine.completions import (
     Completion,
     CompletionStore,
     Request,
+    WithheldRequest,
     export_recording,
     load_recording,
 )
@@ -112,6 +113,27 @@ def test_a_recording_round_trips_and_is_the_same_bytes_twice(tmp_path):
     first = path.read_bytes()
     export_recording(load_recording(path).rows, path, {"model": "m"})
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ({"digest": "ab", "problem": "p", "completions": {}}, "digest"),
+        ({"digest": "a" * 64, "completions": {}}, "problem"),
+        ({"digest": "a" * 64, "problem": 5, "completions": {}}, "problem"),
+        ({"digest": "a" * 64, "problem": "p", "request": {}, "completions": {}}, "request"),
+        ({"problem": "p", "completions": {}}, "request"),
+    ],
+)
+def test_a_withheld_request_has_a_digest_and_a_problem(tmp_path, row, said):
+    path = tmp_path / "m.jsonl.gz"
+    withheld = WithheldRequest(REQUEST.digest, "set/1")
+    recording = export_recording({REQUEST.digest: (withheld, {0: completion(0)})}, path, {})
+    assert recording.get(REQUEST) == {0: completion(0)} and load_recording(path).rows == recording.rows
+    assert b"Say" not in gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(json.dumps(row).encode()))
+    with pytest.raises(InputError, match=rf"line 1.*{said}"):
+        load_recording(path, repair=True)
 
 
 def test_a_recording_that_was_changed_is_refused(tmp_path):

@@ -1,5 +1,8 @@
 """`record` asks for all that a profile needs, exports it, and the export replays without a model."""
 
+import gzip
+from dataclasses import replace
+
 import pytest
 
 from dreamprm_lib import record as recorder
@@ -53,6 +56,28 @@ def test_a_recording_is_made_once_extended_and_replayed(setting, tmp_path):
         assert [p.sample for p in sample_programs(replayed, sandbox, test, 3)] == [0, 1, 2]
         with pytest.raises(MissingCompletion):
             sample_programs(replayed, sandbox, test, 4)
+
+
+def test_a_recording_holds_no_text_of_problems_that_are_not_ours(setting, tmp_path):
+    profile, server, path, policy = setting
+    for section in profile.sections.values():
+        section["problems"] = "humaneval"
+    recorder.record(profile)
+    asked = len(server.bodies)
+    recording = load_recording(path)
+    (train,), (test,) = (load_problems("humaneval", split)[:1] for split in ("train", "test"))
+    assert {train.id, test.id} < {request.problem for request, _ in recording.rows.values()}
+    text = gzip.decompress(path.read_bytes()).decode()
+    for problem in load_problems("humaneval"):
+        lines = [line.strip() for line in (problem.starter_code + problem.reference).splitlines()]
+        assert not any(line in text for line in lines if len(line) > 40)
+    recorder.record(profile)
+    assert load_recording(path).rows == recording.rows and len(server.bodies) == asked
+    (tmp_path / "completions.sqlite").unlink()
+    with open_policy(policy) as replayed, Sandbox(workers=1) as sandbox:
+        assert len(sample_programs(replayed, sandbox, [test], 2)) == 2
+        with pytest.raises(MissingCompletion):
+            sample_programs(replayed, sandbox, [replace(test, starter_code=test.starter_code + "\n# more")], 2)
 
 
 def test_a_search_is_recorded_if_it_is_named_and_replays(setting, tmp_path, monkeypatch):

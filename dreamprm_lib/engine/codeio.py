@@ -52,8 +52,9 @@ TOLERANCE = 1e-6  # relative and absolute, where an expected output holds a numb
 DIGITS = 12  # significant ones of an expected number: the last ones differ between machines
 ALIKE = 0.3  # similarity of statements from which on two tasks stay in one split
 
-CHANCE = {"random", "secrets", "uuid", "Random"}
-CLOCKS = {"now", "today", "utcnow", "time", "time_ns", "monotonic", "perf_counter", "localtime", "ctime"}
+SEEDED, UNSEEDED = {"random", "Random"}, {"secrets", "uuid"}  # modules of chance; a generator may use those with seeds
+FLEETING = {"now", "today", "utcnow", "time", "time_ns", "monotonic", "perf_counter", "localtime", "ctime"}
+FLEETING |= {"urandom", "SystemRandom"}
 
 LIST = resources.files("dreamprm_lib") / "data" / "codeio.csv"
 
@@ -101,8 +102,10 @@ def read() -> list[Problem]:
 
 
 def write_list(path: Path | None = None) -> None:
-    """Work out which tasks are kept and their splits, and write the list (some minutes); the same wheel gives the same
-    bytes."""
+    """Work out which tasks are kept and their splits, and write the list (some minutes).
+
+    The same wheel gives the same bytes, but for tasks that take about as long as the limit of time allows.
+    """
     tasks = _tasks()
     made = _made({index: task for index, task in enumerate(tasks) if _is_plain(task)})
     varied = {index: _problem(index, tasks[index], *call, "") for index, call in made.items() if _is_varied(call[1])}
@@ -164,12 +167,12 @@ def _is_plain(task: dict) -> bool:
         tree = ast.parse(_code(task))
     except (SyntaxError, ValueError):
         return False
-    imported = set(_imported(tree))
     return (
         len(_statement(task)) <= MAX_STATEMENT
         and bool(_parameters(task))
-        and imported <= sys.stdlib_module_names
-        and not _asks_for_chance_or_time(ast.parse(task["code_sample"]))
+        and set(_imported(tree)) <= sys.stdlib_module_names
+        and _is_repeatable(task["code_sample"], SEEDED | UNSEEDED)
+        and _is_repeatable(task["input_generator"], UNSEEDED)
     )
 
 
@@ -181,18 +184,19 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield (node.module or "").partition(".")[0]
 
 
-def _asks_for_chance_or_time(tree: ast.Module) -> bool:
-    """Whether code uses a module of chance, or calls a clock; an import alone is no use."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in CHANCE:
-            return True
-        if isinstance(node, ast.ImportFrom) and node.module in CHANCE:
-            return True
+def _is_repeatable(code: str, chance: set[str]) -> bool:
+    """Whether code uses none of the modules of `chance`, and calls nothing that is another one each time; an import
+    alone is no use."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name) and node.id in chance:
+            return False
+        if isinstance(node, ast.ImportFrom) and node.module in chance:
+            return False
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in CLOCKS:
-                return True
-    return False
+            if called in FLEETING:
+                return False
+    return True
 
 
 # --- Inputs and expected outputs --------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ def _problem(index: int, task: dict, parameters: Sequence[str], pairs: Pairs, sp
     tests = tuple(Test(given, result, "functional") for given, result in pairs)
     return Problem(
         id=f"codeio/{index:04}",
-        title=" ".join(task["task_description"].split()[:8]),
+        title=f"codeio {index:04}",
         statement=_statement(task),
         difficulty="medium",
         split=split,

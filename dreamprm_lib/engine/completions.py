@@ -5,6 +5,8 @@ run can stop at any moment and goes on where it was, and *n* = 16 extends a run 
 ledger of what each answer cost.  A `Recording` is a store exported to compressed JSON Lines with a manifest beside it;
 a study replays it without a model.
 
+The text of a problem that is not ours is never part of a recording: a `WithheldRequest` stands for the request.
+
 Not covered: two processes that ask for the same missing sample at the same time both pay for it, and the first answer
 is kept.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock
-from pydantic import FiniteFloat, NonNegativeInt, Strict
+from pydantic import FiniteFloat, NonNegativeInt, Strict, StringConstraints
 
 from dreamprm_lib.engine.files import (
     as_json_lines,
@@ -64,6 +66,10 @@ class Request:
         canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
+    def as_row(self) -> dict:
+        """What a recording says of it."""
+        return {"request": self.as_dict()}
+
     def as_dict(self) -> dict:
         """The fields; without `extra` where there is nothing in it."""
         fields = dataclasses.asdict(self)
@@ -74,6 +80,21 @@ class Request:
         """The request of such fields.  Raises `InputError`, which begins with `where`, if they are not a request's."""
         request = row_of(cls, fields, where)
         return dataclasses.replace(request, stop=tuple(request.stop))
+
+
+@dataclass(frozen=True)
+class WithheldRequest:
+    """A request whose text is not ours to pass on: its digest, and the id of the problem that it asks about.
+
+    Whoever has the problem makes the same prompt from it, and finds the completions by the digest.
+    """
+
+    digest: str
+    problem: str
+
+    def as_row(self) -> dict:
+        """What a recording says of it."""
+        return {"digest": self.digest, "problem": self.problem}
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,8 @@ class Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in counts), sum(money) if money else None)
 
 
-Rows = dict[str, tuple[Request, dict[int, Completion]]]  # requests and their completions by sample index, by digest
+# Requests and their completions by sample index, by the request's digest.
+Rows = dict[str, tuple[Request | WithheldRequest, dict[int, Completion]]]
 
 
 SCHEMA = """
@@ -282,8 +304,12 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
             "short. Restore both files from version control, or export them again with `record`."
         )
     for where, line in json_lines(path):
-        row = checked(_RecordedRow, line, where)
-        request = Request.from_dict(row.request, where)
+        if isinstance(line, dict) and "digest" in line:
+            row = checked(_WithheldRow, line, where)
+            request = WithheldRequest(row.digest, row.problem)
+        else:
+            row = checked(_RecordedRow, line, where)
+            request = Request.from_dict(row.request, where)
         recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
     if repair and not rows:
@@ -295,9 +321,17 @@ class _Manifest(Form, extra="allow"):
     sha256: str
 
 
-class _RecordedRow(Form):
-    request: dict
+class _Recorded(Form):
     completions: dict[Annotated[int, Strict(False)], dict]  # JSON's keys are texts
+
+
+class _RecordedRow(_Recorded):
+    request: dict
+
+
+class _WithheldRow(_Recorded):
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    problem: str
 
 
 def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
@@ -305,7 +339,7 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     path = Path(path)
     lines = (
         {
-            "request": request.as_dict(),
+            **request.as_row(),
             "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
         }
         for _, (request, completions) in sorted(rows.items())

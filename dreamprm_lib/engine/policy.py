@@ -25,7 +25,16 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
+from dreamprm_lib.engine.completions import (
+    Completion,
+    CompletionStore,
+    Cost,
+    Recording,
+    Request,
+    Rows,
+    WithheldRequest,
+    load_recording,
+)
 from dreamprm_lib.engine.embedded import Engine
 from dreamprm_lib.engine.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.files import cache_dir
@@ -41,10 +50,14 @@ ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: ST
 
 @dataclass(frozen=True)
 class Prompt:
-    """Chat messages as (role, content) pairs, and the opening of the reply (may be empty)."""
+    """Chat messages as (role, content) pairs, and the opening of the reply (may be empty).
+
+    `withheld` is the id of a problem whose text is not ours to pass on: recordings then hold the prompt's digest alone.
+    """
 
     messages: tuple[tuple[str, str], ...]
     prefill: str = ""
+    withheld: str = ""
 
 
 class Policy:
@@ -88,9 +101,10 @@ class Policy:
         wanted = range(first, first + n)
         have = {r.digest: self._known(r) for r in requests}
         missing = _missing(requests, wanted, have)
-        for r in requests:
+        for r, prompt in zip(requests, prompts, strict=True):
             known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
-            self.served.setdefault(r.digest, (r, {}))[1].update(known)
+            asked = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
+            self.served.setdefault(r.digest, (asked, {}))[1].update(known)
         if missing:
             self._refuse_if_offline(missing)
             for digest, answers in self._ask_all(missing):
