@@ -25,10 +25,9 @@ import torch
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
-from dreamprm_lib.errors import InputError
-from dreamprm_lib.run import Profile, stage_parameters
+from dreamprm_lib.run import LIMITS, Profile, split_problems, stage_parameters
 
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")
@@ -111,11 +110,7 @@ class Plan:
 
 def plan(profile: Profile, overrides: Mapping[str, dict] | None = None) -> Plan:
     """The plan of a profile.  Raises `InputError` for a profile that does not fit the notebooks."""
-    try:
-        known = Assumptions(**profile.plan)
-    except TypeError as error:
-        names = ", ".join(f.name for f in fields(Assumptions))
-        raise InputError(f"The section `plan` does not fit ({error}): known are {names}.") from error
+    known = row_of(Assumptions, profile.plan, "The section `plan`")
     wanted = {s.notebook[:2]: stage_parameters(s, profile, overrides or {}, {}) for s in STAGES}
     problems, counted = _problems(wanted, known)
     asked = pd.DataFrame(
@@ -143,9 +138,9 @@ def _problems(wanted: dict, known: Assumptions) -> tuple[dict[str, int], bool]:
     counts = {"train": round(0.8 * known.early), "meta": known.early - round(0.8 * known.early), "test": known.late}
     counted = not source.startswith("livecodebench") or _in_hub_cache("livecodebench/code_generation_lite", "dataset")
     if counted:
-        counts = {split: len(load_problems(source, split)) for split in counts}
-    limits = {"train": wanted["01"]["train_limit"], "meta": wanted["01"]["meta_limit"], "test": wanted["03"]["limit"]}
-    return {s: n if limits[s] is None else min(n, limits[s]) for s, n in counts.items()}, counted
+        return {split: len(of) for split, of in split_problems(wanted).items()}, True
+    limits = {split: wanted[notebook][limit] for split, (notebook, limit) in LIMITS.items()}
+    return {s: n if limits[s] is None else min(n, limits[s]) for s, n in counts.items()}, False
 
 
 def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
@@ -168,7 +163,8 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
     one, two, three, six = (wanted[k] for k in ("01", "02", "03", "06"))
     ask("01", "programs, train", one["policy"], problems["train"], one["train_samples"], 1)
     ask("01", "programs, meta", one["policy"], problems["meta"], one["meta_samples"], 1)
-    ask("01", "plain prompt", one["policy"], min(len(one["compared"]), problems["train"]), one["train_samples"], 1)
+    compared = min(len(one["compared"]) or 3, problems["train"])
+    ask("01", "plain prompt", one["policy"], compared, one["train_samples"], 1)
     states = _open_steps(wanted, problems, known)
     ask("02", "rollouts", two["policy"], states, two["rollouts"], 0.5)
     many = min(states, two["oracle_states"])
@@ -206,16 +202,19 @@ def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> lis
     seconds = known.tests * known.test_seconds
     rows = [(stage, "grading", 0.0, n * seconds / 3600) for stage, n in graded.items()]
     four, five = wanted["04"], wanted["05"]
-    for stage, settings, what, passes in (("04", four, "ORM and PRM-CoF", 2), ("05", five, "correction", 1)):
-        parameters = sum(map(parameters_of, four["backbones"]))
+    every = sum(map(parameters_of, four["backbones"]))
+    chosen = max(map(parameters_of, four["backbones"]))  # at most: chapter 4 chooses one of them by the evidence
+    for stage, settings, what, passes, read in (
+        ("04", four, "ORM and PRM-CoF", 2, every),
+        ("05", five, "correction", 1, chosen),
+    ):
         epochs = settings["recipe"].get("epochs", 5) if settings["training"] != "head" else 1
         texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.prompt_tokens
         # forward and backward are three passes; a bilevel step has the meta batch and a product with two more
         cost = 1 if settings["training"] == "head" else 3 * (1 if stage == "04" else 3)
-        flops = 2 * parameters * texts * epochs * cost * passes
-        rows.append((stage, what, flops / known.flops / 3600, 0.0))
+        rows.append((stage, what, 2 * read * texts * epochs * cost * passes / known.flops / 3600, 0.0))
     texts = graded["03"] * known.program_tokens + problems["test"] * known.prompt_tokens
-    rows.append(("06", "scoring", 2 * parameters * texts * _readings(wanted) / known.flops / 3600, 0.0))
+    rows.append(("06", "scoring", 2 * chosen * texts * _readings(wanted) / known.flops / 3600, 0.0))
     return rows
 
 

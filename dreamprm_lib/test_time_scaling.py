@@ -24,6 +24,7 @@ from dreamprm_lib.engine.statistics import (
     holm,
     interval,
     mean_with_interval,
+    numbers,
     problems_to_settle,
     resamples,
     sign_flip_test,
@@ -37,9 +38,9 @@ def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
 
     The best of a subset lies in a group of equal scores with probability [C(upto, n) - C(below, n)] / C(total, n),
     where `below` and `upto` count the candidates with a lower score, and a lower or equal one; within the group each
-    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores).
+    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores), and for NaN.
     """
-    scores, passed = np.asarray(scores, float), np.asarray(passed, float)
+    scores, passed = numbers("scores", scores), numbers("passed", passed)
     total = len(scores)
     if not 1 <= n <= total or len(passed) != total:
         raise InputError(f"best-of-{n} needs at least {max(n, 1)} scored candidates, and has {total}.")
@@ -65,11 +66,19 @@ def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> f
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n]."""
+    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n].
+
+    Raises `InputError` for a score that is NaN: nothing could be picked by it.
+    """
 
     problems: list[Problem]
     passed: list[np.ndarray]
     scores: dict[str, list[np.ndarray]]
+
+    def __post_init__(self):
+        for method, rows in self.scores.items():
+            for problem, row in zip(self.problems, rows, strict=True):
+                numbers(f"The scores of `{method}` for {problem.id}", row)
 
     @property
     def size(self) -> int:

@@ -23,9 +23,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
@@ -36,11 +38,16 @@ from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.hypergradient import Lower, by_sample, forward_mode, two_forwards
 from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("backbone", "mixed", "double")
+
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -83,33 +90,32 @@ class Recipe:
     """
 
     part: Lora | LastLayers = field(default_factory=Lora)
-    epochs: int = 5
-    learning_rate: float = 1e-4
+    epochs: Positive = 5
+    learning_rate: Rate = 1e-4
     loss: str = "mse"
-    smoothing: float = 0.0
-    accumulation: int = 8
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    accumulation: Positive = 8
     checkpointing: bool = False
     seed: int = 0
     precision: str = "backbone"
-    warm_up: int = 0
-    meta_lr: float = 0.02
-    processes: int = 1
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    meta_lr: Rate = 0.02
+    processes: Positive = 1
     shard: bool = False
-    save_every: int = 50
+    save_every: Positive = 50
 
 
 PARTS = {"lora": Lora, "last_layers": LastLayers}
 
 
 def recipe_of(training: str, settings: dict, seed: int) -> Recipe:
-    """A recipe from a profile: `training` names what trains, `settings` are fields of `Recipe`."""
+    """A recipe from a profile: `training` names what trains, `settings` are fields of `Recipe`.
+
+    Raises `InputError` for what is no recipe, field by field.
+    """
     if training not in PARTS:
         raise InputError(f"`training` is {training!r}: fine-tuning takes one of {', '.join(PARTS)}.")
-    try:
-        return Recipe(**{"part": PARTS[training](), "seed": seed} | settings)
-    except TypeError as error:
-        known = ", ".join(Recipe.__dataclass_fields__)
-        raise InputError(f"The recipe {settings} does not fit ({error}): known are {known}.") from error
+    return row_of(Recipe, {"part": PARTS[training](), "seed": seed} | settings, "The recipe")
 
 
 @dataclass(frozen=True)
@@ -155,14 +161,15 @@ def fine_tune(
     The labels of the `meta` examples are clean outcomes, which teach the others' labels.  `saved` is a folder that
     keeps how far each training got, in a file named by all that it depends on; if its file is there, training goes on.
 
-    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already, or
-    examples without any label.
+    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already,
+    examples without any label, a label outside [0, 1], a saved state that is damaged, and if training diverges.
     """
     if backbone.tuning:
         raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
     check_loss(recipe.loss)
     if recipe.precision not in PRECISIONS:
         raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    _refuse_strange_labels([*examples, *meta])
     if recipe.processes > 1 and parallel.size() == 1:
         alone = replace(recipe, processes=1)
         return parallel.launch(recipe.processes, fine_tune, backbone, examples, alone, meta, saved)
@@ -184,6 +191,16 @@ def fine_tune(
     head = scorer.head.cpu()
     weight = head.weight[0].detach().double().numpy()
     return FineTuned(extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples))
+
+
+def _refuse_strange_labels(examples: Sequence[Example]) -> None:
+    for example in examples:
+        for number, row in enumerate(example.labels):
+            for step, label in enumerate(row):
+                if not (0 <= label <= 1 or np.isnan(label)):
+                    raise InputError(
+                        f"{example.problem.id}, program {number}, step {step}: the label {label} lies outside [0, 1]."
+                    )
 
 
 def _fingerprint(backbone: Backbone, examples: Sequence[Example], recipe: Recipe, meta: Sequence[Example]) -> str:
@@ -241,6 +258,11 @@ class _Training:
         parallel.sum_up([losses, *(p.grad for p in self._with_gradients())])
         length = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimiser.step()
+        if not (np.isfinite(float(losses) + float(length)) and self._is_finite()):
+            raise InputError(
+                f"Fine-tuning diverged in step {self.done + 1} of {self.steps} (loss {float(losses):.3g}, gradient "
+                f"{float(length):.3g}). Lower `learning_rate`, which is {self.recipe.learning_rate}."
+            )
         if correcting:
             self._correct(before, group, mine, logits, clipped=min(1.0, 1.0 / (float(length) + 1e-6)))
         self.optimiser.zero_grad()
@@ -333,17 +355,31 @@ class _Training:
         write_atomically(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state of this training."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
-        with torch.no_grad():
-            for name, p in self.trained.items():
-                p.copy_(state["trained"][name])
-            self.table.copy_(state["table"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.table_optimiser.load_state_dict(state["table_optimiser"])
-        torch.set_rng_state(state["random"])
+        """Go on from a saved state of this training.  Raises `InputError` for one that is damaged."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
+            with torch.no_grad():
+                for name, own in [*self.trained.items(), ("table", self.table)]:
+                    kept = state["table"] if name == "table" else state["trained"][name]
+                    if kept.shape != own.shape:
+                        raise ValueError(f"{name} has the shape {tuple(kept.shape)}, not {tuple(own.shape)}")
+                    own.copy_(kept)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.table_optimiser.load_state_dict(state["table_optimiser"])
+            torch.set_rng_state(state["random"])
+            if self.done not in range(1, self.steps + 1) or len(self.losses) != self.done // self.per_epoch:
+                raise ValueError(f"it stands at step {self.done} of {self.steps} with {len(self.losses)} epochs")
+            if not self._is_finite():
+                raise ValueError("its weights are no numbers")
+        except Exception as error:  # a damaged file raises whatever it happens to
+            raise InputError(
+                f"{path}, where training stands, is damaged ({error!r}). Delete it: training then begins anew."
+            ) from error
         log.info("training goes on at step %d of %d (%s)", self.done, self.steps, path)
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.trained.values())
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:

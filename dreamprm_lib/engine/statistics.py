@@ -8,6 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from dreamprm_lib.errors import InputError
+
+
+def numbers(what: str, values, finite: bool = False) -> np.ndarray:
+    """The values as an array of floats.  Raises `InputError` for NaN (with `finite` also for infinity), by its row."""
+    array = np.asarray(values, float)
+    wrong = np.argwhere(~np.isfinite(array) if finite else np.isnan(array))
+    if len(wrong):
+        raise InputError(f"{what}: row {wrong[0][0]} holds {array[tuple(wrong[0])]} where a number was expected.")
+    return array
+
 
 def resamples(problems: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Bootstrap resamples of problems as counts [draws, problems]; use the same ones for all that is compared."""
