@@ -122,6 +122,44 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
     assert seconds_of(run(project, overrides=settings)) == done  # more money is no reason to do it again
 
 
+SECRET = "sk-0123456789-must-not-be-seen"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"base_url": f"https://host/v1?api-key={SECRET}"},
+        {"base_url": f"https://:{SECRET}@host/v1"},
+        {"base_url": "https://host/v1", "key_variable": SECRET},
+        {"base_url": "https://host/v1", "key_variable": "sk_0123456789_must_not_be_seen"},
+        {"base_url": "https://host/v1", "api_key": SECRET},
+    ],
+)
+@pytest.mark.parametrize("name", ["policy", "weak_policy"])
+def test_a_secret_among_the_settings_is_refused_before_anything_is_written(project, caplog, policy, name):
+    start = f'outputs = "../outputs"  # a\nstudy = "x"  # b\n{name} = {{}}  # c\n'
+    write_notebook(project / "notebooks" / "02_second.ipynb", start, "1")
+    (project / "profiles" / "tiny.yaml").write_text("note: none\n")
+    with pytest.raises(InputError) as error:
+        run(project, overrides={"02_second": {name: policy}})
+    written = "".join(p.read_text() for p in (project / "outputs").rglob("*") if p.is_file())
+    shown = str(error.value) + caplog.text + written
+    assert not any(secret in shown for secret in (SECRET, SECRET.replace("-", "_")))
+
+
+@pytest.mark.parametrize("weak, models", [("", ["large", "large"]), ("small", ["large", "small"])])
+def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, weak, models):
+    monkeypatch.setenv("DREAMPRM_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("DREAMPRM_MODEL", "large")
+    monkeypatch.setenv("DREAMPRM_WEAK_MODEL", weak)
+    for name in ("live", "quick", "paper"):
+        profile = runner.elsewhere(runner.load_profile(name))
+        found = runner.stage_parameters(runner.STAGES[2], profile, {}, {})
+        assert [found[p]["model"] for p in ("policy", "weak_policy")] == models
+        assert {found[p]["base_url"] for p in ("policy", "weak_policy")} == {"http://127.0.0.1:9/v1"}
+    assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
+
+
 def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project, monkeypatch):
     rows = [{"restarted": n} for n in (0, 3, 4)] + [{}]
     monkeypatch.setattr(runner, "STAGES", (Stage("01_first", (), ("a.jsonl",)),))
