@@ -130,7 +130,8 @@ class StepLabel:
     """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
 
     `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
-    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.
+    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.  The row of a
+    clean step tells how many rollouts of its whole program were `restarted`: they began another one and do not count.
     """
 
     problem: str
@@ -142,6 +143,7 @@ class StepLabel:
     label: Share
     clean: bool
     tokens: Count | None = None
+    restarted: Count = 0
 
 
 @dataclass(frozen=True)

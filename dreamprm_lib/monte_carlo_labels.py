@@ -3,10 +3,14 @@
 The label of step *k* is the share of *n* completions of prefix *k* that pass all tests: an estimate of the prefix's
 value under the policy, with binomial noise.  The last prefix is the whole program; its label is the program's own
 verdict and is *clean* (DreamPRM-Code, section 3.2).
+
+A chat model may answer a prefix with another program.  Such a reply says nothing about the prefix and is not counted.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,15 +18,35 @@ import numpy as np
 from scipy import stats
 
 from dreamprm_lib.artifacts import OracleState, Program, StepLabel
-from dreamprm_lib.chain_of_functions import cof_prompt, extract_code
+from dreamprm_lib.chain_of_functions import code_blocks, cof_prompt
 from dreamprm_lib.engine.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.errors import PolicyError
+
+log = logging.getLogger(__name__)
 
 
 def rollout_prompt(problem: Problem, prefix: str) -> Prompt:
     """The prompt that the program was written from, its reply opened with the prefix."""
     return Prompt(cof_prompt(problem).messages, prefill=f"```python\n{prefix}")
+
+
+def continued(prefix: str, reply: str) -> str | None:
+    """The program that a reply makes of a prefix; None if the reply is another program.
+
+    A block of the reply continues the prefix if it begins with all of it, or with its last lines: then the two are
+    joined where they overlap.  Blank lines and trailing blanks do not matter.
+    """
+    written = [line.rstrip() for line in prefix.split("\n") if line.strip()]
+    for code in code_blocks(reply):
+        lines = code.split("\n")
+        filled = [k for k, line in enumerate(lines) if line.strip()]
+        for overlap in range(min(len(written), len(filled)), 0, -1):
+            if [lines[k].rstrip() for k in filled[:overlap]] == written[-overlap:]:
+                rest = "\n".join(lines[filled[overlap - 1] + 1 :])
+                return code if overlap == len(written) else prefix + rest.lstrip("\n")
+    return None
 
 
 def label_steps(
@@ -36,7 +60,8 @@ def label_steps(
 ) -> list[StepLabel]:
     """A label for every step of every program, in their order: `n` graded rollouts for each step but the last.
 
-    Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.
+    Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.  A
+    step has no label if none of its rollouts is counted.
     """
     open_prefixes = [
         (program, k, prefix)
@@ -47,18 +72,21 @@ def label_steps(
     states = [(program.problem, prefix) for program, _, prefix in open_prefixes]
     outcomes, written = graded_rollouts(policy, sandbox, problems, states, n, temperature)
     found = {
-        (program.problem, program.sample, k): (int(passed.sum()), int(tokens.sum()))
-        for (program, k, _), passed, tokens in zip(open_prefixes, outcomes, written, strict=True)
+        (program.problem, program.sample, k): (int(np.nansum(row)), int(np.isfinite(row).sum()), int(tokens.sum()))
+        for (program, k, _), row, tokens in zip(open_prefixes, outcomes, written, strict=True)
     }
+    restarted: Counter[tuple[str, int]] = Counter()
+    for (problem, sample, _), (_, counted, _) in found.items():
+        restarted[problem, sample] += n - counted
     labels = []
     for program in programs:
         for k, prefix in enumerate(program.prefixes):
             clean = k == len(program.steps) - 1
             own = (program.problem, program.sample, k)
-            count, tokens = (int(program.passed), 0) if clean else found.get(own, (None, None))
-            if count is not None:
-                trials = 1 if clean else n
-                labels.append(StepLabel(*own, prefix, trials, count, count / trials, clean, tokens))
+            passes, counted, tokens = (int(program.passed), 1, 0) if clean else found.get(own, (0, 0, 0))
+            if counted:
+                lost = restarted[own[:2]] if clean else 0
+                labels.append(StepLabel(*own, prefix, counted, passes, passes / counted, clean, tokens, lost))
     return labels
 
 
@@ -70,19 +98,22 @@ def graded_rollouts(
     n: int,
     temperature: float = 0.8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests: bool [states, n]; and the
-    tokens that it wrote: int [states, n]."""
+    """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests, as 1 or 0, and NaN for one
+    that is another program: [states, n]; and the tokens that it wrote: int [states, n]."""
     by_id = {p.id: p for p in problems}
     prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
     replies = policy.sample(prompts, n, temperature=temperature)
-    # A rollout is the prefix and its continuation, also where the endpoint could not be prefilled.
     rollouts = [
-        (problem, extract_code(reply.text)) for (problem, _), row in zip(states, replies, strict=True) for reply in row
+        (problem, continued(prefix, reply.text))
+        for (problem, prefix), row in zip(states, replies, strict=True)
+        for reply in row
     ]
-    distinct = list(dict.fromkeys(rollouts))  # many rollouts of a late prefix are the same program
+    distinct = [x for x in dict.fromkeys(rollouts) if x[1]]  # many rollouts of a late prefix are the same program
     verdicts = sandbox.grade([(by_id[problem], code) for problem, code in distinct], progress=True)
     passed = {rollout: verdict.passed for rollout, verdict in zip(distinct, verdicts, strict=True)}
-    outcomes = np.array([passed[rollout] for rollout in rollouts], bool)
+    outcomes = np.array([passed.get(rollout, np.nan) for rollout in rollouts], float)
+    if restarted := int(np.isnan(outcomes).sum()):
+        log.warning("%d of %d rollouts began another program and are not counted", restarted, len(rollouts))
     tokens = np.array([reply.tokens for row in replies for reply in row], int)
     return outcomes.reshape(len(states), n), tokens.reshape(len(states), n)
 
@@ -98,16 +129,33 @@ def oracle_states(
 ) -> list[OracleState]:
     """Each labelled prefix finished so many times, by the policy that wrote it and by a weaker one.
 
-    `rollouts` are the numbers for the two; the first rollouts are those that gave the label.
+    `rollouts` are the numbers for the two; the first rollouts are those that gave the label.  A state is left out if
+    less than half of its rollouts by either are counted; the others are cut to the same number of rollouts.  Raises
+    `PolicyError` if no state remains.
     """
     states = [(x.problem, x.prefix) for x in labels]
-    own, other = (
-        graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
+    counted = [
+        [row[np.isfinite(row)] for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]]
         for model, n in zip((policy, weak), rollouts, strict=True)
-    )
+    ]
+    kept = [
+        k for k in range(len(states)) if all(2 * len(rows[k]) >= n for rows, n in zip(counted, rollouts, strict=True))
+    ]
+    if states and not kept:
+        raise PolicyError(
+            "Most replies begin another program instead of continuing the one that was begun, so that no step can be "
+            "judged by them. Ask a model whose replies can be opened with a prefix (`prefill: true`)."
+        )
+    width = [min((len(rows[k]) for k in kept), default=0) for rows in counted]
     return [
-        OracleState(x.problem, x.sample, x.step, x.prefix, *(row.astype(int).tolist() for row in rows))
-        for x, *rows in zip(labels, own, other, strict=True)
+        OracleState(
+            labels[k].problem,
+            labels[k].sample,
+            labels[k].step,
+            labels[k].prefix,
+            *(rows[k][:m].astype(int).tolist() for rows, m in zip(counted, width, strict=True)),
+        )
+        for k in kept
     ]
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
@@ -169,7 +169,7 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
     ask("02", "rollouts", two["policy"], states, two["rollouts"], 0.5)
     many = min(states, two["oracle_states"])
     ask("02", "oracle", two["policy"], many, max(two["oracle_rollouts"] - two["rollouts"], 0), 0.5)
-    ask("02", "oracle, weaker", two["weak_policy"], many, two["weak_rollouts"], 0.5)
+    ask("02", "oracle, weaker", two["weak_policy"] or WEAKER, many, two["weak_rollouts"], 0.5)
     ask("03", "candidates", three["policy"], problems["test"], three["samples"], 1)
     searched = problems["test"] if six["search_problems"] is None else min(six["search_problems"], problems["test"])
     width = six["search_width"] * six["search_branches"]

@@ -35,7 +35,7 @@ from pydantic import Field, create_model
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
 from dreamprm_lib.engine.completions import CompletionStore, Cost
-from dreamprm_lib.engine.endpoint import Endpoint, settings_from_environment
+from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
 from dreamprm_lib.engine.policy import ACCOUNT, store_path
 from dreamprm_lib.engine.problems import Problem, load_problems, named
@@ -109,12 +109,15 @@ def elsewhere(profile: Profile) -> Profile:
     """The profile with the policy that the environment names (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), if it names one.
 
     That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
-    weaker model of chapter 2 stays what it was.
+    weaker model of chapter 2 is another model of the same server (`DREAMPRM_WEAK_MODEL`).
     """
     policy = settings_from_environment()
     if policy is None:
         return profile
-    changed = {"policy": policy, "replay": False}
+    weaker = settings_from_environment(weaker=True)
+    if weaker == policy:
+        log.warning("DREAMPRM_WEAK_MODEL is not set: %s stands in for the weaker model too", policy["model"])
+    changed = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
     sections = {
@@ -131,8 +134,8 @@ def parse_overrides(options: list[str]) -> dict[str, dict]:
         name, separator, value = option.partition("=")
         notebook, dot, parameter = name.partition(".")
         if not (separator and dot and parameter):
-            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {option!r}.")
-        where = f"-p {option}"
+            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {name!r}.")
+        where = f"-p {name}"  # the value may be secret
         overrides.setdefault(_stage_named(notebook, where).notebook, {})[parameter] = from_yaml(value, where)
     return overrides
 
@@ -158,8 +161,8 @@ def stage_parameters(
 ) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
-    Raises `InputError` for a parameter that the notebook does not have, one of another type than its literal, or if
-    it has no cell tagged `parameters`.
+    Raises `InputError` for a parameter that the notebook does not have, one of another type than its literal, a policy
+    that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
     form = create_model(stage.notebook, __base__=_Parameters, **declared)
@@ -169,7 +172,11 @@ def stage_parameters(
         raise InputError(f"{stage.notebook}: `{taken[0]}` cannot be set. A study is named by --study.")
     given |= {name: value for name, value in fixed.items() if name in declared}
     checked(form, given, stage.notebook, "parameter")
-    return {name: literal for name, (_, literal) in declared.items()} | given
+    together = {name: literal for name, (_, literal) in declared.items()} | given
+    for name in together:
+        if name.endswith("policy"):
+            endpoint_from(together[name])
+    return together
 
 
 class _Parameters(Form, allow_inf_nan=False):
@@ -209,16 +216,15 @@ def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
     """
     found = {}
     needed = "A study needs at least " + ", ".join(f"{n} {split}" for split, n in NEEDED.items()) + " problems"
+    sets = {name: load_problems(name) for name in {wanted[notebook]["problems"] for notebook, _ in LIMITS.values()}}
     for split, (notebook, limit) in LIMITS.items():
         source, most = wanted[notebook]["problems"], wanted[notebook][limit]
         if most is not None and most < NEEDED[split]:
             raise InputError(f"{notebook}: `{limit}` is {most}. {needed}.")
-        found[split] = load_problems(source, split)[:most]
+        found[split] = [p for p in sets[source] if p.split == split][:most]
         if len(found[split]) < NEEDED[split]:
-            raise InputError(
-                f"{source} has {len(found[split])} {split} problems. {needed}; `split` in a problem's file says which "
-                "it is."
-            )
+            there = f"{source} has {len(found[split])} {split} problems"
+            raise InputError(f"{there}. {needed}; `split` in a problem's file says which it is.")
     return found
 
 
@@ -259,7 +265,8 @@ def run(
             **expected,
             "outputs": _digests(stage.writes, study),
             "seconds": round(seconds, 1),
-            "tokens": _tokens(stage.writes, study),
+            "tokens": _total("tokens", stage.writes, study),
+            "restarted": _total("restarted", stage.writes, study),
             "asked": asdict(_asked(stage, study)),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
@@ -363,8 +370,10 @@ def _named_files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _named_files(part, folder)
-    elif isinstance(value, str) and value and os.path.exists(path := folder / value.partition("?")[0]):
-        yield value, path
+    elif isinstance(value, str):
+        for name in filter(None, value.partition("?")[0].split(",")):
+            if os.path.exists(folder / name):
+                yield name, folder / name
 
 
 def _digest_below(path: Path) -> str:
@@ -393,10 +402,10 @@ def _code_digest(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _tokens(files: tuple[str, ...], study: Study) -> int:
-    """Tokens of the completions in the tables that a stage wrote."""
+def _total(column: str, files: tuple[str, ...], study: Study) -> int:
+    """The sum of a column of the tables that a stage wrote."""
     rows = (row for file in files if file.endswith(".jsonl") for _, row in json_lines(study.folder / file))
-    return sum(row.get("tokens") or 0 for row in rows)
+    return sum(row.get(column) or 0 for row in rows)
 
 
 def _account(stage: Stage, study: Study) -> str:

@@ -20,13 +20,14 @@ from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
 from dreamprm_lib.engine.clusters import spread
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import (
+    counted,
     holm,
     interval,
-    mcnemar,
     mean_with_interval,
     numbers,
-    problems_needed,
+    problems_to_settle,
     resamples,
+    sign_flip_test,
 )
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
@@ -192,41 +193,42 @@ def difficulty_table(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFra
 
 
 def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Paired differences in best-of-N at the pool's size: columns method, baseline, difference, ci_low, ci_high (95 %,
-    paired bootstrap), wins, losses, p_value (exact McNemar on the picks), p_holm (adjusted for the number of rows), and
-    problems_needed to settle the difference with a power of 0.8 (empty: over 20,000)."""
+    """Paired differences in best-of-N at the pool's size, ties averaged: columns method, baseline, difference, ci_low,
+    ci_high (95 %, paired bootstrap), wins and losses (problems on which the method's chance is the higher and the
+    lower), p_value (exact sign-flip test), p_holm (adjusted for the number of rows), spread (standard deviation over
+    problems), problems_needed to settle the difference with a power of 0.8 (empty: over 20,000), and verdict, the
+    sentence that all this allows.  All of them are of the same gains, one a problem."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
     for method, baseline in tqdm(pairs, desc="comparing", unit="pair"):
         gain = pool.best_of(method, pool.size) - pool.best_of(baseline, pool.size)
-        rows.append(_difference(method, baseline, gain, picks(pool, method), picks(pool, baseline), counts))
+        rows.append(_difference(method, baseline, gain, counts))
     return _adjusted(rows)
 
 
-def _difference(
-    method: str, baseline: str, gain: np.ndarray, picked: np.ndarray, other: np.ndarray, counts: np.ndarray
-) -> dict:
-    """A row of `differences`: the interval is of `gain` [problems], the test of two picks [problems] bool."""
+def _difference(method: str, baseline: str, gain: np.ndarray, counts: np.ndarray) -> dict:
+    """A row of `differences`, for the gain on each problem [problems]."""
+    gain = np.where(np.abs(gain) < 1e-9, 0.0, gain)
     low, high = interval(gain, counts)
-    wins, losses = int((picked & ~other).sum()), int((other & ~picked).sum())
     return {
         "method": method,
         "baseline": baseline,
         "difference": gain.mean(),
         "ci_low": low,
         "ci_high": high,
-        "wins": wins,
-        "losses": losses,
-        "p_value": mcnemar(wins, losses),
-        "problems_needed": problems_needed(wins / len(gain), losses / len(gain)),
+        "wins": int((gain > 0).sum()),
+        "losses": int((gain < 0).sum()),
+        "p_value": sign_flip_test(gain),
+        "spread": gain.std(),
+        "problems_needed": problems_to_settle(gain.mean(), gain.std()),
     }
 
 
 def _adjusted(rows: Sequence[dict]) -> pd.DataFrame:
-    """Rows of `_difference` as a table, their p-values adjusted for its size."""
+    """Rows of `_difference` as a table, their p-values adjusted for its size, with its verdict."""
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
-    return table
+    return table.assign(verdict=verdict(table))
 
 
 def aggregation_table(
@@ -287,11 +289,6 @@ def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
     return found
 
 
-def picks(pool: Pool, method: str) -> np.ndarray:
-    """Whether the method's pick among all candidates passes [problems]; among equals the first sample is picked."""
-    return np.array([ok[np.argmax(s)] for s, ok in zip(pool.scores[method], pool.passed, strict=True)], bool)
-
-
 def verdict(table: pd.DataFrame) -> list[str]:
     """What `differences` allow to be said, one sentence a row.
 
@@ -312,8 +309,8 @@ def verdict(table: pd.DataFrame) -> list[str]:
             said = "cannot be told apart from"
         sentences.append(
             f"`{row.method}` {said} `{row.baseline}` on these problems: {points}; "
-            f"{row.wins} problems won, {row.losses} lost, exact McNemar p = {row.p_value:.3g} "
-            f"({row.p_holm:.3g} by Holm for {len(table)} comparisons)."
+            f"ahead on {counted(row.wins, 'problem')}, behind on {row.losses}, exact sign-flip p = {row.p_value:.3g} "
+            f"({row.p_holm:.3g} by Holm for {counted(len(table), 'comparison')})."
         )
     return sentences
 
@@ -321,17 +318,14 @@ def verdict(table: pd.DataFrame) -> list[str]:
 def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -> list[str]:
     """What `problems_needed` of `differences` comes to: over all comparisons, and for one of them."""
     needed = table.problems_needed.dropna()
-    said = f"{len(needed)} of {len(table)} differences could be settled at the rates of wins and losses seen here"
+    said = f"{len(needed)} of {len(table)} differences could be settled, if they are as large as seen here"
     if len(needed):
         now = int((needed <= problems).sum())
         said += f", half of them by {needed.median():,.0f} problems or fewer; {now} by the {problems} of this study"
     (row,) = table[(table.method == method) & (table.baseline == baseline)].itertuples()
-    pair = f"`{method}` against `{baseline}` ({row.wins} won, {row.losses} lost)"
-    if row.wins == row.losses:
-        return [
-            f"{said}.",
-            f"{pair}: wins and losses are equal, so that more problems like these would settle nothing.",
-        ]
+    pair = f"`{method}` against `{baseline}` ({100 * row.difference:+.1f} points)"
+    if not round(row.difference, 9):
+        return [f"{said}.", f"{pair}: no difference, so that more problems like these would settle nothing."]
     count = "over 20,000" if pd.isna(row.problems_needed) else f"{row.problems_needed:,.0f}"
     return [f"{said}.", f"{pair} would take {count} problems."]
 
@@ -361,8 +355,7 @@ def search_differences(
     """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
 
     Its pick stands against `method`, by which it was steered, and against `random`; whether any of its finished
-    programs passes, against `oracle`.  Differences are to `best_of_mean` at the N of `equal_tokens`; wins and losses
-    are to the pick among the first candidates, N rounded to a whole number.
+    programs passes, against `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
     """
     n = equal_tokens(pool, candidates, found)
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
@@ -370,10 +363,8 @@ def search_differences(
     rows = []
     comparisons = ((SEARCH, pick, method), (SEARCH, pick, "random"), (SEARCH_ANY, any_passes, "oracle"))
     for name, solved, baseline in comparisons:
-        cases = list(zip(pool.scores[baseline], pool.passed, n, strict=True))
-        gain = solved - np.array([best_of_mean(*case) for case in cases])
-        first = np.array([ok[np.argmax(scores[: round(k)])] for scores, ok, k in cases], bool)
-        rows.append(_difference(name, baseline, gain, solved, first, counts))
+        rates = [best_of_mean(*case) for case in zip(pool.scores[baseline], pool.passed, n, strict=True)]
+        rows.append(_difference(name, baseline, solved - np.array(rates), counts))
     return _adjusted(rows)
 
 

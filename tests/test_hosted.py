@@ -222,7 +222,7 @@ def test_the_table_knows_models_by_pattern_and_a_profile_comes_first(fake_server
     own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}})
     assert own.prefill and own.known.price == [1, 2]
     assert Endpoint("o4-mini", "openai", takes_n=True).takes_n  # what is said of one endpoint comes before any table
-    everything = Endpoint("o4-mini")  # a file of that name in the embedded server
+    everything = Endpoint("o4-mini")  # a file of that name for the embedded engine
     assert everything.prefill and everything.takes_n and everything.known.price == (0.0, 0.0)
 
 

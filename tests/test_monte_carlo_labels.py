@@ -11,7 +11,9 @@ from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.completions import Completion
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.statistics import wilson_interval
+from dreamprm_lib.errors import PolicyError
 from dreamprm_lib.monte_carlo_labels import (
+    continued,
     graded_rollouts,
     label_steps,
     oracle_states,
@@ -105,6 +107,87 @@ def test_one_step_programs_need_no_rollouts_and_empty_ones_no_labels():
 
     labels = label_steps(NoPolicy(), WordSandbox(), [PROBLEM], [program(STEPS[2:], True), program([], False)], 4)
     assert [(x.label, x.clean) for x in labels] == [(1.0, True)]
+
+
+BEGUN = (
+    'def main():\n    """Strategy: add."""\n    print(add(read()))\n\n\ndef read():\n    return input().split()\n\n\n'
+)
+END = "def add(words):\n    return sum(map(int, words))\n\n\nmain()\n"
+OTHER = "def main():\n    print(sum(map(int, input().split())))\n\n\nmain()\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"```python\n{BEGUN}{END}```\nDone.",
+        f"{BEGUN}{END}",
+        f"```python\n{BEGUN}{END}```\nAnother way:\n```python\n{OTHER}```",
+        "```python\n" + BEGUN[BEGUN.index("def read") :] + END + "```",
+        BEGUN[BEGUN.index("    return input") :] + END + "```\nThe rest of the program.",
+    ],
+)
+def test_a_reply_that_goes_on_is_joined_where_it_overlaps(reply):
+    assert continued(BEGUN, reply) == BEGUN + END
+    spaced = reply.replace("\n\n\n", "\n").replace("\ndef read", "  \ndef read")
+    assert continued(BEGUN, spaced).split() == (BEGUN + END).split()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"```python\n{OTHER}```",
+        f"```python\n{BEGUN.replace('add.', 'sum.')}{END}```",
+        f"```python\n{END}```",  # it may go on, or be a part of another program
+        f"```python\n{BEGUN[:40]}",
+        "I cannot go on.",
+        "",
+    ],
+)
+def test_a_reply_that_begins_another_program_is_none(reply):
+    assert continued(BEGUN, reply) is None
+
+
+class Restarting:
+    """A chat model that begins another program in the first `restarts` of the samples; what it writes is right."""
+
+    def __init__(self, *restarts):
+        self.restarts = iter(restarts)
+
+    def sample(self, prompts, n, temperature):
+        begun = [prompt.prefill.removeprefix("```python\n") for prompt in prompts]
+        return [
+            [Completion(OTHER if i < other else prefix + "right = 1\n", 2, "stop") for i in range(n)]
+            for prefix, other in zip(begun, self.restarts, strict=False)
+        ]
+
+
+@pytest.mark.parametrize(
+    "restarts, rows",
+    [
+        ((0, 0), [(0, 4, 4, 0), (1, 4, 4, 0), (2, 1, 1, 0)]),
+        ((1, 3), [(0, 3, 3, 0), (1, 1, 1, 0), (2, 1, 1, 4)]),
+        ((4, 2), [(1, 2, 2, 0), (2, 1, 1, 6)]),
+        ((4, 4), [(2, 1, 1, 8)]),
+    ],
+)
+def test_rollouts_of_another_program_are_not_counted_but_told(restarts, rows):
+    labels = label_steps(Restarting(*restarts), WordSandbox(), [PROBLEM], [program(STEPS, True)], 4)
+    assert [(x.step, x.passes, x.rollouts, x.restarted) for x in labels] == rows
+    assert all(x.label == 1 for x in labels)
+
+
+def test_oracle_states_have_equally_many_rollouts_and_each_of_them_counts():
+    labels = [
+        x for x in label_steps(Restarting(0, 0), WordSandbox(), [PROBLEM], [program(STEPS, True)], 2) if not x.clean
+    ]
+
+    def states(own, weak):
+        return oracle_states(Restarting(*own), Restarting(*weak), WordSandbox(), [PROBLEM], labels, (4, 2))
+
+    assert [(x.step, x.outcomes, x.weak) for x in states((1, 2), (0, 1))] == [(0, [1, 1], [1]), (1, [1, 1], [1])]
+    assert [(x.step, x.outcomes, x.weak) for x in states((3, 1), (0, 0))] == [(1, [1, 1, 1], [1, 1])]
+    with pytest.raises(PolicyError, match="another program"):
+        states((3, 0), (0, 2))
 
 
 def test_a_rollout_is_opened_with_the_prefix():

@@ -5,14 +5,16 @@ import gzip
 import json
 import pickle
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import SPLITS, describe, load_problems, split_of
+from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, split_of
 from dreamprm_lib.errors import InputError
 
+UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
 BOM = b"\xef\xbb\xbf"
 TOML = """
 id = "p"
@@ -52,10 +54,15 @@ def test_similarity_is_the_share_of_common_word_triples():
     assert similarity[0].tolist() == pytest.approx([1, 2 / 4, 0, 0]) and similarity[1, 0] == similarity[0, 1]
 
 
-def test_starter_statements_are_far_from_one_another():
-    similarity = statement_similarity([p.statement for p in load_problems("starter")])
+def test_our_problems_are_of_many_kinds_no_two_alike_and_some_kinds_are_met_in_the_test_split_alone():
+    problems = load_problems("starter") + load_problems(UNRECORDED)
+    assert len({p.id for p in problems}) == len(problems)
+    kinds = {p.kind for p in problems}
+    assert kinds <= set(KINDS) and len(kinds) >= 12
+    assert {p.split for p in problems if p.kind in TEST_ONLY_KINDS} == {"test"}
+    similarity = statement_similarity([p.statement for p in problems])
     np.fill_diagonal(similarity, 0)
-    assert similarity.max() < 0.6
+    assert similarity.max() < 0.5
 
 
 def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
@@ -72,6 +79,9 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
     with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% alike.*\?drop="):
         load_problems(path)
     assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
+    assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
+    with pytest.raises(InputError, match="first='few'"):
+        load_problems(f"{path}?first=few")
 
 
 def test_a_toml_file_round_trips(tmp_path):
@@ -87,6 +97,7 @@ def test_a_toml_file_round_trips(tmp_path):
         (lambda t: t.replace('statement = "Add."', ""), "`statement` is missing"),
         (lambda t: t.replace("easy", "trivial"), "'trivial'"),
         (lambda t: t.replace("train", "holdout"), "'holdout'"),
+        (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
         (lambda t: t.replace("[[tests]]", "[[trials]]"), "`tests` is missing"),
         (lambda t: t.replace('rules = ["add"]', "colour = 1"), "no field `colour`"),
         (lambda t: t.replace('output = "4\\n"', "output = 4"), r"`tests\[0\]\.output` is 4: it should be"),
@@ -281,7 +292,25 @@ def test_a_file_that_is_no_utf8_text_is_named_for_what_it_is(tmp_path, name, dat
 def test_humaneval_loads_from_its_package():
     problems = load_problems("humaneval")
     assert len(problems) == 164 and problems[0].tests[0].kind == "check"
-    assert {p.split for p in problems} == set(SPLITS)
+    assert [sum(p.split == split for p in problems) for split in SPLITS] == [67, 26, 71]
+
+
+def test_several_sources_are_one_set(tmp_path):
+    first = write(tmp_path / "a.toml", TOML)
+    second = write(tmp_path / "b.toml", TOML.replace('"p"', '"q"').replace("Add.", "Subtract one from the other."))
+    rows = "\n".join(lcb_row(question_id=name, question_content=f"Task {name * 9}") for name in "xyz")
+    third = write(tmp_path / "c.jsonl", rows)
+    assert [p.id for p in load_problems([first, str(second)])] == ["p", "q"]
+    assert [p.id for p in load_problems(f"{second},{first}", "train")] == ["q", "p"]
+    assert [p.id for p in load_problems(f"{first},{third}?drop=x,z")] == ["p", "y"]
+    both = {p.id for p in load_problems("humaneval,starter")}
+    assert both == {p.id for source in ("starter", "humaneval") for p in load_problems(source)}
+
+
+@pytest.mark.parametrize("source", ["starter,starter", ["humaneval", "starter", "humaneval"], ["starter"] * 3])
+def test_equal_ids_of_several_sources_are_refused(source):
+    with pytest.raises(InputError, match="stands twice"):
+        load_problems(source)
 
 
 def test_the_hash_split_is_stable_and_has_its_shares():

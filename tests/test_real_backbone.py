@@ -57,7 +57,7 @@ def test_lora_trains(candidates, loss):
     assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("name", [name for name, entry in WEIGHTS.items() if entry.parameters])
 def test_the_pinned_numbers_of_parameters_are_those_of_the_converted_files(name):
     if not (folder := cache_dir() / "safetensors" / name).exists():
         pytest.skip(f"{name} is not here")

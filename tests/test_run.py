@@ -122,6 +122,17 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
     assert seconds_of(run(project, overrides=settings)) == done  # more money is no reason to do it again
 
 
+def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project, monkeypatch):
+    rows = [{"restarted": n} for n in (0, 3, 4)] + [{}]
+    monkeypatch.setattr(runner, "STAGES", (Stage("01_first", (), ("a.jsonl",)),))
+    code = f"import json\nfrom pathlib import Path\nlines = [json.dumps(row) + '\\n' for row in {rows}]\n"
+    code += "Path(outputs, study, 'a.jsonl').write_text(''.join(lines))"
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b\n', code)
+    (project / "profiles" / "tiny.yaml").write_text("note: one stage\n")
+    study = run(project)
+    assert json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["restarted"] == 7
+
+
 def test_the_report_tells_costs_where_there_are_any():
     stage = {"seconds": 1.5, "tokens": 7}
     nothing = {"answers": 0, "completions": 0, "prompt_tokens": 0, "tokens": 0, "dollars": None}

@@ -84,5 +84,5 @@ def test_shipped_problems_validate():
 
 
 def test_the_command_prints_a_table(tmp_path, capsys):
-    assert main(["problems", "list"]) == 0
+    assert main(["problems", "list", "starter"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(load_problems("starter"))

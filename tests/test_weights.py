@@ -104,7 +104,8 @@ def nothing_but_locks(cache: Path) -> bool:
 
 def test_pinned_weights_are_pinned():
     for name, entry in WEIGHTS.items():
-        assert entry.name == name and entry.file.endswith(".gguf") and entry.size > 0
+        assert entry.name == name and entry.file.endswith(".gguf" if entry.parameters else ".jsonl.gz")
+        assert entry.size > 0
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert len(set(entry.parts)) == len(entry.parts) > 0 and all("==" in part for part in entry.parts)
 

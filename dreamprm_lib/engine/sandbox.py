@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import selectors
 import shutil
@@ -463,8 +464,20 @@ def _request_for(problem: Problem, test: Test, code: str, nonce: str) -> _Reques
     given = problem.source in PLATFORMS_WITH_IMPORTS
     if test.kind == "stdin":
         return _Request(code, test.input, given)
+    if test.kind == "check":
+        code = _behind_the_prompt(problem, code)
     entry = {"kind": test.kind, "name": problem.entry_point}
     return _Request(code, "", given or test.kind == "functional", entry, _frame(test.input.encode()) + nonce.encode())
+
+
+def _behind_the_prompt(problem: Problem, code: str) -> str:
+    """A program with the imports and helpers of its problem's prompt in front: it may use them without writing them
+    again.  Imports from `__future__`, which Python wants first, lead the whole."""
+    given = re.split(rf"^(?=def {problem.entry_point}\b)", problem.starter_code, maxsplit=1, flags=re.MULTILINE)[0]
+    if not given.strip():
+        return code
+    future = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+    return "\n".join([*future.findall(code), given, future.sub("", code)])
 
 
 def _judge(problem: Problem, test: Test, execution: Execution, nonce: str, limits: dict) -> tuple[str, str]:

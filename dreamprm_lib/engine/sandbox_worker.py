@@ -196,9 +196,9 @@ def answer(link: int, entry: dict, names: dict) -> None:
 
 
 def call_function(text: str, name: str, names: dict):
-    """Call the method of `Solution`, or else the function, with one JSON argument a line."""
+    """Call the method of `Solution` if it has it, or else the function, with one JSON argument a line."""
     solution = names.get("Solution")
-    function = getattr(solution(), name) if isinstance(solution, type) else names[name]
+    function = getattr(solution(), name) if hasattr(solution, name) else names[name]
     return function(*[json.loads(line) for line in text.split("\n") if line.strip()])
 
 

@@ -31,15 +31,16 @@ class Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def checked(form: type[AnyForm], value: Any, where: object, noun: str = "field") -> AnyForm:
+def checked(form: type[AnyForm], value: Any, where: object, noun: str = "field", secret: bool = False) -> AnyForm:
     """The value as that form.  Raises `InputError`, which begins with `where` and names all that is wrong at once:
-    each field that is missing, unknown, or of another type, with its value."""
+    each field that is missing, unknown, or of another type, with its value unless that may be `secret`."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {SHORT.repr(value)} where {noun}s with names were expected.")
+        said = type(value).__name__ if secret else SHORT.repr(value)
+        raise InputError(f"{where}: {said} where {noun}s with names were expected.")
     try:
         return form.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False)
+        found = error.errors(include_url=False, include_input=not secret)
     missing = [f"`{_path(e['loc'])}`" for e in found if e["type"] == "missing"]
     said = [_told(e, form, noun) for e in found if e["type"] != "missing"]
     if missing:
@@ -88,7 +89,8 @@ def _told(error: ErrorDetails, form: type[Form], noun: str) -> str:
     if error["type"] == "extra_forbidden":
         return f"there is no {noun} `{path}`" + (nearest(path, form.model_fields) if len(error["loc"]) == 1 else "")
     said = error["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return f"the {noun} `{path}` is {SHORT.repr(error['input'])}: {said}"
+    value = f" is {SHORT.repr(error['input'])}" if "input" in error else ""
+    return f"the {noun} `{path}`{value}: {said}"
 
 
 def _path(place: tuple[str | int, ...]) -> str:

