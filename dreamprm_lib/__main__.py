@@ -210,12 +210,14 @@ def _problems_validate(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
     from dreamprm_lib.engine.validation import GENERATED, check_references, validate
     from dreamprm_lib.record import recorded_headroom
-    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.run import NEEDED, load_profile
 
     problems = load_problems(options.set)
     ours = all(p.brute for p in problems)
     table, faults = validate(problems) if ours else check_references(problems)
     print(table.to_string(index=False))
+    there = ", ".join(f"{sum(p.split == split for p in problems)} {split} (needed: {n})" for split, n in NEEDED.items())
+    print(f"\nFor a study: {there}.")
     if not ours:
         _refuse(faults)
         return
