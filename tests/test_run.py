@@ -414,7 +414,8 @@ def own_problems(folder, splits):
     for number, split in enumerate(splits):
         (folder / f"{number}.toml").write_text(
             f'id = "p{number}"\ntitle = "P"\ndifficulty = "easy"\nsplit = "{split}"\n'
-            f'statement = "{chr(97 + number) * 9}"\nreference = "x"\n[[samples]]\ninput = ""\noutput = ""\n[[tests]]\ninput = ""\noutput = ""\n'
+            f'statement = "{chr(97 + number) * 9}"\nreference = "x"\n'
+            '[[samples]]\ninput = ""\noutput = ""\n[[tests]]\ninput = ""\noutput = ""\n'
         )
     return folder
 
