@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -23,9 +24,21 @@ def main(arguments: list[str] | None = None) -> int:
     except (DreamPRMError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, for which file, and what can be done."""
+    ways = {
+        errno.ENOSPC: "Make room on that disk; the same command goes on from what is complete.",
+        errno.EDQUOT: "Make room on that disk; the same command goes on from what is complete.",
+        errno.EACCES: "Get leave to write there, or name another folder.",
+        errno.EROFS: "That disk is read-only: name another folder.",
+    }
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}. {ways.get(error.errno, '')}".strip()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,12 +210,14 @@ def _problems_validate(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
     from dreamprm_lib.engine.validation import GENERATED, check_references, validate
     from dreamprm_lib.record import recorded_headroom
-    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.run import NEEDED, load_profile
 
     problems = load_problems(options.set)
     ours = all(p.brute for p in problems)
     table, faults = validate(problems) if ours else check_references(problems)
     print(table.to_string(index=False))
+    there = ", ".join(f"{sum(p.split == split for p in problems)} {split} (needed: {n})" for split, n in NEEDED.items())
+    print(f"\nFor a study: {there}.")
     if not ours:
         _refuse(faults)
         return

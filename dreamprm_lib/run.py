@@ -135,7 +135,7 @@ def parse_overrides(options: list[str]) -> dict[str, dict]:
         notebook, dot, parameter = name.partition(".")
         if not (separator and dot and parameter):
             raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {name!r}.")
-        where = f"-p {name}"
+        where = f"-p {name}"  # the value may be secret
         overrides.setdefault(_stage_named(notebook, where).notebook, {})[parameter] = from_yaml(value, where)
     return overrides
 
@@ -162,7 +162,7 @@ def stage_parameters(
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
     Raises `InputError` for a parameter that the notebook does not have, one of another type than its literal, a policy
-    that does not fit (before what may be secret in it is written anywhere), or if there is no cell tagged `parameters`.
+    that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
     form = create_model(stage.notebook, __base__=_Parameters, **declared)
@@ -216,16 +216,15 @@ def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
     """
     found = {}
     needed = "A study needs at least " + ", ".join(f"{n} {split}" for split, n in NEEDED.items()) + " problems"
+    sets = {name: load_problems(name) for name in {wanted[notebook]["problems"] for notebook, _ in LIMITS.values()}}
     for split, (notebook, limit) in LIMITS.items():
         source, most = wanted[notebook]["problems"], wanted[notebook][limit]
         if most is not None and most < NEEDED[split]:
             raise InputError(f"{notebook}: `{limit}` is {most}. {needed}.")
-        found[split] = load_problems(source, split)[:most]
+        found[split] = [p for p in sets[source] if p.split == split][:most]
         if len(found[split]) < NEEDED[split]:
-            raise InputError(
-                f"{source} has {len(found[split])} {split} problems. {needed}; `split` in a problem's file says which "
-                "it is."
-            )
+            there = f"{source} has {len(found[split])} {split} problems"
+            raise InputError(f"{there}. {needed}; `split` in a problem's file says which it is.")
     return found
 
 
@@ -371,8 +370,10 @@ def _named_files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _named_files(part, folder)
-    elif isinstance(value, str) and value and os.path.exists(path := folder / value.partition("?")[0]):
-        yield value, path
+    elif isinstance(value, str):
+        for name in filter(None, value.partition("?")[0].split(",")):
+            if os.path.exists(folder / name):
+                yield name, folder / name
 
 
 def _digest_below(path: Path) -> str:

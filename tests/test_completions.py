@@ -266,7 +266,7 @@ def test_damaged_pages_are_named(tmp_path):
     ],
 )
 def test_what_the_disk_refuses_is_told_with_the_way_out(tmp_path, what):
-    """Tables that are gone stand for a full disk and a folder that cannot be written: to SQLite they are one kind."""
+    """Tables that are gone stand for a full disk and a read-only folder: to SQLite they are of one kind."""
     with CompletionStore(tmp_path / "s.sqlite") as store:
         with sqlite3.connect(tmp_path / "s.sqlite") as db:
             db.executescript("DROP TABLE completions; DROP TABLE ledger")

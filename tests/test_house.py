@@ -8,7 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
+
+from dreamprm_lib.engine.files import from_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dreamprm_lib"
@@ -88,7 +89,7 @@ def test_the_three_lists_of_packages_agree():
         assert tuple(map(int, lowest.split("."))) <= tuple(
             int(part) for part in re.findall(r"\d+", pinned[name_of(requirement)])
         )
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = from_yaml((ROOT / "environment.yml").read_text(), "x")["dependencies"]
     assert {"pip": ["-c constraints.txt", "-e .[test]"]} in conda
     assert any(entry.startswith("python=3.1") for entry in conda if isinstance(entry, str))
 

@@ -71,6 +71,27 @@ def test_a_profile_sets_the_assumptions(monkeypatch):
         plan(replace(profile, plan={"colour": 1}))
 
 
+@pytest.mark.parametrize("others", [[], ["a/b-7B"], ["a/b-0.5b", "c-7B"]])
+def test_every_candidate_is_trained_and_the_chosen_one_alone_scores(others):
+    profile = load_profile("paper")
+    found = plan(profile, {"04_reward_model": {"backbones": ["Qwen/Qwen2.5-Coder-3B", *others]}})
+    hours = found.computed.set_index("what")["GPU hours"]
+    sizes = [3e9, *(7e9 if "7B" in name else 5e8 for name in others)]
+    assert hours["ORM and PRM-CoF"] / plan(profile).computed.set_index("what")["GPU hours"]["ORM and PRM-CoF"] == (
+        pytest.approx(sum(sizes) / 3e9)
+    )
+    texts = 131 * 8 * 300 + 131 * 900
+    assert hours["scoring"] == pytest.approx(2 * max(sizes) * texts * 3 / 3e14 / 3600)
+
+
+@pytest.mark.parametrize(
+    "section, said", [({"early": "many"}, "`early` is 'many'"), ({"flop": 1.0}, "you mean `flops")]
+)
+def test_assumptions_that_do_not_fit_are_named(section, said):
+    with pytest.raises(InputError, match=said):
+        plan(replace(load_profile("paper"), plan=section))
+
+
 @pytest.mark.parametrize(
     "name, billions",
     [("Qwen/Qwen3-Coder-30B-A3B-Instruct", 3), ("Qwen/Qwen2.5-Coder-3B", 3), ("a/b-0.5b-x", 0.5), ("folder/tiny", 0)],

@@ -1,7 +1,9 @@
 """The runner refuses what it does not know, names what failed, and resumes; the command line keeps its exit codes."""
 
+import errno
 import functools
 import json
+import os
 import re
 
 import nbformat
@@ -310,6 +312,198 @@ def test_a_stage_that_writes_nothing_is_an_error(project):
 def test_unknown_parameters_are_errors(project, options, said):
     with pytest.raises(InputError, match=said):
         run(project, overrides=runner.parse_overrides(options))
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("04.layers=twelve", r"04_reward_model: the parameter `layers` is 'twelve': it should be a valid list"),
+        ("04.layers=12", "`layers` is 12"),
+        ("04.layers=[2, 2.5]", r"`layers\[1\]` is 2.5: it should be a valid integer"),
+        ("04.ridges=[0.1, off]", r"`ridges\[1\]` is 'off': it should be a valid number"),
+        ("01.replay=off", "`replay` is 'off': it should be a valid boolean"),
+        ("01.train_limit=many", "`train_limit` is 'many': it should be a valid integer"),
+        ("06.uses=1.5", "`uses` is 1.5: it should be a valid integer"),
+        ("05.planted_methods=raw labels", "`planted_methods` is 'raw labels'"),
+        ("01.temperature=12:30", "`temperature` is '12:30'"),
+        ("01.temperature=.nan", "`temperature` is nan: it should be a finite number"),
+        ("04.folds=1e1", "`folds` is 10.0"),
+        ("04.seed=true", "`seed` is True"),
+        ("04.dtype=16", "`dtype` is 16: it should be a valid string"),
+        ("04.layer=[2]", r"no parameter `layer` \(did you mean `layers`\?\)"),
+        ("01.problems=", "`problems` is None"),
+        ("04.layers=[12", "-p 04.layers, line 1: not YAML"),
+        ("reward_modle.seed=1", r"-p reward_modle.seed: there is no notebook .* \(did you mean `04_reward_model`"),
+        ("01.study=other", "`study` cannot be set. A study is named by --study"),
+    ],
+)
+def test_every_parameter_is_checked_by_the_notebook_s_literal_before_anything_runs(tmp_path, monkeypatch, option, said):
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("a notebook ran"))
+    with pytest.raises(InputError, match=said):
+        runner.run(runner.load_profile("quick"), overrides=runner.parse_overrides([option]), outputs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("06.policy_parameters=3300000000", 3_300_000_000),
+        ("04.ridges=[1, 1e-2]", [1, 0.01]), ("04.dtype=~", None), ("01.temperature=1", 1), ("04.training=off", "off"),
+        ("01.problems=2024-08-01", "2024-08-01"), ("01.policy={extra: {a: 1e2}}", {"extra": {"a": 100.0}}),
+    ],
+)  # fmt: skip
+def test_values_are_yaml_1_2(option, value):
+    overrides = runner.parse_overrides([option])
+    ((notebook, section),) = overrides.items()
+    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
+    ((name, _),) = section.items()
+    assert runner.stage_parameters(stage, runner.load_profile("quick"), overrides, {})[name] == value
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("comon: {replay: true}", r"tiny.yaml: there is no notebook 'comon' \(did you mean `common`\?\)"),
+        ("02_secnd: {n: 2}", r"no notebook '02_secnd' \(did you mean `02_second`\?\)"),
+        ("common: {m: 2}", "in `common` there is no parameter `m` of any notebook: known are n"),
+        ("common: 3", "`common` is 3"),
+        ("weights: smollm2", "`weights` is 'smollm2'"),
+        ("note: [a]", r"`note` is \['a'\]"),
+        ("02_second: 5", "the section '02_second' is 5"),
+        ("'02': {n: 1}\n02_second: {n: 2}", "the section '02_second' stands there twice"),
+        ("- a\n- b", r"\['a', 'b'\] where sections"),
+        ("a: [", "tiny.yaml, line 1: not YAML"),
+        ("7: {n: 1}", "no notebook '07'"),
+    ],
+)
+def test_what_a_profile_says_is_never_passed_over(project, text, said):
+    (project / "profiles" / "tiny.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        runner.load_profile("tiny")
+
+
+@pytest.mark.parametrize("key", ["02", '"02"', "second", "02_second"])
+def test_a_section_may_go_by_its_short_name(project, key):
+    (project / "profiles" / "tiny.yaml").write_text(f"{key}: {{n: 7}}\ncommon:\n")
+    parameters = runner.stage_parameters(runner.STAGES[1], runner.load_profile("tiny"), {}, {})
+    assert parameters["n"] == 7
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "..", ".", "/tmp/x", "a\0"])
+def test_a_study_lies_in_outputs_and_nowhere_else(project, name):
+    with pytest.raises(InputError, match="A study's name is that of one folder in outputs/"):
+        Study(project / "outputs", name)
+
+
+def test_a_stage_runs_again_when_a_file_that_a_parameter_names_changes(project, monkeypatch):
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = [""]  # c\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, "1")
+    (project / "set").mkdir()
+    (project / "set" / "a.toml").write_text("1")
+    (project / "one.jsonl").write_text("1")
+    ran = []
+
+    def execute(stage, study, *_):
+        study.path(stage.writes[0]).write_text("1")
+        ran.append(stage.notebook)
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    overrides = {"01_first": {"n": ["../set", f"{project / 'one.jsonl'}?before=2024-08-01", "a name"]}}
+    run(project, overrides=overrides)
+    run(project, overrides=overrides)
+    assert ran == ["01_first", "02_second"]
+    for change in (
+        lambda: (project / "set" / "a.toml").write_text("2"),
+        lambda: (project / "set" / "b.toml").write_text("1"),
+        lambda: (project / "set" / "b.toml").rename(project / "set" / "c.toml"),
+        lambda: (project / "one.jsonl").write_text("2"),
+    ):
+        ran.clear()
+        change()
+        run(project, overrides=overrides)
+        assert ran == ["01_first"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda manifest: [],
+        lambda manifest: {"stages": None},
+        lambda manifest: {"stages": {"01_first": 5}},
+        lambda manifest: {"stages": {"01_first": {}}},
+        lambda manifest: {"stages": {"01_first": manifest["stages"]["01_first"] | {"outputs": ["a.csv"]}}},
+    ],
+)
+def test_a_damaged_manifest_only_costs_a_new_run(project, monkeypatch, damage):
+    def execute(stage, study, *_):
+        study.path(stage.writes[0]).write_text("1")
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    study = run(project)
+    path = study.folder / "manifest.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    run(project)
+    assert set(seconds_of(study)) == {"01_first", "02_second"}
+
+
+def own_problems(folder, splits):
+    folder.mkdir()
+    for number, split in enumerate(splits):
+        (folder / f"{number}.toml").write_text(
+            f'id = "p{number}"\ntitle = "P"\ndifficulty = "easy"\nsplit = "{split}"\n'
+            f'statement = "{chr(97 + number) * 9}"\nreference = "x"\n'
+            '[[samples]]\ninput = ""\noutput = ""\n[[tests]]\ninput = ""\noutput = ""\n'
+        )
+    return folder
+
+
+ENOUGH = ["train", "train", "meta", "meta", "test"]
+
+
+@pytest.mark.parametrize(
+    "splits, options, said",
+    [
+        (["train", "test"], [], "has 1 train problems. A study needs at least 2 train, 2 meta, 1 test problems"),
+        (["train", "train", "meta", "test"], [], "has 1 meta problems"),
+        (["train", "train", "meta", "meta"], [], "has 0 test problems"),
+        (ENOUGH, ["03.limit=0"], "03: `limit` is 0"),
+        (ENOUGH, ["01.train_limit=-1"], "01: `train_limit` is -1"),
+        (ENOUGH, [], "no problem 'alternating-sum' among these 2: known are p0, p1"),
+        (ENOUGH, ["01.compared=[p0]", "04.training=lorra"], "`training` is 'lorra'"),
+        (
+            ENOUGH,
+            ["01.compared=[]", "05.training=lora", "05.recipe={epoch: 1}"],
+            "`epoch`",
+        ),
+    ],
+)
+def test_what_a_study_lacks_is_said_before_anything_runs(tmp_path, monkeypatch, splits, options, said):
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("a notebook ran"))
+    monkeypatch.setattr(runner, "fetch", lambda name: pytest.fail("weights were fetched"))
+    profile = runner.load_profile("quick")
+    profile.common["problems"] = str(own_problems(tmp_path / "mine", splits))
+    with pytest.raises(InputError, match=said):
+        runner.run(profile, overrides=runner.parse_overrides(options), outputs=tmp_path)
+
+
+def test_validation_says_how_many_problems_a_study_needs(capsys, tmp_path):
+    main(["problems", "validate", str(own_problems(tmp_path / "mine", ["train", "test"]))])
+    assert "1 train (needed: 2), 0 meta (needed: 2), 1 test (needed: 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [(errno.ENOSPC, "Make room on that disk"), (errno.EACCES, "Get leave to write"), (errno.EROFS, "is read-only")],
+)
+def test_what_the_system_refuses_is_told_with_a_way_out(capsys, monkeypatch, number, said):
+    def refused(*_):
+        raise OSError(number, os.strerror(number), "outputs/x")
+
+    monkeypatch.setattr("dreamprm_lib.engine.problems.load_problems", refused)
+    assert main(["problems", "list", "mine"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: outputs/x: ") and said in error and "Errno" not in error
 
 
 def test_a_notebook_without_the_tag_is_an_error(project):
