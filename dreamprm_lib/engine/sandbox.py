@@ -44,7 +44,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -74,6 +74,7 @@ AT_ONCE = (os.cpu_count() or 1) + 1
 PACKAGE = Path(__file__).resolve().parents[2]  # the folder that holds dreamprm_lib
 WORKER = "dreamprm_lib.engine.sandbox_worker"
 MESSAGE_BYTES, STDERR_TAIL = 1 << 16, 4000
+UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
 
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
@@ -178,8 +179,8 @@ LIVECODEBENCH = Limits(time_limit=6.0, memory_mb=1024, modules=("numpy",))
 class _Request:
     """One run that is asked of a worker: a program, its input, and, apart from both, the call that follows it.
 
-    `entry` names the function to be called, and `call` is a nonce and the arguments; `output_bytes` is the most that
-    the program may write; `limits` are those that its worker has to have.
+    `kind` is that of the test and `entry` the function to be called; `call` is a nonce and the arguments;
+    `output_bytes` is the most that the program may write; `limits` are those that its worker has to have.
     """
 
     limits: Limits
@@ -187,13 +188,22 @@ class _Request:
     code: str
     stdin: str = ""
     given: bool = False
-    entry: dict | None = None
+    kind: str = "stdin"
+    entry: str = ""
     call: bytes = b""
 
-    def modules(self) -> list[str]:
+    def text(self) -> bytes:
+        return f"{'given' if self.given else ''} {self.kind} {self.entry}\n{self.code}".encode("utf-8", "surrogatepass")
+
+    def modules(self) -> tuple[str, ...]:
         """What the worker loads before it forks: of a program it learns no more than this."""
         known = (*COMMON_MODULES, *self.limits.modules)
-        return [name for name in known if self.given or name in self.code]
+        return known if self.given else _named(self.code, known)
+
+
+@lru_cache
+def _named(code: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in code)
 
 
 _Job = Generator[_Request, Execution, object]
@@ -334,13 +344,13 @@ def _calling(busy: Iterable[_Worker]) -> set[_Worker]:
     """Wait; returns the workers from which or from whose programs something came, or that are long overdue."""
     if not busy:
         return set()
-    poll, whose = select.poll(), {}
+    poll, whose, now = select.poll(), {}, time.monotonic()
     for worker in busy:
-        for file in worker.files():
+        for file in worker.files(now):
             poll.register(file, select.POLLIN)
             whose[file] = worker
-    first = min(worker.overdue for worker in busy)
-    told = poll.poll(max(math.ceil(1000 * (first - time.monotonic())), 0))
+    first = min(worker.overdue if worker.disturbed <= now else worker.disturbed for worker in busy)
+    told = poll.poll(max(math.ceil(1000 * (first - now)), 0))
     return {whose[file] for file, _ in told} or {w for w in busy if w.overdue <= time.monotonic()}
 
 
@@ -354,7 +364,7 @@ class _Worker:
         self.without = list(without)
         self.limits: Limits | None = None
         self.layers: dict[str, str | bool] = {}
-        self.overdue = math.inf
+        self.disturbed = self.overdue = math.inf
         self._channel: socket.socket | None = None
         self._errors: IO[bytes] | None = None
         self._end: weakref.finalize | None = None
@@ -413,11 +423,17 @@ class _Worker:
             self.start(request.limits)
             self._program = _Program(request)
             self._program.send(self._channel)
-        self.overdue = time.monotonic() + request.limits.wall_seconds + 30
+        self.disturbed = time.monotonic() + UNDISTURBED
+        self.overdue = self.disturbed + request.limits.wall_seconds + 30
 
-    def files(self) -> list[int]:
-        """Where something comes when it is time to `look`."""
-        return [self._channel.fileno(), *self._program.files.values()]
+    def files(self, now: float) -> list[int]:
+        """Where something comes when it is time to `look`.
+
+        Most programs end at once, and their output waits in the pipes: to be woken for each part of it costs more.
+        """
+        program = self._program.files
+        awaited = program if now >= self.disturbed else program.keys() & {"link"}
+        return [self._channel.fileno(), *(program[name] for name in awaited)]
 
     def look(self) -> Execution | None:
         """Take what came from the program, and how it went once the worker tells of its end.
@@ -462,8 +478,7 @@ class _Program:
 
     def __init__(self, request: _Request):
         self.request = request
-        asked = {"code": request.code, "given": request.given, "entry": request.entry}
-        self.file = _file_in_memory(json.dumps(asked).encode())
+        self.file = _file_in_memory(request.text())
         self.called = False
         self.files: dict[str, int] = {}  # where it writes to, seen from here
         self.written = {"out": bytearray(), "err": bytearray(), "link": bytearray()}
@@ -472,7 +487,7 @@ class _Program:
             self.files[name], theirs = os.pipe()
             os.fchmod(theirs, 0o666)  # so that another user can open /dev/stdout
             self.theirs.append(theirs)
-        if request.entry:
+        if request.call:
             self.files["link"], theirs = (end.detach() for end in socket.socketpair())
             self.theirs.append(theirs)
         for file in self.files.values():
@@ -622,9 +637,8 @@ def _asking_the_checker(
     """Let the problem's checker look at an output, in a process of its own; a checker that raises refuses it."""
     nonce = secrets.token_hex(16)
     arguments = "\n".join(json.dumps(text) for text in (test.input, output, test.output))
-    entry = {"kind": "functional", "name": "check"}
     call = (nonce + arguments).encode()
-    execution = yield _Request(limits, limits.output_bytes(""), problem.checker, entry=entry, call=call)
+    execution = yield _Request(limits, limits.output_bytes(""), problem.checker, "", False, "functional", "check", call)
     if execution.result == nonce + "true":
         return "passed", ""
     return "wrong_answer", f"the checker refuses {_short(output.strip())} {_last_lines(execution.stderr, 1)}".strip()
@@ -635,9 +649,9 @@ def _request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Li
     output_bytes = limits.output_bytes(test.output)
     if test.kind == "stdin":
         return _Request(limits, output_bytes, code, test.input, given)
-    entry = {"kind": test.kind, "name": problem.entry_point}
     call = (nonce + test.input).encode("utf-8", "surrogatepass")
-    return _Request(limits, output_bytes, code, "", given or test.kind == "functional", entry, call)
+    given = given or test.kind == "functional"
+    return _Request(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
 
 
 def _judge(problem: Problem, test: Test, execution: Execution, nonce: str, limits: Limits) -> tuple[str, str]:
@@ -707,6 +721,10 @@ def _check_problem(problem: Problem) -> None:
     """Raises `InputError` unless the problem can be graded."""
     if not problem.tests:
         raise InputError(f"The problem {problem.id!r} has no tests, so nothing can be graded on it.")
+    try:
+        _checked_tolerance(problem.tolerance)
+    except InputError as error:
+        raise InputError(f"The problem {problem.id!r} can't be graded: {error}") from error
     for index, test in enumerate(problem.tests):
         where = f"The problem {problem.id!r}, test {index},"
         if test.kind not in ("stdin", "functional", "check"):
@@ -728,9 +746,16 @@ def outputs_match(actual: str, expected: str, tolerance: float = 0.0) -> bool:
 
     Blanks around the output and around each line don't matter; there must be as many lines; a line is right if it is
     the same text, or if both are numbers throughout and equal as decimals (1.0 is 1).  With a `tolerance` t, a line
-    is also right if each pair of its words is the same text or two numbers with `|a - e| <= t * max(1, |e|)`.
+    is also right if each pair of its words is the same text or two numbers with `|a - e| <= t * max(1, |e|)`; infinity
+    is then near itself alone, and so is NaN.  Raises `InputError` for a tolerance that is no finite number from 0 on.
     """
-    return _differing_line(actual, expected, tolerance) is None
+    return _differing_line(actual, expected, _checked_tolerance(tolerance)) is None
+
+
+def _checked_tolerance(tolerance: float) -> float:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
+        raise InputError(f"tolerance is {tolerance!r}: it has to be a finite number, 0 (exact) or greater.")
+    return tolerance
 
 
 def _differing_line(actual: str, expected: str, tolerance: float) -> int | None:
@@ -753,16 +778,16 @@ def _same_words(got: list[str], wanted: list[str], tolerance: float) -> bool:
         if tolerance and a == e:
             continue
         x, y = _decimal(a), _decimal(e)
-        if x is None or y is None:
-            return False
-        if x != y and not (tolerance and x.is_finite() and y.is_finite() and _near(x, y, Decimal(str(tolerance)))):
+        if x is None or y is None or not (x == y or (tolerance and _near(x, y, tolerance))):
             return False
     return True
 
 
-def _near(actual: Decimal, expected: Decimal, tolerance: Decimal) -> bool:
+def _near(actual: Decimal, expected: Decimal, tolerance: float) -> bool:
+    if not (actual.is_finite() and expected.is_finite()):
+        return actual == expected or (actual.is_nan() and expected.is_nan())
     try:
-        return abs(actual - expected) <= tolerance * max(Decimal(1), abs(expected))
+        return abs(actual - expected) <= Decimal(str(tolerance)) * max(Decimal(1), abs(expected))
     except ArithmeticError:
         return False
 
@@ -776,7 +801,11 @@ def _decimal(word: str) -> Decimal | None:
 
 
 def values_match(actual: object, expected: object, tolerance: float = 0.0) -> bool:
-    """Whether two JSON values are equal; numbers inside them within `tolerance`, as `outputs_match` has it."""
+    """Whether two JSON values are equal; numbers inside them within `tolerance`, as `outputs_match` has it.
+
+    NaN, which JSON does not have and Python's reader takes, is equal to itself.
+    """
+    _checked_tolerance(tolerance)
     if isinstance(actual, list) and isinstance(expected, list):
         return len(actual) == len(expected) and all(
             values_match(a, e, tolerance) for a, e in zip(actual, expected, strict=True)
@@ -785,10 +814,12 @@ def values_match(actual: object, expected: object, tolerance: float = 0.0) -> bo
         return actual.keys() == expected.keys() and all(
             values_match(actual[key], expected[key], tolerance) for key in expected
         )
-    if tolerance and isinstance(actual, (int, float)) and isinstance(expected, (int, float)):
-        with contextlib.suppress(OverflowError):
-            return abs(actual - expected) <= tolerance * max(1.0, abs(expected))
-    return actual == expected
+    if actual == expected:
+        return True
+    if not (isinstance(actual, (int, float)) and isinstance(expected, (int, float))):
+        return False
+    both_nan = actual != actual and expected != expected
+    return both_nan or (tolerance > 0 and _near(Decimal(actual), Decimal(expected), tolerance))
 
 
 def _first_difference(actual: str, expected: str, tolerance: float) -> str:

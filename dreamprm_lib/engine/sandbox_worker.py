@@ -73,6 +73,7 @@ _read, _pread, _write, _exit, _interpreter_exit = os.read, os.pread, os.write, o
 _settrace, _setprofile, _set_digits = sys.settrace, sys.setprofile, sys.set_int_max_str_digits
 _get_objects, _fstat = gc.get_objects, os.fstat
 BUILTINS = dict(vars(builtins))
+STREAMS: list = []  # what may hold output of a program in a buffer at its end
 
 
 # --- The child: the program -------------------------------------------------------------------------------------------
@@ -90,18 +91,18 @@ def become_program(cell: Cell, files: list[int]) -> int:
         for number, file in enumerate(standard):
             os.dup2(file, number)
         cell.confine(keep=[request, *link])
-        asked = json.loads(read_all(request))
-        streams = open_standard_streams()
+        head, _, code = _read(request, os.fstat(request).st_size).decode("utf-8", "surrogatepass").partition("\n")
         _signal.signal(signal.SIGINT, signal.default_int_handler)
-        if "stack_size" in asked["code"]:
+        if "stack_size" in code:
             make_room_for_stacks()
         if "random" in sys.modules:
             sys.modules["random"].seed(0)
         gc.freeze()  # from here on the collector knows what is the program's
-        status = run_program(asked, request, *link)
+        given, kind, name = head.split(" ", 2)
+        status = run_program(code.removeprefix("\ufeff"), bool(given), kind, name, request, *link)
         if link:
             _exit(status)
-        return shut_down(status, streams)
+        return shut_down(status)
     except MemoryError:
         _exit(MEMORY_LIMIT)
     except BaseException as error:
@@ -109,33 +110,11 @@ def become_program(cell: Cell, files: list[int]) -> int:
         _exit(RUNTIME_ERROR)
 
 
-def read_all(file: int) -> bytes:
-    return b"".join(iter(lambda: _read(file, 1 << 20), b""))
-
-
-def open_standard_streams() -> list:
-    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` from the files 0, 1 and 2, as the interpreter does at its start.
-
-    Returns what may hold output in a buffer at the end.
-    """
-    made = []
-    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
-        errors = getattr(sys, name).errors
-        stream = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
-        stream.buffer.raw.name = f"<{name}>"
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-        made += [stream, stream.buffer]
-    sys.stderr.reconfigure(line_buffering=True)
-    return made[2:]
-
-
-def run_program(asked: dict, request: int, link: int | None = None) -> int:
+def run_program(code: str, given: bool, kind: str, name: str, request: int, link: int | None = None) -> int:
     """Run the program, then the call that is asked for over `link` if there is one; returns the exit status.
 
     The program's own files are `program.py` in name only.
     """
-    code, entry = asked["code"].removeprefix("\ufeff"), asked["entry"]
     if link is None:
         os.close(request)
     try:
@@ -147,7 +126,7 @@ def run_program(asked: dict, request: int, link: int | None = None) -> int:
         return SYNTAX_ERROR
     main = types.ModuleType("__main__" if link is None else "program")
     main.__file__, main.__builtins__ = "program.py", builtins
-    if asked["given"]:
+    if given:
         exec(GIVEN_IMPORTS, vars(main))
         sys.setrecursionlimit(GIVEN_RECURSION_LIMIT)
         _set_digits(GIVEN_DIGITS)
@@ -158,7 +137,7 @@ def run_program(asked: dict, request: int, link: int | None = None) -> int:
     status = guarded(code, lambda: exec(compiled, vars(main)))
     if link is None or status:
         return status
-    return guarded(code, lambda: answer(talk, request, entry, vars(main)))
+    return guarded(code, lambda: answer(talk, request, kind, name, vars(main)))
 
 
 def guarded(code: str, action) -> int:
@@ -193,7 +172,7 @@ def tell(error: BaseException, code: str, whole: bool = True) -> None:
     _write(2, text.encode("utf-8", "replace"))
 
 
-def shut_down(status: int, streams: list) -> int:
+def shut_down(status: int) -> int:
     """End the program as the interpreter ends a script: threads, exit handlers, streams, and then all that it left.
 
     Only an object with a `__del__`, such as a file or a generator, can do anything when all is taken down.  Where the
@@ -209,7 +188,7 @@ def shut_down(status: int, streams: list) -> int:
         if not flushed(getattr(sys, name, None)):
             status = status or RUNTIME_ERROR
     if status or not any(hasattr(kind, "__del__") for kind in set(map(type, _get_objects()))):
-        written = [flushed(stream) for stream in streams]
+        written = [flushed(stream) for stream in STREAMS]
         _exit(status if all(written) else status or RUNTIME_ERROR)
     sys.stdout = sys.stderr = None  # flushed above; while it takes the rest down, the interpreter uses its own again
     return status
@@ -231,7 +210,7 @@ class CheckFailed(Exception):
     """The result is not the expected one for sure: the error that shows it is the cause of this."""
 
 
-def answer(link: _socket.socket, request: int, entry: dict, names: dict) -> None:
+def answer(link: _socket.socket, request: int, kind: str, name: str, names: dict) -> None:
     """Ask for the call now that the program stands, make it, and send back the nonce and the result as JSON.
 
     The grader puts nonce and call in the place of the program.  The nonce is read only after the call, so that no end
@@ -240,15 +219,15 @@ def answer(link: _socket.socket, request: int, entry: dict, names: dict) -> None
     link.sendall(b"?")
     link.recv(1)
     asked = _pread(request, _fstat(request).st_size, NONCE_BYTES).decode("utf-8", "surrogatepass")
-    if entry["kind"] == "functional":
-        value = call_function(asked, entry["name"], names)
+    if kind == "functional":
+        value = call_function(asked, name, names)
         _set_digits(0)
         try:
             result = json.dumps(value, default=lambda number: number.item())  # numpy's numbers know their value
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckFailed from TypeError(f"the function returned a {type(value).__name__}, not JSON: {error}")
     else:
-        check(asked, entry["name"], names)
+        check(asked, name, names)
         result = "null"
     link.sendall(_pread(request, NONCE_BYTES, 0) + result.encode())
 
@@ -437,15 +416,33 @@ def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
         cell.clear_scratch()
 
 
+def make_standard_streams() -> None:
+    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` as the interpreter does that has a file and two pipes as 0, 1, 2.
+
+    They ask their files only now what they are.  A child puts its own in these places, and has the streams unused.
+    """
+    own = os.dup(2)
+    file, (end, pipe) = os.open(__file__, os.O_RDONLY), os.pipe()
+    for number, name, mode, stand_in in [(0, "stdin", "r", file), (1, "stdout", "w", pipe), (2, "stderr", "w", pipe)]:
+        os.dup2(stand_in, number)
+        errors = getattr(sys, name).errors
+        stream = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.stderr.reconfigure(line_buffering=True)
+    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
+    os.dup2(own, 2)
+    for number in (own, file, end, pipe):
+        os.close(number)
+
+
 def main() -> int:
     """Take the channel from standard input, and leave nothing there that a program could inherit."""
     sys.path.remove(os.environ["PYTHONPATH"])  # where this module came from
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):
-        os.dup2(nothing, number)
-    os.close(nothing)
+    make_standard_streams()
     settings = json.loads(channel.recv(1 << 16))
     site.setquit()
     os.environ.clear()
