@@ -191,6 +191,7 @@ def shut_down(status: int) -> int:
         written = [flushed(stream) for stream in STREAMS]
         _exit(status if all(written) else status or RUNTIME_ERROR)
     sys.stdout = sys.stderr = None  # flushed above; while it takes the rest down, the interpreter uses its own again
+    STREAMS.clear()  # and writes these out when nobody holds them
     return status
 
 
@@ -411,6 +412,7 @@ def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
         load(cell, json.loads(names), folders)
         reply = run_request(cell, channel, files)
         if reply is None:
+            channel.detach()  # its number will be that of another file
             return files
         channel.send(json.dumps(reply).encode())
         cell.clear_scratch()
