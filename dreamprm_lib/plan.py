@@ -24,6 +24,7 @@ import torch
 
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.engine.endpoint import endpoint_from
+from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, listing
 from dreamprm_lib.errors import InputError
@@ -207,11 +208,15 @@ def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> lis
     four, five = wanted["04"], wanted["05"]
     for stage, settings, what, passes in (("04", four, "ORM and PRM-CoF", 2), ("05", five, "correction", 1)):
         parameters = sum(map(parameters_of, four["backbones"]))
-        epochs = settings["recipe"].get("epochs", 5) if settings["training"] != "head" else 1
-        texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.prompt_tokens
-        # forward and backward are three passes; a bilevel step has the meta batch and a product with two more
-        cost = 1 if settings["training"] == "head" else 3 * (1 if stage == "04" else 3)
-        flops = 2 * parameters * texts * epochs * cost * passes
+        read = problems["train"] + problems["meta"]
+        texts = graded["01"] * known.program_tokens + read * known.prompt_tokens
+        if settings["training"] != "head":
+            correcting = {name: settings[name] for name in CORRECTING if name in settings}
+            recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
+            # forward and backward are three passes; an iteration has as many meta packs, and a product with two more
+            packs = recipe.epochs * read * 3 + recipe.iterations * recipe.iteration_accumulation * 9
+            texts *= packs / max(read, 1) * (1 if stage == "04" else settings["folds"] + 1)
+        flops = 2 * parameters * texts * passes
         rows.append((stage, what, flops / known.flops / 3600, 0.0))
     texts = graded["03"] * known.program_tokens + problems["test"] * known.prompt_tokens
     rows.append(("06", "scoring", 2 * parameters * texts * _readings(wanted) / known.flops / 3600, 0.0))

@@ -35,6 +35,9 @@ def test_the_paper_s_plan_by_hand():
     training = found.computed.set_index("what")["GPU hours"]
     texts = (490 + 122 * 8) * 300 + 612 * 900
     assert training["ORM and PRM-CoF"] == pytest.approx(2 * 3 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    assert training["correction"] == pytest.approx(  # six trainings: five epochs, then 10,000 iterations of 8 packs
+        2 * 3e9 * texts / 612 * (5 * 612 * 3 + 10_000 * 8 * 9) * 6 / 3e14 / 3600
+    )
     assert found.disk["backbones"] == 6.0
 
 
