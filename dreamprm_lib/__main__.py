@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (DreamPRMError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 
@@ -230,8 +230,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
         print(*tables["differences"].verdict, sep="\n")
     if options.out:
-        evaluate.write(tables, options.out)
-        print(f"Tables and figures: {options.out}")
+        print(f"Tables and figures: {evaluate.write(tables, options.out)}")
 
 
 def _course_build(options: argparse.Namespace) -> None:
