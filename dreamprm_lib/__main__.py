@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import sys
 from pathlib import Path
 
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,21 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DreamPRMError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {_told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {in_words(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
-
-
-def _told(error: OSError) -> str:
-    """What the system refused, for which file, and what can be done."""
-    ways = {
-        errno.ENOSPC: "Make room on that disk; the same command goes on from what is complete.",
-        errno.EDQUOT: "Make room on that disk; the same command goes on from what is complete.",
-        errno.EACCES: "Get leave to write there, or name another folder.",
-        errno.EROFS: "That disk is read-only: name another folder.",
-    }
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}. {ways.get(error.errno, '')}".strip()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -265,8 +252,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
         print(*tables["differences"].verdict, sep="\n")
     if options.out:
-        evaluate.write(tables, options.out)
-        print(f"Tables and figures: {options.out}")
+        print(f"Tables and figures: {evaluate.write(tables, options.out)}")
 
 
 def _course_build(options: argparse.Namespace) -> None:

@@ -18,7 +18,13 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
-from dreamprm_lib.engine.statistics import problem_weights, unbiased_squares, with_interval
+from dreamprm_lib.engine.statistics import (
+    counted,
+    mean_with_interval,
+    problem_weights,
+    unbiased_squares,
+    with_interval,
+)
 from dreamprm_lib.label_correction import METHODS, Correction, Labelled, by_held_out_loss, correction_method, fit_rows
 
 RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
@@ -358,6 +364,25 @@ def oracle_verdict(
                 f"correlation {row.ranking_gain:+.2f}, {row.ranking_gain_low:+.2f} to {row.ranking_gain_high:+.2f})."
             )
     return sentences
+
+
+def did_it_mend(planted: pd.DataFrame, own: pd.DataFrame, weak: pd.DataFrame, method: str = "corrected") -> list[str]:
+    """What a method did to the error of labels, one sentence a place: in planted worlds whose bias varies with the
+    state (rows of `planted_table`), and on real labels of the policy and of a weaker one (rows of `oracle_table`)."""
+    wide = planted[planted.bias == "by state"].pivot(index="seed", columns="method", values="label_mse")
+    found = []
+    if method in wide:
+        share = (1 - wide[method] / wide["raw labels"].mean()).round(9)
+        found.append(("Planted bias by state", mean_with_interval(share)))
+    for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
+        for row in table[table.method == method].itertuples():
+            place = f"Real labels from {counted(row.rollouts, 'rollout')} ({whose})"
+            found.append((place, (row.gain, row.gain_low, row.gain_high)))
+    return [
+        f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
+        f"({1 - high:.2f} to {1 - low:.2f}): {_surely(low, high, 'mended', 'made worse', 'not surely either')}."
+        for place, (gain, low, high) in found
+    ]
 
 
 def _surely(low: float, high: float, up: str, down: str, neither: str) -> str:

@@ -26,6 +26,7 @@ import torch
 from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
 from dreamprm_lib.evidence.costs import CORE, CORRECTION, GPU, ROLLOUT_SHARE, TRAINING, Scale
@@ -192,14 +193,19 @@ def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> lis
     four, five = wanted["04"], wanted["05"]
     every = sum(map(parameters_of, four["backbones"]))
     chosen = max(map(parameters_of, four["backbones"]))  # at most: chapter 4 chooses one of them by the evidence
+    lessons = problems["train"] + problems["meta"]
     for stage, settings, what, passes, read in (
         ("04", four, "ORM and PRM-CoF", 2, every),
         ("05", five, "correction", 1, chosen),
     ):
-        epochs = settings["recipe"].get("epochs", 5) if settings["training"] != "head" else 1
-        texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.statement_tokens
-        cost = 1 if settings["training"] == "head" else TRAINING if stage == "04" else CORRECTION
-        rows.append((stage, what, 2 * read * texts * epochs * cost * passes / known.flops / 3600, 0.0))
+        texts = graded["01"] * known.program_tokens + lessons * known.statement_tokens
+        if settings["training"] != "head":
+            correcting = {name: settings[name] for name in CORRECTING if name in settings}
+            recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
+            iterated = recipe.iterations * recipe.iteration_accumulation / max(lessons, 1)  # rounds of all packs
+            texts *= recipe.epochs * TRAINING + iterated * CORRECTION
+            texts *= 1 if stage == "04" else settings["folds"] + 1
+        rows.append((stage, what, 2 * read * texts * passes / known.flops / 3600, 0.0))
     texts = graded["03"] * known.program_tokens + problems["test"] * known.statement_tokens
     rows.append(("06", "scoring", 2 * chosen * texts * _readings(wanted) / known.flops / 3600, 0.0))
     return rows

@@ -36,7 +36,7 @@ from dreamprm_lib.engine.statistics import numbers
 from dreamprm_lib.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
-    from dreamprm_lib.engine.fine_tuning import Example, Recipe
+    from dreamprm_lib.engine.fine_tuning import Example, FineTuned
 
 FORMAT = "dreamprm-reward-model-3"
 HEAD = ("weight", "bias", "mean", "scale")
@@ -211,32 +211,11 @@ class RewardModel:
         return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), about)
 
     @classmethod
-    def fine_tuned(
-        cls,
-        backbone: Backbone,
-        examples: Sequence[Example],
-        recipe: Recipe,
-        about: dict,
-        meta: Sequence[Example] = (),
-        saved: Path | None = None,
-    ) -> RewardModel:
-        """Train the last layers of a backbone, or LoRA matrices in it, with a head: see `engine.fine_tuning`.
-
-        `about` gets the loss of every epoch, and how far the labels moved in the mean where `meta` taught them.
-        """
-        from dreamprm_lib.engine.fine_tuning import fine_tune  # brings peft, which the frozen way does not need
-
-        tuned = fine_tune(backbone, examples, recipe, meta, saved)
+    def of_tuned(cls, backbone: Backbone, tuned: FineTuned, about: dict) -> RewardModel:
+        """What `engine.fine_tuning` made of a backbone, as a reward model; `about` gets its losses."""
         width = len(tuned.weight)
         head = Head(tuned.weight, tuned.bias, np.zeros(width), np.ones(width))
-        about = about | {"losses": tuned.losses}
-        if meta:
-            before, after = (
-                np.concatenate([row for x in side for row in x])
-                for side in ([e.labels for e in examples], tuned.labels)
-            )
-            about["labels_moved"] = float(np.nanmean(np.abs(after - before)))
-        return cls(replace(backbone, tuning=tuned.tuning), head, about)
+        return cls(replace(backbone, tuning=tuned.tuning), head, about | {"losses": tuned.losses})
 
     @classmethod
     def from_released(cls, path: Path | str, backbone: str, alpha: float = 16.0) -> RewardModel:
@@ -299,6 +278,17 @@ def labelled_examples(
         movable = [[bool(x) and not x.clean for x in row] for row in rows]
         examples.append(Example(problems[name], [p.steps for p in mine], values, movable))
     return examples
+
+
+def labels_by_step(
+    programs: Sequence[Program], labels: Sequence[Sequence[Sequence[float]]]
+) -> dict[tuple[str, int, int], float]:
+    """The labels of `labelled_examples`, by problem, sample and step."""
+    found = {}
+    for name, rows in zip(dict.fromkeys(p.problem for p in programs), labels, strict=True):
+        mine = [p for p in programs if p.problem == name]
+        found |= {(name, p.sample, k): y for p, row in zip(mine, rows, strict=True) for k, y in enumerate(row)}
+    return found
 
 
 def training_examples(

@@ -242,6 +242,8 @@ def run(
     another edition of them, each run where it lies.
     """
     study = Study(outputs, study_name or profile.name)
+    if study.shipped:
+        raise InputError(f"The study {study.name} is shipped and only read: name another one with --study NAME.")
     fixed = {"study": study.name, "outputs": os.path.relpath(outputs, notebooks or PROJECT / "notebooks")}
     parameters = {s.notebook: stage_parameters(s, profile, overrides or {}, fixed, notebooks) for s in STAGES}
     _refuse_what_comes_too_late(parameters, notebooks)
@@ -325,7 +327,7 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> floa
             progress_bar={"mininterval": 0.1 if terminal else 30},
             kernel_name="python3",
             cwd=str(source.parent),
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         raise StudyError(

@@ -186,6 +186,19 @@ def test_each_method_s_examples():
         rm.training_examples(problems, programs, labels, "consensus")
 
 
+def test_labels_of_examples_are_found_again_by_their_step():
+    """Programs of two problems, mingled, as a table may have them."""
+    rows = [("b", 1, 0.1, 0.2), ("a", 0, 0.3, 0.4), ("b", 0, 0.5, 0.6), ("a", 2, 0.7, 0.8)]
+    problems = {name: Problem(name, name, "Add.", "easy", "train", (), ()) for name in "ab"}
+    programs = [Program(name, sample, "xy", ["x", "y"], True, "passed", 2) for name, sample, *_ in rows]
+    labels = [
+        StepLabel(name, sample, step, "x", 1, 1, y, False) for name, sample, *ys in rows for step, y in enumerate(ys)
+    ]
+    examples = rm.labelled_examples(problems, programs, labels)
+    found = rm.labels_by_step(programs, [example.labels for example in examples])
+    assert found == {(x.problem, x.sample, x.step): x.label for x in labels}
+
+
 # ------------------------------------------------------------------------------------------------- what is no number
 
 

@@ -5,14 +5,24 @@ import functools
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+from dreamprm_lib import evaluate
 from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import Program, Stage, Study
+from dreamprm_lib.artifacts import SHIPPED, Program, Stage, Study
+from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.interrupts import KEPT
 from dreamprm_lib.show.report import _stages
@@ -275,6 +285,31 @@ def test_an_interrupted_run_keeps_what_was_complete_and_says_so(project, capsys,
     assert "[1/2] 01_first: complete, skipped" in caplog.text and (study.folder / "b.csv").read_text() == "11"
 
 
+SLEEPING = {
+    "asleep": "import time\ntime.sleep(60)",
+    "busy": "while True:\n    pass",
+    "waiting": "import subprocess\nsubprocess.run(['sleep', '60'])",
+}
+
+
+@pytest.mark.parametrize("cell", SLEEPING.values(), ids=SLEEPING)
+def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
+    """As a terminal sends it: to all processes of the command."""
+    code = f"from pathlib import Path\nPath('../started').write_text('')\n{cell}"
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b', code)
+    child = subprocess.Popen(
+        [sys.executable, __file__, str(project)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not (project / "started").exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    time.sleep(0.5)
+    os.killpg(child.pid, signal.SIGINT)
+    told = child.communicate(timeout=120)[1]
+    assert child.returncode == 1 and told.endswith("the same command goes on from there.\n")
+    assert "Traceback" not in told and "ZMQ" not in told
+
+
 def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():
     start = "from dreamprm_lib.show.figures import use_style\nuse_style()"
     stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)"
@@ -525,6 +560,40 @@ def test_the_shipped_profiles_fit_the_notebooks():
             runner.stage_parameters(stage, profile, {}, {})
 
 
+@pytest.mark.parametrize("notebook", [s.notebook for s in runner.STAGES])
+def test_a_notebook_run_by_hand_is_part_of_the_default_study(notebook):
+    """Its cell's literals, among them the study's name, are the parameters of `quick`."""
+    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
+    nothing = runner.Profile("none", (), {}, {})
+    by_hand, by_profile = (runner.stage_parameters(stage, p, {}, {}) for p in (nothing, runner.load_profile("quick")))
+    assert by_hand == by_profile and by_hand["study"] == "quick"
+
+
+ORIGINAL = {  # what the paper says of its settings, by notebook
+    "01": {"temperature": 0.2, "train_samples": 1, "model": "Qwen/Qwen3-Coder-30B-A3B-Instruct"},
+    "02": {"temperature": 0.3, "rollouts": 16, "model": "Qwen/Qwen3-Coder-30B-A3B-Instruct"},
+    "03": {"model": "o4-mini", "extra": {"reasoning_effort": "high"}},
+    "04": {"backbones": ["Qwen/Qwen2.5-Coder-3B"], "losses": ["mse"], "training": "lora"},
+    "05": {"training": "lora"},
+}
+LORA = {"rank": 8, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
+WARM_UP = {"epochs": 5, "learning_rate": 1e-4, "accumulation": 32, "loss": "mse"}
+BILEVEL = {"iterations": 10_000, "iteration_accumulation": 8, "meta_lr": 0.01, "smoothing": 0.1}
+
+
+def test_the_paper_profile_is_the_original_s():
+    profile = runner.load_profile("paper")
+    parameters = {s.notebook[:2]: runner.stage_parameters(s, profile, {}, {}) for s in runner.STAGES}
+    for notebook, facts in ORIGINAL.items():
+        found = parameters[notebook] | parameters[notebook].get("policy", {})
+        assert {name: found[name] for name in facts} == facts
+    for notebook, facts in (("04", WARM_UP), ("05", WARM_UP | BILEVEL)):
+        mine = parameters[notebook]
+        recipe = asdict(recipe_of(mine["training"], mine["recipe"], mine["seed"]))
+        assert {name: recipe[name] for name in facts} == facts and recipe["part"] == LORA
+    assert parameters["04"]["problems"].endswith("train_before=2024-08-01&test_from=2025-02-01")
+
+
 @pytest.mark.parametrize(
     "arguments, status, said",
     [
@@ -539,6 +608,35 @@ def test_errors_are_one_paragraph_on_stderr_with_their_status(capsys, arguments,
     assert main(arguments) == status
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.startswith("error: ") and "Traceback" not in captured.err
+
+
+TEMPORARY = "out/quick/.table.csv.1f.tmp"
+TROUBLES = [
+    (OSError(errno.ENOSPC, "No space left on device", TEMPORARY), "out/quick: no space is left there. Free some"),
+    (OSError(errno.ENOSPC, "No space left on device"), "On this disk: no space is left there. Free some"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x/cache"), "/home/x/cache: no space is left there"),
+    (
+        PermissionError(errno.EACCES, "Permission denied", "out/quick"),
+        "out/quick: nothing may be written there. Change",
+    ),
+    (OSError(errno.EROFS, "Read-only file system", "/mnt/book/figures"), "/mnt/book/figures: nothing may be written"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "a b.txt"), "a b.txt: no such file or directory"),
+    (OSError(errno.ENOSPC, "No space left on device", ".x.tmp", None, "x"), ".: no space is left there"),
+]
+
+
+@pytest.mark.parametrize("error, said", TROUBLES)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["here", "in a cell"])
+def test_trouble_with_the_disk_names_the_place_and_the_fix(capsys, monkeypatch, error, said, wrapped):
+    """In this process, or told by a notebook's."""
+
+    def fails(*_):
+        raise StudyError(f"04_reward_model failed in cell 3 with OSError: {error}\nSee there.") if wrapped else error
+
+    monkeypatch.setattr("dreamprm_lib.run.run", fails)
+    assert main(["run", "--profile", "smoke"]) == 1
+    told = capsys.readouterr().err
+    assert said in told and "Errno" not in told and ("See there." in told) == wrapped
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["weights"]])
@@ -556,6 +654,75 @@ def test_help_names_every_command(capsys):
     assert all(word in text for word in ("run", "weights", "record", "problems", "evaluate"))
 
 
+@pytest.fixture
+def shipped(tmp_path):
+    """The outputs of a project that ships a study, `reference`, of one table and one label."""
+    folder = tmp_path / "outputs" / "reference"
+    folder.mkdir(parents=True)
+    (folder / SHIPPED).write_text("read only")
+    (folder / "table.csv").write_text("method,pass_rate\nrandom,0.5\n")
+    (folder / "solutions.jsonl").write_text("")
+    (folder / "labels.jsonl").write_text("")
+    return folder
+
+
+CURVE = pd.DataFrame([dict(method="random", n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
+WRITERS = {
+    "a table": lambda study: study.write_table("table.csv", pd.DataFrame({"a": [1]})),
+    "rows": lambda study: study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)]),
+    "a figure": lambda study: study.save_figure(plt.figure(), "00_x", "A figure."),
+    "a file in a folder": lambda study: study.path("training/state.pt").write_text("1"),
+    "an evaluation": lambda study: evaluate.write({"curve": CURVE}, study.shipped),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("name", ["reference", "linked"])
+def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, write, name):
+    if name == "linked":
+        (shipped.parent / name).symlink_to(shipped)
+    before = {path: path.read_bytes() for path in shipped.rglob("*")}
+    study = Study(shipped.parent, name)
+    assert study.read_table("table.csv").pass_rate.tolist() == [0.5]
+    write(study)
+    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
+    assert study.folder == shipped.parent / f"{name}-mine" and any(study.folder.rglob("*.*"))
+    assert study.existing("labels.jsonl").samefile(shipped / "labels.jsonl")
+
+
+def test_what_was_made_of_a_shipped_study_is_read_before_it(shipped):
+    study = Study(shipped.parent, "reference")
+    study.write_table("table.csv", pd.DataFrame({"pass_rate": [0.9]}))
+    again = Study(shipped.parent, "reference")
+    assert again.read_table("table.csv").pass_rate.tolist() == [0.9]
+    assert Study(shipped.parent, "other").folder == shipped.parent / "other"
+
+
+def test_a_run_into_a_shipped_study_is_refused_before_it_begins(project, monkeypatch):
+    (project / "outputs" / "tiny").mkdir(parents=True)
+    (project / "outputs" / "tiny" / SHIPPED).write_text("read only")
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("it ran"))
+    for options in ({}, {"fresh": True}, {"study_name": "tiny"}):
+        with pytest.raises(InputError, match=r"tiny is shipped and only read: name another one with --study"):
+            run(project, **options)
+    assert [p.name for p in (project / "outputs").rglob("*")] == ["tiny", SHIPPED]
+
+
+def test_the_reference_is_shipped():
+    assert Study(runner.PROJECT / "outputs", "reference").shipped
+
+
+@pytest.mark.parametrize("study, file, maker", [
+    ("mine", "labels.jsonl", "02_monte_carlo_labels"), ("class-7", "prm_cof.safetensors", "04_reward_model"),
+    ("quick", "scores.jsonl", "06_test_time_scaling"),
+])  # fmt: skip
+def test_a_missing_table_is_told_with_advice_that_works(tmp_path, study, file, maker):
+    """A study's name is none of a profile."""
+    with pytest.raises(StudyError, match=f"{file} is missing: {maker} makes it.* run --study {study}`") as error:
+        Study(tmp_path, study).existing(file)
+    assert f"--profile {study}" not in str(error.value)
+
+
 def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
     study = Study(tmp_path, "s")
     rows = [Program("p", 0, "x\n", ["x\n"], True, "passed", 3, -0.5)]
@@ -566,3 +733,11 @@ def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
         study.read("solutions.jsonl", Program)
     with pytest.raises(StudyError, match=r"labels\.jsonl is missing: 02_monte_carlo_labels makes it"):
         study.existing("labels.jsonl")
+
+
+if __name__ == "__main__":  # the command, in the project of a test
+    runner.PROJECT = Path(sys.argv[1])
+    runner.STAGES = (Stage("01_first", (), ("a.csv",)),)
+    runner.run.__defaults__ = (*runner.run.__defaults__[:3], runner.PROJECT / "outputs", None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main(["run", "--profile", "tiny"]))

@@ -164,6 +164,6 @@ def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 
     return high
 
 
-def counted(number: int, noun: str) -> str:
-    """A count in words: `1 problem`, `2 problems`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A count in words: `1 problem`, `2 problems`; the plural where it is more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
