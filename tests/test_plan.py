@@ -85,7 +85,7 @@ def test_every_candidate_is_trained_and_the_chosen_one_alone_scores(others):
     assert hours["ORM and PRM-CoF"] / plan(profile).computed.set_index("what")["GPU hours"]["ORM and PRM-CoF"] == (
         pytest.approx(sum(sizes) / 3e9)
     )
-    texts = 131 * 8 * 300 + 131 * 900
+    texts = 131 * 8 * 300 + 131 * 500
     assert hours["scoring"] == pytest.approx(2 * max(sizes) * texts * 3 / 3e14 / 3600)
 
 
