@@ -47,7 +47,7 @@ PRECISIONS = ("backbone", "mixed", "double")
 
 
 Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 @dataclass(frozen=True)
