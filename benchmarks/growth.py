@@ -1,4 +1,4 @@
-"""What one unit of each kind of work costs, in core seconds: the numbers that `paper_scale.growth` multiplies.
+"""What one unit of each kind of work costs, in core seconds: the measurements behind `evidence.costs.CORE`.
 
     python benchmarks/growth.py [--programs 60] [--rollouts 0] [--threads 1]
 

@@ -10,7 +10,8 @@ import pytest
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel, Study
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.paper_scale import power_curves, published_counts, rollout_budget
+from dreamprm_lib.evidence.costs import Scale, growth
+from dreamprm_lib.paper_scale import power_curves, published_counts
 from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, widgets
 from dreamprm_lib.show.game import Round
@@ -42,9 +43,7 @@ PLANTED = pd.DataFrame(
         for _ in range(2)
     ]
 )
-COSTS = rollout_budget(
-    dict(problems=10, programs=1, steps=3, rollouts=4, test_problems=5, candidates=8, program_tokens=100)
-).assign(profile="quick")
+COSTS = growth(Scale(problems=10, programs=1, test_problems=5, candidates=8))[:3].assign(profile="quick")
 PUBLISHED = published_counts().query("difficulty == 'overall'")
 SEARCHED = pd.DataFrame(
     [dict(method=m, tokens=150, pass_rate=0.5, ci_low=0.4, ci_high=0.6) for m in ("beam search", "beam search, any")]

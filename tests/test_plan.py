@@ -33,8 +33,11 @@ def test_the_paper_s_plan_by_hand():
     assert rows.dollars.drop("candidates").sum() == 0 and candidates["GPU hours"] == 0
     assert rows["GPU hours"]["rollouts"] == pytest.approx(490 * 2 * 16 * 150 / 2500 / 3600)
     training = found.computed.set_index("what")["GPU hours"]
-    texts = (490 + 122 * 8) * 300 + 612 * 900
-    assert training["ORM and PRM-CoF"] == pytest.approx(2 * 3 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    texts = (490 + 122 * 8) * 300 + 612 * 500
+    assert training["ORM and PRM-CoF"] == pytest.approx(2 * 2.25 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    assert training["correction"] == pytest.approx(7.5 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    grading = found.computed.query("what == 'grading'").set_index("stage")["core hours"]
+    assert grading["03"] == pytest.approx(131 * 8 * 30 * 0.0049 / 3600)
     assert found.disk["backbones"] == 6.0
 
 

@@ -703,9 +703,9 @@ def published_figure(published: pd.DataFrame) -> Figure:
 
 
 def costs_figure(costs: pd.DataFrame) -> Figure:
-    """Requests or tokens by stage on a logarithmic axis.  Columns: stage, quantity, profile."""
+    """What a policy writes, by kind of work, on a logarithmic axis.  Columns: work, tokens, profile."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
-    sns.barplot(costs, y="stage", x="tokens", hue="profile", ax=axes)
+    sns.barplot(costs, y="work", x="tokens", hue="profile", ax=axes)
     axes.set_xscale("log")
     axes.set(xlabel="tokens generated (log scale)", ylabel="", title="What each stage asks of the policy")
     return _finished(figure)
