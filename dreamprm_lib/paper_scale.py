@@ -270,19 +270,14 @@ def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) ->
     """
     statement = {p.id: len(describe(p)) for p in problems}
     mine = [c for c in candidates if c.problem in statement]
-
-    def separate(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
-        read = sum(len(t) + statement[c.problem] for c, row in zip(mine, texts, strict=True) for t in row)
-        return sum(map(len, texts)), read
-
-    tree = sum(statement[i] for i in {c.problem for c in mine}) + sum(len(c.code) for c in mine)
-    return pd.DataFrame.from_dict(
-        {
-            "whole programs alone": separate([[c.code] for c in mine]),
-            "every function, a pass a prefix": separate([c.prefixes for c in mine]),
-            "every released prefix, a pass each": separate([released_split(c.code) for c in mine]),
-            "every function, a pass a problem": (len({c.problem for c in mine}), tree),
-        },
-        orient="index",
-        columns=["passes", "characters"],
-    )
+    asked = {c.problem for c in mine}
+    ways = {
+        "whole programs alone": [(c, [c.code]) for c in mine],
+        "every function, a pass a prefix": [(c, c.prefixes) for c in mine],
+        "every released prefix, a pass each": [(c, released_split(c.code)) for c in mine],
+    }
+    read = {way: [len(t) + statement[c.problem] for c, texts in each for t in texts] for way, each in ways.items()}
+    costs = {way: (len(lengths), sum(lengths)) for way, lengths in read.items()}
+    tree = sum(statement[name] for name in asked) + sum(len(c.code) for c in mine)
+    costs["every function, a pass a problem"] = (len(asked), tree)
+    return pd.DataFrame.from_dict(costs, orient="index", columns=["passes", "characters"])

@@ -181,11 +181,7 @@ def _programs(wanted: dict, problems: dict[str, int], known: Assumptions) -> dic
     written = problems["train"] * one["train_samples"] + problems["meta"] * one["meta_samples"]
     states = _open_steps(wanted, problems, known)
     many = min(states, two["oracle_states"]) * (two["oracle_rollouts"] + two["weak_rollouts"])
-    return {
-        "01": written,
-        "02": round(states * two["rollouts"] + many),
-        "03": problems["test"] * three["samples"],
-    }
+    return {"01": written, "02": round(states * two["rollouts"] + many), "03": problems["test"] * three["samples"]}
 
 
 def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
