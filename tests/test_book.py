@@ -51,7 +51,7 @@ def test_the_library_s_page_has_every_module():
     listed = re.findall(r"automodule:: dreamprm_lib\.(\S+)", (ROOT / "docs" / "library.md").read_text())
     package = ROOT / "dreamprm_lib"
     modules = {".".join(p.relative_to(package).with_suffix("").parts) for p in package.rglob("*.py")}
-    programs = {"__init__", "__main__", "engine.__init__", "show.__init__", "engine.sandbox_worker"}
+    programs = {"__init__", "__main__", "engine.__init__", "evidence.__init__", "show.__init__", "engine.sandbox_worker"}
     assert len(listed) == len(set(listed)) and set(listed) == modules - programs
 
 
