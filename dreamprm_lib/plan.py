@@ -198,11 +198,14 @@ def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> lis
         ("04", four, "ORM and PRM-CoF", 2, every),
         ("05", five, "correction", 1, chosen),
     ):
-        texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.statement_tokens
-        cost = 1 if settings["training"] == "head" else TRAINING if stage == "04" else CORRECTION
-        rows.append((stage, what, 2 * read * texts * epochs * cost * passes / known.flops / 3600, 0.0))
-    texts = graded["03"] * known.program_tokens + problems["test"] * known.statement_tokens
-    rows.append(("06", "scoring", 2 * chosen * texts * _readings(wanted) / known.flops / 3600, 0.0))
+        texts = graded["01"] * known.program_tokens + lessons * known.statement_tokens
+        if settings["training"] != "head":
+            correcting = {name: settings[name] for name in CORRECTING if name in settings}
+            recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
+            iterated = recipe.iterations * recipe.iteration_accumulation / max(lessons, 1)  # rounds of all packs
+            texts *= recipe.epochs * TRAINING + iterated * CORRECTION
+            texts *= 1 if stage == "04" else settings["folds"] + 1
+        rows.append((stage, what, 2 * read * texts * passes / known.flops / 3600, 0.0))
     texts = graded["03"] * known.program_tokens + problems["test"] * known.statement_tokens
     rows.append(("06", "scoring", 2 * chosen * texts * _readings(wanted) / known.flops / 3600, 0.0))
     return rows

@@ -35,13 +35,9 @@ def test_the_paper_s_plan_by_hand():
     training = found.computed.set_index("what")["GPU hours"]
     texts = (490 + 122 * 8) * 300 + 612 * 500
     assert training["ORM and PRM-CoF"] == pytest.approx(2 * 2.25 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
-<<<<<<< HEAD
     assert training["correction"] == pytest.approx(  # six trainings: five epochs, then 10,000 iterations of 8 packs
         2 * 3e9 * texts * (5 * 2.25 + 10_000 * 8 / 612 * 7.5) * 6 / 3e14 / 3600
     )
-=======
-    assert training["correction"] == pytest.approx(7.5 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
->>>>>>> costs
     grading = found.computed.query("what == 'grading'").set_index("stage")["core hours"]
     assert grading["03"] == pytest.approx(131 * 8 * 30 * 0.0049 / 3600)
     assert found.disk["backbones"] == 6.0
