@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (DreamPRMError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 
@@ -197,12 +197,14 @@ def _problems_validate(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
     from dreamprm_lib.engine.validation import GENERATED, check_references, validate
     from dreamprm_lib.record import recorded_headroom
-    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.run import NEEDED, load_profile
 
     problems = load_problems(options.set)
     ours = all(p.brute for p in problems)
     table, faults = validate(problems) if ours else check_references(problems)
     print(table.to_string(index=False))
+    there = ", ".join(f"{sum(p.split == split for p in problems)} {split} (needed: {n})" for split, n in NEEDED.items())
+    print(f"\nFor a study: {there}.")
     if not ours:
         _refuse(faults)
         return
@@ -250,8 +252,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
         print(*tables["differences"].verdict, sep="\n")
     if options.out:
-        evaluate.write(tables, options.out)
-        print(f"Tables and figures: {options.out}")
+        print(f"Tables and figures: {evaluate.write(tables, options.out)}")
 
 
 def _course_build(options: argparse.Namespace) -> None:

@@ -202,32 +202,40 @@ class SearchedProgram:
     levels: Count
 
 
+SHIPPED = "SHIPPED.md"  # a study whose folder holds this file is only read
+
+
 class Study:
-    """The folder of one study: `outputs/<name>`.  Raises `InputError` for a name that is no plain one."""
+    """The folder of one study: `outputs/<name>`.  Raises `InputError` for a name that is no plain one.
+
+    A shipped study is only read: what starts from it writes to `outputs/<name>-mine`, where files are looked for first.
+    """
 
     def __init__(self, outputs: str | Path, name: str):
         if name in ("", "..") or Path(name).name != name or "\0" in name:
             raise InputError(f"A study's name is that of one folder in outputs/, and {name!r} is none.")
-        self.folder = Path(outputs) / name
+        folder = Path(outputs) / name
+        self.shipped = folder if (folder / SHIPPED).exists() else None
+        self.folder = folder.with_name(f"{name}-mine") if self.shipped else folder
         self.name = name
 
     def path(self, file: str) -> Path:
-        """Where a file of the study lies; its folder is made."""
+        """Where a file of the study is written; its folder is made."""
         path = self.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def existing(self, file: str) -> Path:
         """The path of a file that an earlier chapter made.  Raises `StudyError` if it is not there."""
-        path = self.folder / file
-        if not path.exists():
-            maker = next((s.notebook for s in STAGES if file in s.writes), "an earlier notebook")
-            raise StudyError(
-                f"{path} is missing: {maker} makes it. Run the study up to there with "
-                f"`python -m dreamprm_lib run --profile {self.name}`, or set `study` to one that is complete "
-                "(`reference` is shipped)."
-            )
-        return path
+        for folder in (self.folder, self.shipped):
+            if folder and (folder / file).exists():
+                return folder / file
+        maker = next((s.notebook for s in STAGES if file in s.writes), "an earlier notebook")
+        raise StudyError(
+            f"{self.folder / file} is missing: {maker} makes it. Run that notebook first, or the study with "
+            f"`python -m dreamprm_lib run --study {self.name}` (and the --profile that it began with, unless that is "
+            "quick), or set `study` to one that is complete (`reference` is shipped)."
+        )
 
     def write(self, file: str, rows: list) -> Path:
         """Write dataclass rows as JSON Lines."""

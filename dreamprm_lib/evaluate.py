@@ -42,8 +42,9 @@ def evaluate(pool: tts.Pool, draws: int = 4000, seed: int = 0) -> dict[str, pd.D
     }
 
 
-def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
-    """Write each table as CSV, and its figure as PNG and SVG in `figures/`."""
+def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
+    """Write each table as CSV, and its figure as PNG and SVG in `figures/`; the folder, which is not `out` if that is a
+    shipped study."""
     from dreamprm_lib.show import figures
 
     figures.use_style()
@@ -58,6 +59,7 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
         title, figure, caption = drawn[name]
         study.write_table(f"{name}.csv", table)
         study.save_figure(figure(table), title, f"{caption}, 95 % intervals over problems.")
+    return study.folder
 
 
 def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:

@@ -4,6 +4,9 @@ The label of step *k* is the share of *n* completions of prefix *k* that pass al
 value under the policy, with binomial noise.  The last prefix is the whole program; its label is the program's own
 verdict and is *clean* (DreamPRM-Code, section 3.2).
 
+What else is known of a value makes a better estimate of it than c/n: the program's own verdict, the neighbouring steps,
+and the problem's other programs.  `posterior_labels` puts them together (the model: `engine.step_values`).
+
 A chat model may answer a prefix with another program.  Such a reply says nothing about the prefix and is not counted.
 """
 
@@ -11,10 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from dreamprm_lib.artifacts import OracleState, Program, StepLabel
@@ -22,7 +26,9 @@ from dreamprm_lib.chain_of_functions import code_blocks, cof_prompt
 from dreamprm_lib.engine.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox import Sandbox
-from dreamprm_lib.errors import PolicyError
+from dreamprm_lib.engine.statistics import problem_weights, unbiased_squares, with_interval
+from dreamprm_lib.engine.step_values import VALUES, Chains, Posterior, value_posterior
+from dreamprm_lib.errors import InputError, PolicyError
 
 log = logging.getLogger(__name__)
 
@@ -190,3 +196,130 @@ def resampled_labels(labels: Sequence[StepLabel], rng: np.random.Generator) -> l
     for x in labels:
         of_problem.setdefault(x.problem, []).append(x)
     return [x for name in rng.choice(list(of_problem), len(of_problem)) for x in of_problem[name]]
+
+
+# ------------------------------------------------------------------------------------------------- posterior labels
+
+
+def posterior_labels(labels: Sequence[StepLabel], verdicts: bool = True) -> Posterior:
+    """What is known of each label's value, from the rollouts and verdicts of all programs of its problem.
+
+    `labels` are those of the training problems, by one completer; the model's four numbers are fitted to them alone.  A
+    program's own verdict is one more fair draw of each of its prefixes if the completer wrote it, with the same
+    settings, and it was not chosen by its outcome: say `verdicts=False` where that does not hold.  A clean label is its
+    verdict.  Raises `InputError` if a step is labelled twice.
+    """
+    steps = [(x.problem, x.sample, x.step) for x in labels]
+    if len(set(steps)) < len(steps):
+        problem, sample, step = next(key for key, count in Counter(steps).items() if count > 1)
+        raise InputError(
+            f"Step {step} of program {sample} of {problem} has two labels, but each step must have one. Estimate first "
+            "and resample afterwards, or give the programs different sample numbers."
+        )
+    programs = {key: i for i, key in enumerate(dict.fromkeys(step[:2] for step in steps))}
+    problems = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in programs))}
+    program = np.array([programs[step[:2]] for step in steps], int)
+    step = np.array([x.step for x in labels], int)
+    clean = np.array([x.clean for x in labels], bool)
+    passes, rollouts = (np.array([getattr(x, name) for x in labels], int) for name in ("passes", "rollouts"))
+
+    counts = np.zeros((2, len(programs), step[~clean].max(initial=0) + 1), int)
+    counts[:, program[~clean], step[~clean]] = passes[~clean], rollouts[~clean]
+    known = np.full(len(programs), np.nan)
+    if verdicts:
+        known[program[clean]] = passes[clean]
+    found = value_posterior(Chains(*counts, known, np.array([problems[name] for name, _ in programs], int)))
+
+    weights = np.empty((len(labels), len(VALUES)))
+    weights[clean] = VALUES == passes[clean, None]
+    weights[~clean] = found[program[~clean], step[~clean]]
+    return Posterior(weights)
+
+
+@dataclass(frozen=True)
+class OracleDraw:
+    """Labels as `n` of the oracle's rollouts would have given them, and what the others say: `states` are the places in
+    `labels` of the oracle's states, `passes` [states] how many of the other `rollouts` passed."""
+
+    labels: list[StepLabel]
+    states: np.ndarray
+    passes: np.ndarray
+    rollouts: int
+
+
+def oracle_draw(
+    labels: Sequence[StepLabel], oracle: Sequence[OracleState], n: int, rng: np.random.Generator
+) -> OracleDraw:
+    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
+
+    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.  Raises
+    `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
+    """
+    outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)
+    if not 0 <= n <= outcomes.shape[1] - 2:
+        raise InputError(
+            f"{n} of the oracle's {outcomes.shape[1]} rollouts cannot give the labels: at least two must remain to "
+            "judge them by. Ask for fewer."
+        )
+    drawn = {(x.problem, x.sample, x.step): i for i, x in enumerate(oracle)}
+    rows, states = [], np.full(len(oracle), -1)
+    for x in labels:
+        state = drawn.get((x.problem, x.sample, x.step))
+        if state is None:
+            rows += thinned_labels([x], n, rng)
+        else:
+            states[state] = len(rows)
+            passes = int(outcomes[state, :n].sum())
+            rows.append(replace(x, rollouts=n, passes=passes, label=passes / n if n else np.nan))
+    if (states < 0).any():
+        lost = oracle[int(states.argmin())]
+        raise InputError(
+            f"The oracle's step {lost.step} of program {lost.sample} of {lost.problem} is not among the labels. Take "
+            "labels and oracle from the same study."
+        )
+    return OracleDraw(rows, states, outcomes[:, n:].sum(axis=1), outcomes.shape[1] - n)
+
+
+def squared_errors(
+    methods: Mapping[str, Callable[[list[StepLabel]], np.ndarray]],
+    labels: Sequence[StepLabel],
+    oracle: Sequence[OracleState],
+    rollouts: Sequence[int] = (1, 2, 4, 8),
+    draws: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far labels from few rollouts are from the oracle's values: the mean over draws of the squared error of each
+    state, without the oracle's own noise (`unbiased_squares`); a single one may be negative.
+
+    `methods` make an estimate for each label out of all labels; all methods get the same draws.  Columns: labels (the
+    method), n, problem, square.
+    """
+    rows = []
+    for n in rollouts:
+        drawn = [oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k])) for k in range(draws)]
+        for name, method in methods.items():
+            squares = [unbiased_squares(method(d.labels)[d.states], d.passes, d.rollouts) for d in drawn]
+            rows += [(name, n, x.problem, square) for x, square in zip(oracle, np.mean(squares, axis=0), strict=True)]
+    return pd.DataFrame(rows, columns=["labels", "n", "problem", "square"])
+
+
+def label_error(squares: pd.DataFrame, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """`squared_errors` as the table `label_error.csv`, with 95 % bootstrap intervals over problems.
+
+    Columns: labels, n, mse, ci_low, ci_high, states, problems.
+    """
+    rows = []
+    for (name, n), part in squares.groupby(["labels", "n"], sort=False):
+        mse = with_interval(problem_weights(part.problem, draws, seed) @ part.square.to_numpy())
+        rows.append((name, n, *mse, len(part), part.problem.nunique()))
+    return pd.DataFrame(rows, columns=["labels", "n", "mse", "ci_low", "ci_high", "states", "problems"])
+
+
+def label_gain(
+    squares: pd.DataFrame, ours: tuple[str, int], theirs: tuple[str, int], draws: int = 4000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The share of the mean squared error of `theirs` (labels, n) that `ours` is free of, and its 95 % interval: a
+    bootstrap over problems, the same resamples for both."""
+    part, other = (squares[(squares.labels == name) & (squares.n == n)] for name, n in (ours, theirs))
+    weights = problem_weights(part.problem, draws, seed)
+    return with_interval(1 - weights @ part.square.to_numpy() / (weights @ other.square.to_numpy()))

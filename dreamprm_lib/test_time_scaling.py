@@ -7,7 +7,7 @@ Problems are the sample: intervals come from a bootstrap over problems, with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import comb, floor
@@ -16,19 +16,26 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
+from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram, StepLabel
+from dreamprm_lib.chain_of_functions import cof_prompt
+from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.clusters import spread
+from dreamprm_lib.engine.consensus import INPUTS
+from dreamprm_lib.engine.policy import Prompt, render_chatml
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
 from dreamprm_lib.engine.statistics import (
     counted,
     holm,
     interval,
     mean_with_interval,
+    numbers,
     problems_to_settle,
     resamples,
     sign_flip_test,
 )
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
+from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
 
 
@@ -37,9 +44,9 @@ def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
 
     The best of a subset lies in a group of equal scores with probability [C(upto, n) - C(below, n)] / C(total, n),
     where `below` and `upto` count the candidates with a lower score, and a lower or equal one; within the group each
-    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores).
+    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores), and for NaN.
     """
-    scores, passed = np.asarray(scores, float), np.asarray(passed, float)
+    scores, passed = numbers("scores", scores), numbers("passed", passed)
     total = len(scores)
     if not 1 <= n <= total or len(passed) != total:
         raise InputError(f"best-of-{n} needs at least {max(n, 1)} scored candidates, and has {total}.")
@@ -65,11 +72,19 @@ def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> f
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n]."""
+    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n].
+
+    Raises `InputError` for a score that is NaN: nothing could be picked by it.
+    """
 
     problems: list[Problem]
     passed: list[np.ndarray]
     scores: dict[str, list[np.ndarray]]
+
+    def __post_init__(self):
+        for method, rows in self.scores.items():
+            for problem, row in zip(self.problems, rows, strict=True):
+                numbers(f"The scores of `{method}` for {problem.id}", row)
 
     @property
     def size(self) -> int:
@@ -408,3 +423,59 @@ def score_candidates(
 
 def _scores_of_problem(model: RewardModel, task: tuple[Problem, list[str]]) -> list[list[float]]:
     return model.score(*task)
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+def study_bill(
+    model: RewardModel,
+    policy_parameters: int,
+    machine: Machine,
+    problems: Sequence[Problem],
+    solutions: Sequence[Program],
+    labels: Sequence[StepLabel],
+    candidates: Sequence[Program],
+) -> pd.DataFrame:
+    """What each part of a study costs, as `costs.bill` counts it; `each` is `study`, `problem` or `candidate`.
+
+    `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
+    has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
+    prompts; `candidates`, `scoring`, `samples` and `consensus` are means over the test problems.
+    """
+    tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
+
+    def asked(prompts: Iterable[Prompt]) -> int:
+        return sum(len(tokenizer(render_chatml(p), add_special_tokens=False).input_ids) for p in prompts)
+
+    def trees(programs: Sequence[Program]) -> list[Tree]:
+        steps = {name: [c.steps for c in programs if c.problem == name] for name in {c.problem for c in programs}}
+        return [Tree.of(tokenizer, template.root(by_id[name]), template.after, each) for name, each in steps.items()]
+
+    by_id = {p.id: p for p in problems}
+    learned, test = ([by_id[name] for name in dict.fromkeys(c.problem for c in cs)] for cs in (solutions, candidates))
+    rolled = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
+    if any(x.tokens is None for x in rolled):
+        raise InputError("labels.jsonl does not tell how many tokens its rollouts wrote: run chapter 2 anew.")
+    epochs = len(model.about.get("losses", []))  # 0: the backbone was frozen, and read once
+    writing, reading = 2 * policy_parameters, 2 * parameters_read(model.backbone.name, max(model.backbone.layers))
+    read = sum(tree.tokens for tree in trees(solutions)) * max(epochs, 1)
+    graded = sum(len(by_id[p.problem].tests) for p in solutions)
+    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in rolled)
+    scored = trees(candidates)
+    root = sum(len(tree.root) for tree in scored)
+    branch = sum(tree.tokens for tree in scored) - root
+    here, many = len(test), len(candidates)
+    rows = [
+        ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
+        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in rolled), 0, writing, 0),
+        ("rollouts", "study", 0, sum(x.tokens for x in rolled), writing, regraded),
+        ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
+        ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
+        ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),
+        ("scoring", "problem", root / here, 0, reading, 0),
+        ("scoring", "candidate", branch / many, 0, reading, 0),
+        ("samples", "candidate", 0, 0, 0, sum(len(p.samples) for p in test) / here),
+        ("consensus", "candidate", 0, 0, 0, INPUTS),
+    ]
+    return bill(rows, machine)

@@ -21,7 +21,8 @@ FAULTS = ("429", "429 wait", "500", "slow", "cut", "half", *NONSENSE, *IN_A_REPL
 
 
 class FaultyServer:
-    """Answers what `reply(body)` gives (texts, or a status), unless `fault(body, number)` names a fault.
+    """Answers what `reply(body)` gives (texts, a status, a payload, or bytes as they are), unless `fault(body, number)`
+    names a fault.
 
     `number` counts the requests with this prompt from 0.  `slow` waits `delay` seconds and then cuts the connection
     (no client should still be there), `cut` closes it before the reply and `half` inside it; `429 date` has a
@@ -51,6 +52,8 @@ class FaultyServer:
                     answer = reply(body) if name is None else [name if name == "refusal" else ""] * body.get("n", 1)
                     if isinstance(answer, int):
                         self.refuse(answer)
+                    elif isinstance(answer, bytes):
+                        self.send(200, answer)
                     else:
                         payload = answer if isinstance(answer, dict) else outer.payload(self.path, answer, name)
                         with lock:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 from IPython.core.inputtransformer2 import TransformerManager
+
+from dreamprm_lib.engine.files import from_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,8 +60,8 @@ def test_the_chapters_of_the_book_are_those_of_the_reference_run():
 
 
 def test_binder_has_the_python_and_the_pins_of_the_other_environments():
-    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    binder = from_yaml((ROOT / "binder" / "environment.yml").read_text(), "x")
+    conda = from_yaml((ROOT / "environment.yml").read_text(), "x")
     assert binder["channels"] == conda["channels"]
     assert [x for x in conda["dependencies"] if isinstance(x, str)] == binder["dependencies"]
     script = ROOT / "binder" / "postBuild"

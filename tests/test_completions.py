@@ -14,14 +14,17 @@ from dataclasses import replace
 import pytest
 
 from dreamprm_lib.engine.completions import (
+    LEDGER,
     Completion,
     CompletionStore,
+    Cost,
     Request,
     WithheldRequest,
     export_recording,
     load_recording,
 )
 from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.engine.stores import merge
 from dreamprm_lib.errors import InputError
 
 REQUEST = Request("m", "completion", "Say é.", 0.8, 0.95, 10, ("\n",))
@@ -290,3 +293,70 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, m
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("column", ["note TEXT", "note TEXT DEFAULT 'x'", "cached INTEGER"])
+def test_a_ledger_with_one_more_column_is_booked_in(tmp_path, column):
+    path = tmp_path / "s.sqlite"
+    CompletionStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"ALTER TABLE ledger ADD COLUMN {column}")
+    with CompletionStore(path) as store:
+        store.pay(REQUEST, {0: completion(0)}, ["stop"], Cost(1, 1, 5, 1, 0.5), "s/01")
+        assert store.spent("s") == Cost(1, 1, 5, 1, 0.5) and len(store) == 1
+    assert merge([path], tmp_path / "new.sqlite").new == 1
+    with CompletionStore(tmp_path / "new.sqlite") as store:
+        assert store.spent() == Cost(1, 1, 5, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    ["(id TEXT, note TEXT NOT NULL)", "(id TEXT PRIMARY KEY, time REAL)", f"({LEDGER.replace('dollars', 'euros')})"],
+)
+def test_a_ledger_that_nothing_can_be_booked_in_is_named_before_anything_is_paid(tmp_path, ledger):
+    with sqlite3.connect(tmp_path / "s.sqlite") as db:
+        db.execute(f"CREATE TABLE ledger {ledger}")
+    with pytest.raises(InputError, match=r"s\.sqlite"):
+        CompletionStore(tmp_path / "s.sqlite")
+
+
+def test_a_full_disk_is_named_when_an_answer_is_booked(tmp_path):
+    path = tmp_path / "s.sqlite"
+    with CompletionStore(path) as store:
+        store.pay(REQUEST, {0: completion(0)}, ["stop"], Cost(1, 1, 5, 1, None), "")
+        (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+        store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to run out of room
+        for text in ("x" * 10_000, "y" * 100_000, "z" * 1_000_000):
+            with pytest.raises(InputError, match=r"s\.sqlite cannot be used .*full.*Make room"):
+                store.pay(REQUEST, {1: replace(completion(1), text=text)}, ["stop"], Cost(1, 1, 5, 1, None), "")
+        assert store.get(REQUEST) == {0: completion(0)} and store.spent().answers == 1
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_damaged_pages_of_a_store_are_named(tmp_path, share):
+    path = tmp_path / "s.sqlite"
+    with CompletionStore(path) as store:
+        for i in range(400):
+            store.pay(replace(REQUEST, prompt=f"{i}"), {0: completion(i)}, ["stop"], Cost(1, 1, 5, 1, None), "")
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * share) // 4096 * 4096
+    data[start:] = b"\x55" * (len(data) - start)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"s\.sqlite"), CompletionStore(path) as store:
+        for i in range(400):
+            store.get(replace(REQUEST, prompt=f"{i}"))
+        store.spent()
+
+
+@pytest.mark.parametrize(
+    "field", [{"text": 5}, {"tokens": -1}, {"tokens": 2.5}, {"finish": {}}, {"logprob": float("nan")}]
+)
+def test_a_completion_that_is_none_is_named_with_its_place(tmp_path, field):
+    path = tmp_path / "s.sqlite"
+    with CompletionStore(path) as store:
+        store.put(REQUEST, {7: completion(0)})
+        body = json.dumps({"text": "x", "tokens": 1, "finish": "stop", **field})
+        with store._db:
+            store._db.execute("UPDATE completions SET body = ?", (body,))
+        with pytest.raises(InputError, match=rf"s\.sqlite, sample 7 of {REQUEST.digest}.*`{next(iter(field))}`"):
+            store.get(REQUEST)

@@ -1,10 +1,21 @@
 """Grading through joblib gives the verdicts of the sandbox itself; `test_clusters.py` has the clusters."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
 import pytest
 
+from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.engine.grading import BATCH, grade, open_grader
-from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.problems import Problem, Test, load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.run import load_profile, parse_overrides, stage_parameters
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +47,60 @@ def test_a_grader_stands_in_for_a_sandbox(graded):
         assert [(v.kind, v.test) for v in grader.grade(pairs, progress=True)] == expected
     with open_grader("loky", output_kb=1) as grader:
         assert grader.grade([(pairs[0][0], "print('x' * 5000)")])[0].kind == "output_limit"
+
+
+def test_limits_are_checked_before_anything_starts():
+    for wrong in ({"seconds": 1}, {"time_limit": -1}, {"modules": "numpy"}):
+        with pytest.raises(InputError):
+            grade([], **wrong)
+
+
+@pytest.mark.parametrize("how", ["local", "loky"])
+def test_problems_that_share_an_id_are_graded_each_by_its_own_tests(how):
+    doubling, squaring, none = (
+        Problem("p", "p", "A statement.", "easy", "test", (), tests)
+        for tests in [(Test("3", "6"),), (Test("3", "9"),), (Test("3", "6"), Test("3", "7"))]
+    )
+    double, square = "print(2 * int(input()))", "print(int(input()) ** 2)"
+    pairs = [(p, code) for p in (doubling, squaring, none) for code in (double, square)]
+    with open_grader(how) as grader:
+        assert [v.passed for v in grader.grade(pairs)] == [True, False, False, True, False, False]
+
+
+LOADED = """
+import threading
+from dreamprm_lib.engine import grading, problems, sandbox
+pairs = [(p, p.reference) for p in problems.load_problems("starter")[:4]]
+"""
+HELPED = {
+    "regrade": "with sandbox.Sandbox(workers=1) as box: grading.regrade(box, pairs, 10**6, load=2)",
+    "two": "a, b = sandbox.Sandbox(workers=1), sandbox.Sandbox(workers=1)\nwhile True: a.grade(pairs), b.grade(pairs)",
+    "loky": "while True: grading.grade(pairs * 8, jobs=2)",
+}
+
+
+@pytest.mark.parametrize("name", HELPED)
+def test_no_helper_lives_on_when_the_process_is_killed(name):
+    work = subprocess.Popen([sys.executable, "-c", LOADED + HELPED[name]], start_new_session=True)
+    helpers, deadline = [], time.monotonic() + 60
+    while len(helpers) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        helpers = psutil.Process(work.pid).children(recursive=True)
+    assert len(helpers) >= 4
+    os.kill(work.pid, signal.SIGKILL)
+    work.wait()
+    _, alive = psutil.wait_procs(helpers, timeout=15)
+    assert not [process.cmdline() for process in alive]
+
+
+def test_limits_are_a_setting_of_every_notebook_that_grades():
+    """By a profile and on the command line; what a stage was given stands in the manifest."""
+    profile = replace(load_profile("smoke"), common={"limits": {"time_limit": 4}})
+    overrides = parse_overrides(["02.limits={memory_mb: 64, modules: [numpy]}"])
+    found = {s.notebook[:2]: stage_parameters(s, profile, overrides, {}).get("limits") for s in STAGES}
+    four = {"time_limit": 4}
+    assert found | {"02": four} == {"00": None, "01": four, "02": four, "03": four, "04": None, "05": None, "06": four}
+    problem = Problem("p", "p", "A statement.", "easy", "test", (), (Test("", "3"),))
+    with open_grader(**found["02"]) as grader:
+        codes = ["import numpy\nprint(numpy.ones(3, int).sum())", "x = bytearray(10**8)\nprint(3)"]
+        assert [v.kind for v in grader.grade([(problem, code) for code in codes])] == ["passed", "memory_limit"]

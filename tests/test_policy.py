@@ -1,6 +1,5 @@
 """The policy asks once for each completion, resumes where it was, and never asks when it is offline."""
 
-
 import pytest
 
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
@@ -93,6 +92,32 @@ def test_recordings_answer_first_and_offline_never_asks(store):
     assert texts == ["recorded", "stored too"]
     with pytest.raises(MissingCompletion, match=r"sample 2 of request .* record --profile"):
         offline.sample([PROMPT], 3)
+
+
+@pytest.mark.parametrize("n, missing", [(1, 1), (3, 3), (5, 5)])
+def test_what_is_missing_in_a_replay_is_advised_by_the_parameter_s_name(store, n, missing):
+    with pytest.raises(MissingCompletion, match=f"{missing} completions.*set `replay` to false") as error:
+        Policy(Endpoint("m"), store, offline=True).sample([PROMPT], n)
+    assert "offline" not in str(error.value)
+
+
+def test_the_weaker_policy_is_where_the_policy_is(fake_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    for name in ("DREAMPRM_BASE_URL", "DREAMPRM_MODEL", "DREAMPRM_WEAK_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    with open_policy({}, weaker=True) as policy:
+        assert policy.endpoint.model == "qwen2.5-coder-0.5b-instruct-q4_k_m" and policy.endpoint.base_url is None
+    server = fake_server(counting)
+    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+    monkeypatch.setenv("DREAMPRM_MODEL", "large")
+    with open_policy({}, weaker=True) as policy:
+        policy.sample([PROMPT], 1)
+    monkeypatch.setenv("DREAMPRM_WEAK_MODEL", "small")
+    with open_policy({}, weaker=True) as policy:
+        policy.sample([PROMPT], 1)
+    with open_policy({"model": "named"}, weaker=True) as policy:
+        assert policy.endpoint.model == "named"
+    assert [body["model"] for _, body in server.bodies] == ["large", "small"]
 
 
 def test_settings_that_do_not_fit_are_named():

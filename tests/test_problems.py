@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, split_of
+from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, named, split_of
 from dreamprm_lib.errors import InputError
 
 UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
@@ -324,3 +324,13 @@ def test_the_hash_split_is_stable_and_has_its_shares():
 def test_what_is_not_there_is_named(source, split, said):
     with pytest.raises(InputError, match=said):
         load_problems(source, split)
+
+
+def test_named_problems_are_there_or_named_in_the_error():
+    problems = load_problems("starter", "train")
+    ids = [p.id for p in problems]
+    assert named(problems, [ids[5], ids[2]]) == [problems[2], problems[5]]
+    assert named(problems, []) == problems[:3] and named(problems[:1], []) == problems[:1]
+    for strange in (["gone"], [ids[0], "gone"], [ids[0][:-1]], [""]):
+        with pytest.raises(InputError, match=f"no problem '{strange[-1]}' among these {len(problems)}"):
+            named(problems, strange)

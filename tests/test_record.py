@@ -29,7 +29,7 @@ def setting(fake_server, tmp_path, monkeypatch):
     policy, weak = ({"model": model, "base_url": server.base_url} for model in ("m", "weak"))
     oracle = {"oracle_states": 1, "oracle_rollouts": 3, "weak_policy": weak, "weak_rollouts": 1}
     sections = {
-        STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2},
+        STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2, "compared": []},
         STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "rolled": 1, **oracle},
         STAGES[3].notebook: {"policy": policy, "limit": 1, "samples": 2},
         STAGES[6].notebook: {"search_width": 1, "search_branches": 3},

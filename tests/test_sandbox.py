@@ -22,7 +22,7 @@ import pytest
 
 from dreamprm_lib.engine import problems, sandbox
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox import KINDS, LAYERS, Sandbox, Verdict, outputs_match, values_match
+from dreamprm_lib.engine.sandbox import KINDS, LAYERS, Limits, Sandbox, Verdict, outputs_match, values_match
 from dreamprm_lib.errors import DreamPRMError, InputError
 
 
@@ -108,15 +108,16 @@ def test_deep_recursion_works_once_the_limit_is_raised(box):
     assert [(r.status, r.stdout) for r in runs] == [("ok", "100000\n"), ("ok", "30000\n"), ("ok", "50000\n")]
 
 
-def test_a_verdict_tells_the_test_the_time_and_the_reason(box):
-    passed, wrong, broken, slow, bad = box.grade(
-        [(ADD, GOOD), (ADD, "print(3)"), (ADD, "x = 1\nprint(undefined)"), (ADD, "while 1: pass"), (ADD, "(")]
-    )
+def test_a_verdict_tells_the_test_the_time_and_the_reason():
+    programs = [GOOD, "print(3)", "x = 1\nprint(undefined)", "while 1: pass", "("]
+    with Sandbox(time_limit=0.5, wall_limit=60) as box:
+        passed, wrong, broken, slow, bad = box.grade([(ADD, code) for code in programs])
     assert passed == Verdict("passed", passed.seconds) and passed.passed and 0 < passed.seconds < 0.5
     assert (wrong.passed, wrong.test, wrong.detail) == (False, 1, "line 1: expected '4', got '3'")
     assert broken.test == 0 and broken.detail.splitlines()[-1] == "NameError: name 'undefined' is not defined"
     assert "line 2" in broken.detail
-    assert 0.5 <= slow.seconds < 1 and slow.detail.startswith("0.5")
+    assert 0.5 <= slow.seconds < 1.5 * sandbox.time_scale()
+    assert slow.detail.startswith(f"{slow.seconds:.2f} CPU seconds of {0.5 * sandbox.time_scale()}")
     assert "SyntaxError" in bad.detail
 
 
@@ -192,6 +193,176 @@ def test_given_modules_can_be_imported_and_nothing_beside_them():
     assert runs[0].stdout == "tqdm.utils\n" and runs[1].status == "runtime_error"
 
 
+# --- What a program finds, and what comes out at its end --------------------------------------------------------------
+
+STREAMS = {
+    # name: (program, what it prints for the input "1 2\n3 4\n")
+    "reads its input twice": ("import sys\na = sys.stdin.read()\nsys.stdin.seek(0)\nprint(a == input() + '\\n3 4\\n')",
+                              "True\n"),
+    "seeks in its input's bytes": ("import sys\nb = sys.stdin.buffer\nb.seek(4)\nprint(b.read(), b.tell())",
+                                   "b'3 4\\n' 8\n"),
+    "opens its input again": (
+        "a = open(0, closefd=False).read()\nprint(len(a), len(open('/dev/stdin').read()))", "8 8\n"),
+    "cannot seek in its output": ("import sys\nprint(sys.stdin.seekable(), sys.stdout.seekable())", "True False\n"),
+    "finds the interpreter's streams": (
+        "import sys\nfor s in (sys.stdin, sys.stdout, sys.stderr):\n"
+        "    print(s.name, s.mode, s.fileno(), s.isatty(), end=' ')\n"
+        "print(sys.stdin is sys.__stdin__, sys.stdout is sys.__stdout__, sys.stderr.line_buffering)",
+        "<stdin> r 0 False <stdout> w 1 False <stderr> w 2 False True True True\n"),
+    "wraps the buffers": (
+        "import io, sys\nsys.stdin = io.TextIOWrapper(sys.stdin.buffer, encoding='ascii')\n"
+        "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-16-le')\nprint(input())",
+        "1\0 \0" "2\0\n\0"),
+    "reconfigures its output": (
+        "import sys\nsys.stdout.reconfigure(encoding='latin-1', newline='\\r\\n', write_through=True)\nprint('a')",
+        "a\r\n"),
+    "detaches its output": ("import sys\nout = sys.stdout.detach()\nout.write(b'a')", "a"),
+    "detaches its input": ("import io, sys\nsys.stdin = io.TextIOWrapper(sys.stdin.detach())\nprint(input())", "1 2\n"),
+    "has a stream that is no IOBase": (
+        "import sys\nclass Out:\n    def __init__(self): self.parts = []\n"
+        "    def write(self, text): self.parts.append(text)\n"
+        "    def flush(self):\n        sys.__stdout__.write(''.join(self.parts))\n        self.parts.clear()\n"
+        "sys.stdout = Out()\nprint('a')", "a\n"),
+    "has a stream of its own over the file": (
+        "import io, os, sys\nclass Out(io.IOBase):\n    def __init__(self): self.buffer = io.BytesIO()\n"
+        "    def write(self, text): self.buffer.write(text.encode())\n"
+        "    def flush(self):\n        os.write(1, self.buffer.getvalue())\n        self.buffer = io.BytesIO()\n"
+        "sys.stdout = Out()\nprint('a')", "a\n"),
+    "holds a file in a list": ("files = [open(1, 'w', closefd=False)]\nfiles[0].write('a')", "a"),
+    "holds a file in a dictionary of an object": (
+        "class A: pass\na = A()\na.out = {'file': open(1, 'wb', closefd=False)}\na.out['file'].write(b'a')", "a"),
+    "holds a file in a closure": (
+        "def opened():\n    out = open(1, 'w', closefd=False)\n    return lambda text: out.write(text)\n"
+        "say = opened()\nsay('a')", "a"),
+    "leaves a file with a module": ("import math\nmath.out = open(1, 'w', closefd=False)\nmath.out.write('a')", "a"),
+    "leaves a file with the builtins": (
+        "import builtins\nbuiltins.out = open('/dev/stdout', 'w')\nbuiltins.out.write('a')", "a"),
+    "speaks in a global's __del__": (
+        "class A:\n    def __del__(self): print('a', len(LEFT))\nLEFT = [1, 2]\na = A()", "a 2\n"),
+    "speaks in the __del__ of a class's attribute": (
+        "class A:\n    def __del__(self): print('a')\nclass B:\n    a = A()", "a\n"),
+    "speaks in a generator's finally": (
+        "def f():\n    try:\n        yield 1\n    finally:\n        print('a')\ng = f()\nprint(next(g))", "1\na\n"),
+    "speaks in a context that it never leaves": (
+        "import contextlib\n@contextlib.contextmanager\ndef f():\n    try:\n        yield\n"
+        "    finally:\n        print('a')\nc = f()\nc.__enter__()", "a\n"),
+    "registers an end, and writes in a thread": (
+        "import atexit, sys, threading, time\natexit.register(print, 'c')\nclass A:\n"
+        "    def __del__(self): print('d')\n"
+        "a = A()\nthreading.Thread(target=lambda: (time.sleep(0.05), print('b'))).start()\nprint('a')",
+        "a\nb\nc\nd\n"),
+    "leaves by an exit in a function": (
+        "import sys\nclass A:\n    def __del__(self): print('b')\ndef f():\n    a = A()\n    print('a')\n"
+        "    sys.exit()\nf()",
+        "a\nb\n"),
+    "has a byte order mark": ("\ufeffprint('a')", "a\n"),
+    "has a byte order mark and a declared encoding": ("\ufeff# -*- coding: utf-8 -*-\nprint('\u00e4')", "\u00e4\n"),
+    "has a byte order mark and a future": (
+        "\ufeff'A.'\nfrom __future__ import annotations\nprint(__doc__)", "A.\n"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def streams_run(box):
+    return dict(zip(STREAMS, box.run([(code, "1 2\n3 4\n") for code, _ in STREAMS.values()]), strict=True))
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_are_those_of_an_interpreter(streams_run, name):
+    run = streams_run[name]
+    assert (run.status, run.stdout) == ("ok", STREAMS[name][1]), run.stderr
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_interpreter_of_its_own_prints_the_same(name, tmp_path):
+    """What is expected above is what `python program.py < input | cat` prints."""
+    program, given = tmp_path / "program.py", tmp_path / "input"
+    program.write_text(STREAMS[name][0], encoding="utf-8")
+    given.write_text("1 2\n3 4\n")
+    with given.open() as file:
+        ran = subprocess.run([sys.executable, "-E", "-X", "utf8", program], stdin=file, capture_output=True)
+    assert ran.stdout.decode() == STREAMS[name][1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import threading\nthreading.stack_size(512 * 1024 * 1024)\n",
+        "import threading\nthreading.stack_size(1 << 28)\n",
+        "from threading import stack_size\nstack_size(10**9 // 4096 * 4096)\n",
+        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))\n",
+        "import resource as r\nr.setrlimit(r.RLIMIT_STACK, (r.RLIM_INFINITY, r.getrlimit(r.RLIMIT_STACK)[1]))\n",
+        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (2**30, 2**30))\n",
+    ],
+)
+def test_a_program_may_raise_its_stack(box, code):
+    deep = (
+        "import sys, threading\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\n"
+        "t = threading.Thread(target=lambda: print(f(2 * 10**4)))\nt.start()\nt.join()"
+    )
+    (run,) = box.run([(code + deep, "")])
+    assert (run.status, run.stdout) == ("ok", "20000\n"), run.stderr
+
+
+@pytest.mark.parametrize("megabytes, expected", [(50, "ok"), (300, "memory_limit"), (5000, "memory_limit")])
+def test_what_a_program_uses_of_the_room_for_stacks_is_memory(megabytes, expected):
+    """The address space is there once a program names `stack_size`, but not the memory."""
+    with Sandbox(workers=1, memory_mb=128) as box:
+        (run,) = box.run([(f"import threading\nthreading.stack_size(2**29)\nx = b'x' * ({megabytes} << 20)", "")])
+    assert run.status == expected
+
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_those_of_the_problem_set_with_what_is_changed():
+    starter, atcoder = problem(("1", "1")), problem(("1", "1"), source="atcoder")
+    assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, 16, ())
+    assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, 16, ("numpy",))
+    assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, 16, ())
+    assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
+    for wrong in ({"seconds": 1}, {"time_limit": 0}, {"memory_mb": "512"}, {"modules": "numpy"}, {"processes": True}):
+        with pytest.raises(InputError):
+            Limits.of(starter, **wrong)
+        with pytest.raises(InputError):
+            Sandbox(**wrong)
+
+
+def test_one_sandbox_has_the_limits_of_each_problem_set():
+    """A worker with other limits takes over where the problem set changes."""
+    code = "import numpy as np\nprint(int(np.arange(4).sum()))"
+    slow = "import time\nwhile time.process_time() < {}: pass\nprint(6)"
+    here, there = problem(("", "6\n"), name="here"), problem(("", "6\n"), name="there", source="codeforces")
+    with Sandbox(workers=1, wall_limit=60) as box:
+        seconds = 1.5 * Limits.of(here).cpu_seconds
+        pairs = [
+            (there, code),
+            (here, code),
+            (there, slow.format(seconds)),
+            (here, slow.format(seconds)),
+            (here, "print(6)"),
+        ]
+        kinds = [v.kind for v in box.grade(pairs)]
+    assert kinds == ["passed", "runtime_error", "passed", "time_limit", "passed"]
+
+
+@pytest.mark.parametrize("kilobytes", [3, 40, 700])
+def test_the_expected_output_always_fits(kilobytes):
+    """Also where it is longer than the limit, with blanks at the ends of its lines; for results of calls, too."""
+    lines = 4 * kilobytes
+    long = problem(("", f"{'7' * 255}\n" * lines), name="long")
+    call = problem(
+        ("", json.dumps(["\u00e4" * 255] * lines, ensure_ascii=False), "functional"), name="f", entry_point="f"
+    )
+    with Sandbox(workers=1, output_kb=1) as box:
+        verdicts = box.grade([
+            (long, f"for _ in range({lines}): print('7' * 255, end='   \\n')"),
+            (call, f"def f(): return ['\u00e4' * 255] * {lines}"),
+            (long, "while True: print('7' * 255)"),
+        ])  # fmt: skip
+    assert [v.kind for v in verdicts] == ["passed", "passed", "output_limit"]
+
+
 # --- Calls of functions, and HumanEval's checks -----------------------------------------------------------------------
 
 SHIFT = problem(("[1, 2]\n3", "[4, 5]", "functional"), ("[]\n1", "[]", "functional"), entry_point="shift")
@@ -224,6 +395,34 @@ def test_functional_tests_call_the_function_and_compare_here(box, code, expected
 CHECK = "def check(candidate):\n    assert candidate(2) == 4\n    assert abs(candidate(-3) - 9) < 1e-6\ncheck(square)\n"
 SQUARE = problem((CHECK, "", "check"), name="square", entry_point="square")
 SQUARES = "def square(x): return x * x"
+
+
+NINES = "9" * 6000
+BIG = problem(
+    (f"{NINES}\n1", f"1{'0' * 6000}", "functional"), (f"[{NINES}]\n0", f"[{NINES}]", "functional"), entry_point="f"
+)
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("def f(x, n): return x + n if n else x", "passed"),
+        ("class Solution:\n    def f(self, x, n): return [*x] if isinstance(x, list) else x + 1", "passed"),
+        ("def f(x, n): return x", "wrong_answer"),
+        ("def f(x, n): return 10**9000", "wrong_answer"),
+        ("def f(x, n): return 0", "wrong_answer"),
+        ("def f(x, n): return int('9' * 6000)", "wrong_answer"),
+        ("def f(x, n): return [str(x)]", "wrong_answer"),
+    ],
+)
+def test_integers_of_thousands_of_digits_get_a_verdict(box, code, expected):
+    verdict = box.grade([(BIG, code)])[0]
+    assert verdict.kind == expected and len(verdict.detail) < 400
+
+
+def test_a_lone_surrogate_in_the_arguments_of_a_call_arrives(box):
+    lone = problem(('"\ud800"', '"\\ud800"', "functional"), name="same", entry_point="f")
+    assert kind(box, "def f(x): return x", lone) == "passed"
 
 
 @pytest.mark.parametrize(
@@ -453,28 +652,55 @@ def test_good_programs_beside_hostile_ones_keep_their_verdict(hostile_verdicts):
     assert len(hostile_verdicts[1]) >= 30 and {v.kind for v in hostile_verdicts[1]} == {"passed"}
 
 
-def test_the_expected_output_is_nowhere_in_the_memory_of_the_process(box):
-    """A program that reads all of its own memory finds its input there, and not the answer."""
+def planted(word):
+    """A mark that a program finds only where it was planted: the pattern that it looks for is no mark itself."""
+    return f"planted-{word}-9876"
+
+
+@pytest.mark.parametrize("kind_of_test", ["stdin", "functional", "check", "checker"])
+def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_test):
+    """Neither the expected output nor a checker, nor an earlier program with what it read, wrote and returned.
+
+    All go through one worker, several times, with short and with long texts.
+    """
+    marks = [planted(word) for word in ("source", "input", "printed", "complaint", "expected", "checker", "result")]
+    source, given, printed, complaint, expected, checker, result = marks
+    program = (
+        (
+            f"# {source}\nimport sys\nprint({printed!r}, file=sys.stderr)\nprint({complaint!r})\n"
+            f"def f(x): return {result!r}\n"
+        )
+        + "pass  # "
+        + source * 3000
+    )
+    tests = {
+        "stdin": problem((given * 2000, expected * 2000), name="s"),
+        "functional": problem((f'"{given * 2000}"', f'"{expected}"', "functional"), name="f", entry_point="f"),
+        "check": problem((f"# {given}\nassert f(1) == {result!r}, {expected!r}", "", "check"), entry_point="f"),
+        "checker": problem(
+            (given, expected), name="k", checker=f"# {checker}\ndef check(input, output, expected): return True"),
+    }  # fmt: skip
     look = textwrap.dedent(
         """
-        import ctypes
-        question, answer = input(), ''.join(['answer', '-', '98', '76'])
-        found = [False, False]
+        import ctypes, re
+        question, found = input(), set()
         for line in open('/proc/self/maps').read().splitlines():
             place, rights = line.split()[:2]
             if rights.startswith('rw') and '[v' not in line:
                 start, end = (int(x, 16) for x in place.split('-'))
-                part = ctypes.string_at(start, end - start)
-                found = [found[0] or question.encode() in part, found[1] or part.count(answer.encode()) > 3]
-        print(found)
+                found.update(re.findall(b'planted-([a-z]+)-9876', ctypes.string_at(start, end - start)))
+        print(*sorted(found))
         """
     )
-    secret = problem(("question-1234\n", "answer-9876\n"), name="secret")
-    assert kind(box, "print('answer-' + '9876')", secret) == "passed"
-    verdict = box.grade([(secret, look)])[0]
-    if "/proc/self/maps" in verdict.detail:
-        pytest.skip("no /proc here")
-    assert "[True, False]" in verdict.detail
+    with Sandbox(workers=1) as box:
+        if not box.report()["pid namespace"]:
+            pytest.skip("no /proc in the sandbox here")
+        for _ in range(3):
+            box.grade([(tests[kind_of_test], program)])
+        (run,) = box.run([(look, planted("own"))])
+        again = box.grade([(problem((planted("own"), planted("expected")), name="last"), look)])[0]
+    assert (run.status, run.stdout) == ("ok", "b'own'\n"), run.stderr
+    assert "got \"b'own'\"" in again.detail
 
 
 def descendants(pid):
@@ -572,14 +798,16 @@ def test_what_is_missing_is_said_once(caplog):
 def test_a_wall_time_out_counts_only_after_a_run_alone(box, monkeypatch):
     """The first answer of a slow machine is not the verdict; that of the run alone is."""
     answers = []
-    answer = sandbox._Worker.answer
+    look = sandbox._Worker.look
 
     def slow_at_first(worker):
-        execution = answer(worker)
+        execution = look(worker)
+        if execution is None:
+            return None
         answers.append(execution.status)
         return sandbox.replace(execution, status="wall_limit") if len(answers) == 1 else execution
 
-    monkeypatch.setattr(sandbox._Worker, "answer", slow_at_first)
+    monkeypatch.setattr(sandbox._Worker, "look", slow_at_first)
     assert kind(box, GOOD) == "passed" and answers == ["ok", "ok", "ok"]
 
 
@@ -612,7 +840,7 @@ def test_a_program_that_ends_its_worker_every_time_is_killed(box, monkeypatch):
         worker.stop()
         return sandbox.Execution("worker_died", "", "gone", 0.0, 0.0)
 
-    monkeypatch.setattr(sandbox._Worker, "answer", dies)
+    monkeypatch.setattr(sandbox._Worker, "look", dies)
     assert box.grade([(ADD, GOOD)])[0] == Verdict("killed", 0.0, 0, "gone")
 
 
@@ -697,6 +925,12 @@ def test_nothing_runs_on_when_the_grader_is_ended_in_the_middle(how):
         ("nan 1", "nan 1.0", 0, False),
         ("sNaN 1", "sNaN 1.0", 0, False),
         ("inf", "1", 1e-6, False),
+        ("0", "Infinity", 1e-6, False),
+        ("1e308", "inf", 0.5, False),
+        ("inf", "Infinity", 1e-6, True),
+        ("-inf", "inf", 1e-6, False),
+        ("NaN", "nan", 1e-6, True),
+        ("nan", "0", 1e-6, False),
         ("1e999999999", "1", 1e-6, False),
         ("", "", 0, True),
         ("", "0", 0, False),
@@ -719,8 +953,26 @@ def test_outputs_are_compared_by_line_and_numbers_as_decimals(actual, expected, 
         ("1", 1, 1e-9, False),
         (None, None, 0, True),
         (10**400, 0.5, 1e-9, False),
+        (10**400, 10**400 + 1, 1e-9, True),
+        (0, float("inf"), 1e-6, False),
+        (1e308, float("inf"), 0.5, False),
+        (float("inf"), float("inf"), 1e-6, True),
+        ([float("-inf")], [float("inf")], 1e-6, False),
+        (float("nan"), float("nan"), 0, True),
+        ({"a": [float("nan")]}, {"a": [float("nan")]}, 1e-6, True),
+        (float("nan"), 0.0, 1e-6, False),
     ],
 )
 def test_results_of_calls_are_compared_value_by_value(actual, expected, tolerance, same):
     assert values_match(actual, expected, tolerance) is same
     assert values_match(json.loads(json.dumps(actual)), expected, tolerance) is same
+
+
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1e-9, True, "0.1", None])
+def test_a_tolerance_is_a_finite_number(box, tolerance):
+    """An infinite one would accept every number."""
+    for compare in (lambda: outputs_match("1", "2", tolerance), lambda: values_match(1, 2, tolerance)):
+        with pytest.raises(InputError, match="tolerance is"):
+            compare()
+    with pytest.raises(InputError, match="'add' can't be graded: tolerance is"):
+        box.grade([(problem(("1", "2"), tolerance=tolerance), GOOD)])

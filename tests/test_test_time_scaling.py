@@ -53,6 +53,19 @@ def test_best_of_n_literals():
     assert tts.best_of_n([float("-inf"), 0.2], [True, False], 2) == 0.0
 
 
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_scores_that_are_no_numbers_are_named_by_their_row(row):
+    scores = np.array([0.1, 0.2, 0.3])
+    scores[row] = np.nan
+    with pytest.raises(InputError, match=f"scores: row {row} holds nan"):
+        tts.best_of_n(scores, [True, False, True], 2)
+    with pytest.raises(InputError, match=f"passed: row {row} holds nan"):
+        tts.best_of_n([0.1, 0.2, 0.3], scores, 2)
+    one = Problem("p", "P", "Do.", "easy", "test", (), ())
+    with pytest.raises(InputError, match=f"The scores of `m` for p: row {row} holds nan"):
+        tts.Pool([one], [np.array([True, False, True])], {"random": [np.zeros(3)], "m": [scores]})
+
+
 @pytest.mark.parametrize("n", [0, 3])
 def test_best_of_n_refuses_what_it_cannot_give(n):
     with pytest.raises(InputError):

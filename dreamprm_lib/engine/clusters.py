@@ -11,6 +11,9 @@ and others do it again, a few times: a task must be one that can be done twice.
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -38,7 +41,10 @@ def spread(
     installed, `ClusterError` if workers keep dying, and what `function` raises.
     """
     engine, lost = _engine(backend)
-    options = {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}} if backend == "ray" else {}
+    options = {
+        "loky": {"initializer": _end_with, "initargs": (os.getpid(),)},
+        "ray": {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}},
+    }.get(backend, {})
     done = deaths = 0
     with engine:
         while done < len(tasks):
@@ -56,6 +62,17 @@ def spread(
                         "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
                     ) from error
                 log.warning("a worker process died; what it had under way is done again")
+
+
+def _end_with(parent: int) -> None:
+    """In a worker process of this machine: end it once the process that started it is gone, however that ended."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _engine(backend: str) -> tuple[AbstractContextManager, type[Exception]]:

@@ -15,10 +15,10 @@ from importlib import resources
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from dreamprm_lib.engine.completions import Cost, Request
+from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.engine.schema import checked, form_of
 from dreamprm_lib.errors import InputError
 
@@ -203,4 +203,5 @@ def find_model(name: str, own: Mapping[str, dict] | None = None) -> Model | None
 
 @cache
 def _table() -> dict[str, dict]:
-    return yaml.safe_load((resources.files("dreamprm_lib") / "data" / "models.yaml").read_text())
+    path = resources.files("dreamprm_lib") / "data" / "models.yaml"
+    return from_yaml(read_text(path), path)

@@ -17,6 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
 from dreamprm_lib.errors import InputError
 
 FOREIGN = {
@@ -152,16 +156,22 @@ def as_json_lines(values: Iterable[dict]) -> bytes:
 # ------------------------------------------------------------------------------------------------- YAML
 
 
+class _Plain(SafeConstructor):
+    """YAML 1.2's core schema, in which a date is a text."""
+
+
+_Plain.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
 def from_yaml(text: str, where: object) -> Any:
-    """The value of a YAML 1.2 text: `off` is a word, `1e-3` and `010` are numbers in decimal, and `12:30` is a word.
+    """The value of a YAML 1.2 text: `1e-3` and `010` are decimal numbers, `off`, `12:30` and `2024-08-01` are words.
 
     Raises `InputError`, which begins with `where` and tells the line.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Plain
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return yaml.load(text)
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{where}{line}: not YAML ({error.problem}).") from error

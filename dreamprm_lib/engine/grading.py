@@ -9,6 +9,7 @@ Not covered: a worker's machine without the layers of isolation grades all the s
 from __future__ import annotations
 
 import atexit
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.clusters import spread
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox, Verdict
+from dreamprm_lib.engine.sandbox import Limits, Sandbox, Verdict
 
 BATCH = 16  # programs a task: a worker's first one also starts its sandbox
 
@@ -32,17 +33,19 @@ def grade(
 ) -> list[Verdict]:
     """The verdicts of (problem, program) pairs, in their order; a pair that stands there twice is graded once.
 
-    `backend` and `jobs` (programs at once) are those of `clusters.spread`; `limits` are the limits of `Sandbox`.
+    `backend` and `jobs` (programs at once) are those of `clusters.spread`; `limits` are, by name, the `Limits` that are
+    to be other than those of the problem set.
     """
-    unique = list({(problem.id, code): (problem, code) for problem, code in pairs}.values())
+    Limits.of(None, **limits)  # raises here, not in a worker, for what is no limit
+    unique = list(dict.fromkeys((problem, code) for problem, code in pairs))
     batches = [unique[k : k + BATCH] for k in range(0, len(unique), BATCH)]
-    verdicts: dict[tuple[str, str], Verdict] = {}
-    graded = spread(partial(_grade_batch, settings=tuple(sorted(limits.items()))), batches, backend, jobs)
+    verdicts: dict[tuple[Problem, str], Verdict] = {}
+    graded = spread(partial(_grade_batch, settings=json.dumps(limits, sort_keys=True)), batches, backend, jobs)
     with tqdm(total=len(unique), desc="grading", unit="program", disable=not progress) as bar:
         for batch, found in zip(batches, graded, strict=True):
-            verdicts |= {(problem.id, code): v for (problem, code), v in zip(batch, found, strict=True)}
+            verdicts |= zip(batch, found, strict=True)
             bar.update(len(batch))
-    return [verdicts[problem.id, code] for problem, code in pairs]
+    return [verdicts[problem, code] for problem, code in pairs]
 
 
 class Grader:
@@ -63,33 +66,37 @@ class Grader:
 
 
 def open_grader(backend: str = "local", **limits) -> Sandbox | Grader:
-    """Who grades for a chapter: `local`, one `Sandbox` of this process; or a backend of `clusters`, by its name."""
+    """Who grades for a chapter: `local`, one `Sandbox` of this process; or a backend of `clusters`, by its name.
+
+    `limits` are those of a test that are to be other than the problem set's own, by the names in `Limits`.
+    """
     return Sandbox(**limits) if backend == "local" else Grader(backend, **limits)
 
 
 def regrade(sandbox: Sandbox, pairs: Sequence[tuple[Problem, str]], runs: int, load: int = 0) -> int:
     """How many of `runs` further verdicts of each program differ in kind from its first one.
 
-    Meanwhile `load` processes keep the machine busy: a verdict must not depend on that.
+    Meanwhile `load` processes keep the machine busy: a verdict must not depend on that.  They end with this process,
+    however it ends, because that closes their standard input.
     """
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+    busy = "import select\nwhile not select.select([0], [], [], 0)[0]: sum(range(100_000))"
+    burners = [subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE) for _ in range(load)]
     try:
         first = [verdict.kind for verdict in sandbox.grade(pairs)]
         again = [sandbox.grade(pairs) for _ in range(runs)]
     finally:
         for burner in burners:
-            burner.kill()
-            burner.wait()
+            burner.communicate()
     return sum(verdict.kind != kind for run in again for verdict, kind in zip(run, first, strict=True))
 
 
 @cache
-def _own_sandbox(settings: tuple) -> Sandbox:
-    """The sandbox of this worker process; it ends with the process."""
-    sandbox = Sandbox(workers=1, **dict(settings))
+def _own_sandbox(settings: str) -> Sandbox:
+    """The sandbox of this worker process, with limits as JSON; it ends with the process."""
+    sandbox = Sandbox(workers=1, **json.loads(settings))
     atexit.register(sandbox.close)
     return sandbox
 
 
-def _grade_batch(batch: list[tuple[Problem, str]], settings: tuple) -> list[Verdict]:
+def _grade_batch(batch: list[tuple[Problem, str]], settings: str) -> list[Verdict]:
     return _own_sandbox(settings).grade(batch)

@@ -110,14 +110,14 @@ class Asker:
                 reply, cost = await self._send(request, len(samples))
                 known = dict(zip(samples, reply.completions, strict=False))
                 last = before >= self._endpoint.patience.reasks
-                failed = set(samples) if reply.fault else {i for i, c in known.items() if c.finish not in SAMPLES}
+                failed = {i for i, c in known.items() if c.finish not in SAMPLES} if known else set(samples)
                 anew = set() if last else {i for i, c in known.items() if _is_poor(c, request)}
                 kept = {i: c for i, c in known.items() if i not in failed | anew}
                 self._store.pay(request, kept, [c.finish for c in reply.completions], cost, self._account)
                 self._spent += cost
                 if failed and last:
                     raise PolicyError(self._failed(reply, request))
-                if len(reply.completions) != len(samples) and not reply.fault:
+                if known and len(reply.completions) != len(samples):
                     raise PolicyError(
                         f"{self._url} returned {len(reply.completions)} samples instead of {len(samples)}: set "
                         "`takes_n` to false. What it returned is stored."
@@ -231,8 +231,8 @@ class Asker:
 
     def _failed(self, reply: Reply, request: Request) -> str:
         tries = 1 + self._endpoint.patience.reasks
-        ends = ", ".join(sorted({c.finish for c in reply.completions} - SAMPLES))
-        fault = reply.fault or f"the reply ended by {ends}"
+        ends = [f"the reply ended by {finish}" for finish in sorted({c.finish for c in reply.completions} - SAMPLES)]
+        fault = "; ".join([*ends, *filter(None, [reply.fault])])
         return self._without_key(
             f"{self._url} gave no sample of {request.model} in {tries} tries: {fault}. What was paid for is booked. "
             "Ask another model, or leave the problem out."

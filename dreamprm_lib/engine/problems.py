@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import pickle
 import re
 import tomllib
@@ -26,7 +27,7 @@ import pydantic
 
 from dreamprm_lib.engine.files import from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
-from dreamprm_lib.engine.schema import Form, checked, form_of
+from dreamprm_lib.engine.schema import Form, checked, form_of, nearest
 from dreamprm_lib.errors import InputError
 
 Difficulty = Literal["easy", "medium", "hard"]
@@ -154,8 +155,14 @@ def _read_source(source: str | Path) -> list[Problem]:
 
 
 def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
-    """The problems that `ids` name, or the first one where none of them is there."""
-    return [p for p in problems if p.id in ids] or list(problems[:1])
+    """The problems that `ids` name, or the first three where it is empty.  Raises `InputError` for an unknown id."""
+    known = {p.id: p for p in problems}
+    if strange := [i for i in ids if i not in known]:
+        raise InputError(
+            f"There is no problem {strange[0]!r} among these {len(known)}{nearest(strange[0], known)}. An empty list "
+            "of ids takes the first three."
+        )
+    return [p for p in problems if p.id in ids] if ids else list(problems[:3])
 
 
 def _options(source: str | Path, query: str) -> dict[str, str]:
@@ -342,7 +349,7 @@ class _StringUnpickler(pickle.Unpickler):
 
 
 def _read_path(path: Path) -> list[Problem]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
             f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
             "them, or a .jsonl file in LiveCodeBench's schema."

@@ -29,13 +29,14 @@ SAMPLES = {*FINISHES.values(), "refusal", "empty"}  # a completion that ended ot
 
 @dataclass(frozen=True)
 class Reply:
-    """The completions of an answer, failed ones too; what is wrong with it as a whole (""); and the tokens that it was
-    billed for, None where it does not tell or cannot be believed."""
+    """The completions of an answer, failed ones too; the tokens that it was billed for, None where it does not tell or
+    cannot be believed; and what is wrong with it, in the server's words if there are any.  Without completions the
+    answer as a whole has failed."""
 
     completions: list[Completion]
-    fault: str
     prompt_tokens: int | None
     tokens: int | None
+    fault: str = ""
 
 
 def read_reply(body: str) -> Reply:
@@ -44,24 +45,25 @@ def read_reply(body: str) -> Reply:
         envelope = _Envelope.model_validate_json(body)
     except ValidationError:
         raise ValueError(f"no JSON object: {words(body)}") from None
-    usage = envelope.usage or _Usage()
-    written = any(isinstance(choice, dict) and {"text", "message"} & set(choice) for choice in envelope.choices or [])
-    if envelope.usage is None and not envelope.choices:
-        raise ValueError(f"a reply without choices: {words(body)}")
+    usage, choices = envelope.usage or _Usage(), envelope.choices or []
     try:
-        choices = checked(_Choices, {"choices": envelope.choices}, "a reply of another form").choices
+        if not choices:
+            raise InputError(f"a reply without choices: {words(body)}")
+        choices = checked(_Choices, {"choices": choices}, "a reply of another form").choices
         completions = [_completion(choice, usage.completion_tokens, len(choices)) for choice in choices]
     except InputError as error:
         fault = str(error).rstrip(".")
-        if envelope.usage is None and not written:
+        if envelope.usage is None and not any({"text", "message"} & set(c) for c in choices if isinstance(c, dict)):
             raise ValueError(fault) from None
-        return Reply([], fault, usage.prompt_tokens or None, usage.completion_tokens)
+        return Reply([], usage.prompt_tokens or None, usage.completion_tokens or None, fault)
     counted = sum(c.tokens for c in completions)
-    told = usage.completion_tokens or (None if any(c.text for c in completions) else 0)
-    if told is None and all(choice.logprobs and choice.logprobs.values for choice in choices):
-        told = counted
-    # llama.cpp tells the tokens of one choice when several were asked for, and the log-probabilities know better.
-    return Reply(completions, "", usage.prompt_tokens or None, told and max(told, counted))
+    tokens = usage.completion_tokens or (None if any(c.text for c in completions) else 0)
+    if tokens is None and all(choice.logprobs and choice.logprobs.values for choice in choices):
+        tokens = counted
+    if tokens is not None:  # llama.cpp tells those of one choice when several were asked for
+        tokens = max(tokens, counted)
+    fault = "; ".join(words(json.dumps(choice.error)) for choice in choices if choice.error)
+    return Reply(completions, usage.prompt_tokens or None, tokens, fault)
 
 
 def words(body: str, most: int = 300) -> str:
@@ -136,6 +138,7 @@ class _Choice(Form, extra="ignore"):
     text: str | None = None
     message: _Message | None = None
     finish_reason: str | None = None
+    error: Any = None
     logprobs: Believed[_Logprobs] = None
 
 

@@ -4,8 +4,9 @@ A `Cell` closes the worker in (namespaces, a root of its own) and, in each child
 (another user, resource limits, Landlock, seccomp).  Every layer is tried before it is relied on, and a layer that this
 kernel or this user does not have is told as off.  Only the standard library is used: the worker runs without others.
 
-Not covered: a hole in the kernel; and, where the layer named `seccomp` is missing, memory in total: it is limited for
-each of `processes` processes.
+Not covered: a hole in the kernel; a program that reserves address space for the stacks of threads (`STACK_ROOM`) and
+fills it is found out only at its end; and, where the layer named `seccomp` is missing, memory in total: it is limited
+for each of `processes` processes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Iterable
+from itertools import pairwise
 
 NOBODY = 65534
 STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main thread's stack free of other mappings
+STACK_ROOM = 1 << 30  # address space beyond the memory limit, for threads that reserve large stacks and use little
 FILE_BYTES = 16 << 20
 OPEN_FILES = 64
 SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=700"
@@ -49,6 +53,7 @@ NAMESPACES = {
 }
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+SYS_PIDFD_OPEN = 434
 SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 442, 444, 445, 446
 MACHINE = platform.machine()
 
@@ -66,7 +71,7 @@ def call(function: str, *arguments) -> int:
 
 
 def syscall(number: int | None, *arguments) -> int:
-    if number is None or not sys.platform.startswith("linux"):
+    if number is None:
         raise OSError(errno.ENOSYS, "not known on this platform")
     return call("syscall", ctypes.c_long(number), *arguments)
 
@@ -310,7 +315,6 @@ class Cell:
     def __init__(self, settings: dict):
         self.time_limit: float = settings["time_limit"]
         self.wall_limit: float = settings["wall_limit"]
-        self.output_bytes: int = settings["output_bytes"]
         self.memory_bytes: int = settings["memory_bytes"]
         self.processes: int = settings["processes"]
         self.packages: list[str] = settings["packages"]
@@ -322,9 +326,10 @@ class Cell:
         self.untouched = (0, 0)
         self.rules = -1
         self.filter: FilterProgram | None = None
-        self.limits: dict[int, int] = {}  # of a child alone
+        self.limits: dict[int, tuple[int, int]] = {}  # of a child alone
         self.cores = os.cpu_count() or 1
-        self.base_bytes = address_space_bytes()
+        self.resident_bytes = math.inf  # what a child may have in memory
+        self.size = -1  # an open file in which the kernel tells how large this process is
 
     def close_in(self) -> bool:
         """Put on every layer that the kernel gives.  False in the process that only waits outside."""
@@ -339,6 +344,7 @@ class Cell:
         else:
             with contextlib.suppress(OSError):
                 prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self.size = os.open("/proc/self/statm", os.O_RDONLY)
         self._try("process limit", lambda: limit_process_numbers(self.processes))
         self._try("private root", self._enter_private_root)
         self._try("unprivileged user", self._choose_user)
@@ -452,7 +458,7 @@ class Cell:
         if not clean:
             self.fresh_scratch()
 
-    def confine(self, keep: int | None) -> None:
+    def confine(self, keep: Iterable[int]) -> None:
         """In the child: limits and the layers of its own.  Leaves 0, 1, 2 and `keep` open, nothing else."""
         os.setsid()
         os.chdir(self.scratch)
@@ -470,46 +476,63 @@ class Cell:
             syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)
         if self.layers["seccomp"]:
             install_filter(self.filter)
-        if keep is None:
-            os.closerange(3, 256)
-        else:
-            os.closerange(3, keep)
-            os.closerange(keep + 1, 256)
+        for before, after in pairwise([2, *sorted(keep), 256]):
+            os.closerange(before + 1, after)
 
     def _limit_resources(self) -> None:
         """In the worker: find a program's limits, make sure that a child can take them, and take on those that don't
-        hinder the worker itself.  A limit that is lower already stays."""
-        limits = {
+        hinder the worker itself.  A limit that is lower already stays.
+
+        The kernel counts CPU seconds by ticks of its clock, which on a busy core can be nearly twice the time that was
+        used.  The worker reads the exact clock, so the kernel's limit is the wide net behind it.  A program may ask
+        for a larger stack, as many do, and gets it within the limit of its memory.
+        """
+        fixed = {
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_MEMLOCK: 0,
             resource.RLIMIT_NOFILE: OPEN_FILES,
-            resource.RLIMIT_STACK: STACK_BYTES,
-            resource.RLIMIT_CPU: self._kernel_cpu_limit(),
-            resource.RLIMIT_AS: self.base_bytes + self.memory_bytes,
+            resource.RLIMIT_CPU: math.ceil(self.time_limit * 4) + 1,
             resource.RLIMIT_FSIZE: FILE_BYTES,
             resource.RLIMIT_NPROC: self.processes,
         }
-        for which, limit in limits.items():
-            hard = resource.getrlimit(which)[1]
-            limits[which] = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        limits = {which: (at_most(which, limit),) * 2 for which, limit in fixed.items()}
+        limits[resource.RLIMIT_STACK] = (at_most(resource.RLIMIT_STACK, STACK_BYTES), hard_limit(resource.RLIMIT_STACK))
         self._needs(lambda: set_limits(limits))
         shared = (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_STACK)
         set_limits({which: limits.pop(which) for which in shared})
         self.limits = limits
 
-    def _kernel_cpu_limit(self) -> int:
-        """CPU seconds after which the kernel ends a program.
+    def measure(self) -> None:
+        """Set the limits of memory above what this process has now, which is what a child starts with."""
+        if not self.layers["resource limits"]:
+            return
+        pages = os.pread(self.size, 100, 0).split()
+        mapped, resident = (int(number) * resource.getpagesize() for number in pages[:2])
+        self.resident_bytes = resident + self.memory_bytes
+        soft = mapped + self.memory_bytes
+        self.limits[resource.RLIMIT_AS] = tuple(at_most(resource.RLIMIT_AS, n) for n in (soft, soft + STACK_ROOM))
 
-        It counts ticks of its clock, which on a busy core can be nearly twice the time that was used.  So where the
-        worker reads the exact clock, this is the wide net behind it.
-        """
-        return math.ceil(self.time_limit * (4 if sys.platform == "linux" else 1)) + 1
+
+def hard_limit(which: int) -> int:
+    return resource.getrlimit(which)[1]
 
 
-def set_limits(limits: dict[int, int]) -> None:
-    """Set limits of this process, both the soft and the hard ones."""
-    for which, limit in limits.items():
-        resource.setrlimit(which, (limit, limit))
+def at_most(which: int, limit: int) -> int:
+    """The limit, or the hard one of this process if that is lower."""
+    hard = hard_limit(which)
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+
+
+def set_limits(limits: dict[int, tuple[int, int]]) -> None:
+    """Set limits of this process, each a soft and a hard one."""
+    for which, pair in limits.items():
+        resource.setrlimit(which, pair)
+
+
+def make_room_for_stacks() -> None:
+    """Let this process reserve address space up to its hard limit."""
+    hard = hard_limit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def become(user: int) -> None:
@@ -532,12 +555,3 @@ def remove_tree(folder: str) -> None:
 
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def address_space_bytes() -> int:
-    """What this process has mapped already, in bytes (a guess where /proc is missing)."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 256 << 20

@@ -65,10 +65,11 @@ def form_of(kind: type) -> type[Form]:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """What goes behind "there is no …": the known name that is like `name`, or else all that are known."""
+    """What goes behind "there is no …": the known name that is like `name`, or else those that are known."""
     known = sorted(known)
-    close = get_close_matches(str(name), known, 1)
-    return f" (did you mean `{close[0]}`?)" if close else f"; known are {', '.join(known)}"
+    if close := get_close_matches(str(name), known, 1):
+        return f" (did you mean `{close[0]}`?)"
+    return f": known are {', '.join(known[:40])}{', …' * (len(known) > 40)}"
 
 
 def _listed(hint: Any) -> Any:

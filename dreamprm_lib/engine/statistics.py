@@ -6,7 +6,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+
+from dreamprm_lib.errors import InputError
+
+
+def numbers(what: str, values, finite: bool = False) -> np.ndarray:
+    """The values as an array of floats.  Raises `InputError` for NaN (with `finite` also for infinity), by its row."""
+    array = np.asarray(values, float)
+    wrong = np.argwhere(~np.isfinite(array) if finite else np.isnan(array))
+    if len(wrong):
+        raise InputError(f"{what}: row {wrong[0][0]} holds {array[tuple(wrong[0])]} where a number was expected.")
+    return array
 
 
 def resamples(problems: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -28,6 +40,30 @@ def mean_with_interval(values, draws: int = 4000, seed: int = 0) -> tuple[float,
         return float("nan"), float("nan"), float("nan")
     counts = resamples(len(values), draws, np.random.default_rng(seed))
     return float(values.mean()), *interval(values, counts)
+
+
+def problem_weights(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:
+    """Weights of rows that belong to `problems` [1 + draws, rows], each line of sum 1: alike, and then as bootstrap
+    resamples of the problems give them.  Use the same ones for all that is compared."""
+    problem, names = pd.factorize(np.asarray(problems))
+    counts = resamples(len(names), draws, np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(names)), counts])[:, problem].astype(float)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The first of the values, and the 95 % interval of the others, which are draws of it."""
+    return float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975]))
+
+
+def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
+    """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
+
+    (y - v̂)² exceeds (y - v)² by the variance of v̂, which v̂ (1 - v̂) / (n - 1) estimates without bias, if y does not
+    come from the same rollouts.  Single values may be negative; means are right.
+    """
+    share = passes / rollouts
+    return (estimates - share) ** 2 - share * (1 - share) / (rollouts - 1)
 
 
 def wilson_interval(passes, rollouts, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +164,6 @@ def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 
     return high
 
 
-def counted(number: int, noun: str) -> str:
-    """A count in words: `1 problem`, `2 problems`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A count in words: `1 problem`, `2 problems`; the plural where it is more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -7,6 +7,7 @@ import html
 from pathlib import Path
 
 import jinja2
+import nbformat
 import pandas as pd
 from PIL import Image
 
@@ -104,9 +105,13 @@ def results_markdown(study: Study) -> str:
 
 
 def _chapters(study: Study):
+    """Each chapter's title, and its figures in the order of its text."""
     for stage in STAGES:
-        number, title = stage.notebook[:2], stage.notebook[3:].replace("_", " ").capitalize()
-        files = sorted((study.folder / "figures").glob(f"{number}_*.png"))
+        notebook = nbformat.read(study.existing(f"notebooks/{stage.notebook}.ipynb"), 4)
+        text = "\n".join(cell.source for cell in notebook.cells)
+        title = next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
+        files = sorted((study.folder / "figures").glob(f"{stage.notebook[:2]}_*.png"))
+        files.sort(key=lambda f: text.find(f'"{f.stem}"') % (len(text) + 1))  # what it does not name comes last
         yield title, [(base64.b64encode(f.read_bytes()).decode(), *_caption_and_size(f)) for f in files]
 
 
