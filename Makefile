@@ -1,6 +1,6 @@
 # make run: the whole study; make test: all tests but the next two; make test-cluster: those on clusters, Ray among them;
 # make test-browser: those in Chromium; make rehearsal: the paper profile in small, offline; make lab: JupyterLab;
-# make book: the book in outputs/book; make clean: back to a fresh clone.
+# make book: the book in outputs/book; make clean: back to a fresh clone, but for course/, where people may have worked.
 # Each makes the environment when it is missing.  Weights and paid-for completions live in the user's cache.
 PYTHON ?= python3
 PROFILE ?= quick
@@ -44,6 +44,6 @@ setup: .venv/ready
 	touch $@
 
 clean:
-	rm -rf course .venv tests/artifacts .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
+	rm -rf .venv tests/artifacts .pytest_cache .ruff_cache .hypothesis dreamprm_lib.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find outputs -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What one unit of each kind of work costs, in core seconds: the numbers that `paper_scale.growth` multiplies.
+"""What one unit of each kind of work costs, in core seconds: the measurements behind `evidence.costs.CORE`.
 
     python benchmarks/growth.py [--programs 60] [--rollouts 0] [--threads 1]
 
@@ -64,7 +64,7 @@ def tokens_of_a_judge() -> dict[str, float]:
     examples = [Example(problems[n], p, [[0.5] * len(steps) for steps in p]) for n, p in programs.items()]
     tokenizer, backbone = open_tokenizer(BACKBONE), Backbone(BACKBONE, (LAYERS,), dtype="float32")
     tokens = sum(Tree.of(tokenizer, Template().root(e.problem), "", e.programs).tokens for e in examples[:2])
-    recipe = Recipe(Lora(), epochs=4, accumulation=64)
+    recipe = Recipe(Lora(), epochs=0, iterations=4, iteration_accumulation=64)
     scorer, batches, _ = _prepared(backbone, examples, recipe)
     train, meta = ([b for b in batches if (b["example"] < 2) == own] for own in (True, False))
     costs = {}

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (DreamPRMError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 
@@ -71,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
     )
-    record.add_argument("--threads", type=int, help="threads of the embedded server (default: all cores)")
+    record.add_argument(
+        "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
+    )
+    record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
+    record.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
     record.set_defaults(command=_record)
 
     train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
@@ -85,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
     problems = commands.add_parser("problems", help="list or validate problems")
     actions = problems.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="one line a problem")
-    listing.add_argument("set", nargs="?", default="starter", metavar="SET")
+    listing = actions.add_parser("list", help="a table of the sets, or one line for each problem of a set")
+    listing.add_argument("set", nargs="?", metavar="SET")
     listing.set_defaults(command=_problems_list)
     validate = actions.add_parser("validate", help="tests against references and mutants; headroom")
     validate.add_argument("set", nargs="?", default="starter", metavar="SET")
@@ -161,11 +167,12 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.record import REFERENCE_PRM, record
-    from dreamprm_lib.run import elsewhere, load_profile
+    from dreamprm_lib.record import RECORDINGS, REFERENCE_PRM, record
+    from dreamprm_lib.run import elsewhere, load_profile, parse_overrides
 
-    profile = elsewhere(load_profile(options.profile))
-    print(*record(profile, options.only, options.threads, options.prm or REFERENCE_PRM), sep="\n")
+    profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
+    folders = {"prm": options.prm or REFERENCE_PRM, "into": options.into or RECORDINGS}
+    print(*record(profile, options.only, options.threads, **folders, overrides=overrides), sep="\n")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -177,19 +184,30 @@ def _train(options: argparse.Namespace) -> None:
 
 def _problems_list(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
+    from dreamprm_lib.record import problem_sets
 
+    if options.set is None:
+        print(problem_sets().to_string(index=False, na_rep="-", float_format="{:.2f}".format))
+        return
     for p in load_problems(options.set):
         print(f"{p.id:24} {p.split:6} {p.difficulty:7} {len(p.tests):3} tests  {p.title}")
 
 
 def _problems_validate(options: argparse.Namespace) -> None:
     from dreamprm_lib.engine.problems import load_problems
-    from dreamprm_lib.engine.validation import GENERATED, validate
+    from dreamprm_lib.engine.validation import GENERATED, check_references, validate
     from dreamprm_lib.record import recorded_headroom
-    from dreamprm_lib.run import load_profile
+    from dreamprm_lib.run import NEEDED, load_profile
 
-    table, faults = validate(load_problems(options.set))
+    problems = load_problems(options.set)
+    ours = all(p.brute for p in problems)
+    table, faults = validate(problems) if ours else check_references(problems)
     print(table.to_string(index=False))
+    there = ", ".join(f"{sum(p.split == split for p in problems)} {split} (needed: {n})" for split, n in NEEDED.items())
+    print(f"\nFor a study: {there}.")
+    if not ours:
+        _refuse(faults)
+        return
     wrong = table.mutants.sum() - table.equivalent.sum()
     print(
         f"\n{len(table)} problems. Reference and second solution agree on {table.agreed.sum()} of "
@@ -199,6 +217,10 @@ def _problems_validate(options: argparse.Namespace) -> None:
     if options.set == "starter":
         print("\nThe recorded policy on the test problems:")
         print(recorded_headroom(load_profile("quick")).round(3).to_string(index=False))
+    _refuse(faults)
+
+
+def _refuse(faults: list[str]) -> None:
     if faults:
         raise InputError(f"{len(faults)} faults:\n" + "\n".join(faults))
 
@@ -221,7 +243,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dreamprm_lib.artifacts import STAGES
     from dreamprm_lib.run import load_profile, stage_parameters
     from dreamprm_lib.show.report import wide_table
-    from dreamprm_lib.test_time_scaling import verdict
 
     chapter = stage_parameters(STAGES[6], load_profile(options.profile), {}, {})
     pool = evaluate.read_pool(options.file, options.prm, chapter["problems"], chapter["aggregation"])
@@ -229,10 +250,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Best of {pool.size} in %, with 95 % intervals over problems:")
     print(wide_table(tables["table"]).to_string())
     if pool.size > 1:  # with one candidate a problem there is nothing to pick
-        print("\n".join(verdict(tables["differences"])))
+        print(*tables["differences"].verdict, sep="\n")
     if options.out:
-        evaluate.write(tables, options.out)
-        print(f"Tables and figures: {options.out}")
+        print(f"Tables and figures: {evaluate.write(tables, options.out)}")
 
 
 def _course_build(options: argparse.Namespace) -> None:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from pydantic import Field
 
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import as_json_lines, json_lines, write_atomically
+from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError, StudyError
 
 Row = TypeVar("Row")
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,12 @@ class Program:
     the kind of `sandbox.Verdict`, `tokens` the length of the reply, `logprob` its log-probability in nats."""
 
     problem: str
-    sample: int
+    sample: Count
     code: str
     steps: list[str]
     passed: bool
     verdict: str
-    tokens: int
+    tokens: Count
     logprob: float | None = None
 
     @property
@@ -127,18 +130,20 @@ class StepLabel:
     """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
 
     `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
-    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.
+    is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.  The row of a
+    clean step tells how many rollouts of its whole program were `restarted`: they began another one and do not count.
     """
 
     problem: str
-    sample: int
-    step: int
+    sample: Count
+    step: Count
     prefix: str
-    rollouts: int
-    passes: int
-    label: float
+    rollouts: Count
+    passes: Count
+    label: Share
     clean: bool
-    tokens: int | None = None
+    tokens: Count | None = None
+    restarted: Count = 0
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,11 @@ class OracleState:
     each of a weaker policy, whether it passed (1) or not (0).  The share of passes estimates the prefix's value."""
 
     problem: str
-    sample: int
-    step: int
+    sample: Count
+    step: Count
     prefix: str
-    outcomes: list[int]
-    weak: list[int]
+    outcomes: list[Literal[0, 1]]
+    weak: list[Literal[0, 1]]
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,11 @@ class CorrectedLabel:
     """A label before and after correction, in [0, 1], and the weight that the weight variant gives it, in [0, 2]."""
 
     problem: str
-    sample: int
-    step: int
-    before: float
-    after: float
-    weight: float
+    sample: Count
+    step: Count
+    before: Share
+    after: Share
+    weight: Annotated[float, Field(ge=0, le=2)]
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class CandidateScores:
 
     method: str
     problem: str
-    sample: int
+    sample: Count
     scores: list[float]
 
 
@@ -186,41 +191,51 @@ class SearchedProgram:
     """
 
     problem: str
-    rank: int
+    rank: Count
     code: str
     steps: list[str]
-    scores: list[float]
+    scores: list[Share]
     score: float
     passed: bool
     verdict: str
-    search_tokens: int
-    levels: int
+    search_tokens: Count
+    levels: Count
+
+
+SHIPPED = "SHIPPED.md"  # a study whose folder holds this file is only read
 
 
 class Study:
-    """The folder of one study: `outputs/<name>`."""
+    """The folder of one study: `outputs/<name>`.  Raises `InputError` for a name that is no plain one.
+
+    A shipped study is only read: what starts from it writes to `outputs/<name>-mine`, where files are looked for first.
+    """
 
     def __init__(self, outputs: str | Path, name: str):
-        self.folder = Path(outputs) / name
+        if name in ("", "..") or Path(name).name != name or "\0" in name:
+            raise InputError(f"A study's name is that of one folder in outputs/, and {name!r} is none.")
+        folder = Path(outputs) / name
+        self.shipped = folder if (folder / SHIPPED).exists() else None
+        self.folder = folder.with_name(f"{name}-mine") if self.shipped else folder
         self.name = name
 
     def path(self, file: str) -> Path:
-        """Where a file of the study lies; its folder is made."""
+        """Where a file of the study is written; its folder is made."""
         path = self.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def existing(self, file: str) -> Path:
         """The path of a file that an earlier chapter made.  Raises `StudyError` if it is not there."""
-        path = self.folder / file
-        if not path.exists():
-            maker = next((s.notebook for s in STAGES if file in s.writes), "an earlier notebook")
-            raise StudyError(
-                f"{path} is missing: {maker} makes it. Run the study up to there with "
-                f"`python -m dreamprm_lib run --profile {self.name}`, or set `study` to one that is complete "
-                "(`reference` is shipped)."
-            )
-        return path
+        for folder in (self.folder, self.shipped):
+            if folder and (folder / file).exists():
+                return folder / file
+        maker = next((s.notebook for s in STAGES if file in s.writes), "an earlier notebook")
+        raise StudyError(
+            f"{self.folder / file} is missing: {maker} makes it. Run that notebook first, or the study with "
+            f"`python -m dreamprm_lib run --study {self.name}` (and the --profile that it began with, unless that is "
+            "quick), or set `study` to one that is complete (`reference` is shipped)."
+        )
 
     def write(self, file: str, rows: list) -> Path:
         """Write dataclass rows as JSON Lines."""
@@ -260,18 +275,11 @@ class Study:
 
 
 def write_rows(path: Path, rows: list) -> None:
-    """Write dataclass rows as JSON Lines, whole or not at all."""
-    text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(Path(path), text.encode())
+    """Write dataclass rows as JSON Lines, whole or not at all; `read_rows` gives the same rows back."""
+    write_atomically(Path(path), as_json_lines(map(dataclasses.asdict, rows)))
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """Read JSON Lines as rows of a dataclass.  Raises `InputError` with file and line."""
-    rows = []
-    with Path(path).open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(row_type(**json.loads(line.decode())))
-            except (ValueError, TypeError) as error:
-                raise InputError(f"{path}, line {number}: not a row of {row_type.__name__} ({error}).") from error
-    return rows
+    """Read JSON Lines as rows of a dataclass.  Raises `InputError` with file, line, field and value for what does not
+    have the names and types of its fields."""
+    return [row_of(row_type, row, where) for where, row in json_lines(Path(path))]

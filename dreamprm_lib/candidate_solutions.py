@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.completions import write_atomically
 from dreamprm_lib.engine.consensus import agreement
-from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.files import read_json, to_json, write_atomically
+from dreamprm_lib.engine.problems import DIFFICULTIES, LcbQuestion, Problem
 from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.schema import checked
 from dreamprm_lib.errors import InputError
 
 
@@ -127,52 +129,32 @@ class GradedProblem:
         ]
 
 
+class _Entry(LcbQuestion, extra="ignore"):
+    platform: str = ""
+    code_list: Annotated[list[str], Field(min_length=1)]
+    graded_list: list[bool]
+
+
 def read_lcb(path: Path | str) -> list[GradedProblem]:
     """Read LiveCodeBench's `…_eval_all.json` (question fields, `code_list`, `graded_list`).
 
-    Raises `InputError` with the entry and field that is missing or wrong.
+    Raises `InputError` with the entry, and each field that is missing or wrong, with its value.
     """
     path = Path(path)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"There is no file {path}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of problems, as LiveCodeBench's `…_eval_all.json` does.")
     graded, seen = [], set()
-    for number, entry in enumerate(entries):
+    for number, value in enumerate(entries):
         where = f"{path}, entry {number}"
-        try:
-            codes = [code if isinstance(code, str) else "" for code in entry["code_list"]]
-            passed = list(entry["graded_list"])
-            problem = Problem(
-                id=str(entry["question_id"]),
-                title=entry["question_title"],
-                statement=entry["question_content"],
-                difficulty=entry["difficulty"].lower(),
-                split="test",
-                samples=(),
-                tests=(),
-                source=entry.get("platform", ""),
-                date=entry.get("contest_date", "")[:10],
-                starter_code=entry.get("starter_code", ""),
-            )
-        except KeyError as error:
-            raise InputError(f"{where}: the field `{error.args[0]}` is missing.") from error
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{where}: a field has the wrong type ({error}).") from error
-        if problem.difficulty not in DIFFICULTIES:
-            raise InputError(f"{where}: difficulty {problem.difficulty!r} is not one of {', '.join(DIFFICULTIES)}.")
-        if len(codes) != len(passed) or not codes:
+        entry = checked(_Entry, value, where)
+        codes, passed = entry.code_list, entry.graded_list
+        if len(codes) != len(passed):
             raise InputError(f"{where}: {len(codes)} programs in `code_list`, {len(passed)} in `graded_list`.")
-        if strange := [ok for ok in passed if ok not in (True, False)]:
-            raise InputError(f"{where}: {strange[0]!r} in `graded_list` is neither true nor false.")
-        if problem.id in seen:
-            raise InputError(f"{where}: the question {problem.id!r} stands there a second time.")
-        seen.add(problem.id)
-        graded.append(GradedProblem(problem, codes, [bool(ok) for ok in passed]))
+        if entry.question_id in seen:
+            raise InputError(f"{where}: the question {entry.question_id!r} stands there a second time.")
+        seen.add(entry.question_id)
+        graded.append(GradedProblem(entry.problem("test"), codes, passed))
     return graded
 
 
@@ -196,9 +178,9 @@ def write_lcb(path: Path | str, problems: Sequence[Problem], candidates: Sequenc
                 "difficulty": problem.difficulty,
                 "output_list": [f"```python\n{p.code}```" for p in programs],
                 "code_list": [p.code for p in programs],
-                "graded_list": [p.passed for p in programs],
+                "graded_list": [bool(p.passed) for p in programs],
                 "pass@1": float(np.mean([p.passed for p in programs])) if programs else 0.0,
                 "metadata": ["{}"] * len(programs),
             }
         )
-    write_atomically(Path(path), json.dumps(entries, indent=1, ensure_ascii=False).encode())
+    write_atomically(Path(path), to_json(entries, indent=1))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import zip_longest
+
+from markdown_it import MarkdownIt
 
 from dreamprm_lib.artifacts import Program
 from dreamprm_lib.engine.policy import Policy, Prompt
@@ -30,6 +32,16 @@ PLAIN_SYSTEM = "You write Python programs that read standard input and print the
 
 PREFILL = '```python\ndef main():\n    """Strategy: read the input with a helper,'
 
+FUNCTION_SYSTEM = """\
+You write Python programs as a chain of short top-level functions. The function that is asked for comes first: it calls
+helper functions and returns the answer. The helpers follow. Each function has a docstring that starts with "Strategy:"
+and says how it does its part. Never define a function inside another one. Mind edge cases and the exact form of the
+result. Answer with code only."""
+
+PLAIN_FUNCTION_SYSTEM = "You write Python functions that return the answer. Answer with code only."
+
+FUNCTION_STRATEGY = "Strategy: call a helper function"  # opens the docstring of the function that is asked for
+
 
 @dataclass(frozen=True)
 class Step:
@@ -43,33 +55,53 @@ class Step:
 
 
 def cof_prompt(problem: Problem) -> Prompt:
-    """The Chain-of-Functions prompt: the instruction, one worked example, the problem, the reply's first words.
-
-    A problem with starter code gets no prefill: its reply begins with that code.
-    """
+    """The Chain-of-Functions prompt: the instruction, one worked example, the problem, the reply's first words."""
     example = worked_example(problem)
     return Prompt(
         messages=(
-            ("system", SYSTEM),
+            ("system", FUNCTION_SYSTEM if problem.entry_point else SYSTEM),
             ("user", describe(example)),
             ("assistant", f"```python\n{example.reference.strip()}\n```"),
             ("user", describe(problem)),
         ),
-        prefill="```python\n" if problem.starter_code else PREFILL,
+        prefill=_opening(problem),
+        withheld=_withheld(problem),
     )
+
+
+def _opening(problem: Problem) -> str:
+    """The reply's first words.  Where a signature is given, they go on into its docstring; of other starter code (whose
+    last function has a docstring) the reply writes all by itself."""
+    code = problem.starter_code.rstrip()
+    if not code.endswith(":"):
+        return "```python\n" if code else PREFILL
+    signature = code.splitlines()[-1]
+    indent = signature[: len(signature) - len(signature.lstrip())] + "    "
+    return f'```python\n{code}\n{indent}"""{FUNCTION_STRATEGY}'
 
 
 def plain_prompt(problem: Problem) -> Prompt:
     """The plain prompt, for comparison: no example, no chain, no opening of a function."""
     return Prompt(
-        messages=(("system", PLAIN_SYSTEM), ("user", describe(problem))),
+        messages=(
+            ("system", PLAIN_FUNCTION_SYSTEM if problem.entry_point else PLAIN_SYSTEM),
+            ("user", describe(problem)),
+        ),
         prefill="```python\n",
+        withheld=_withheld(problem),
     )
 
 
+def _withheld(problem: Problem) -> str:
+    """The problem's id if its text is not ours to pass on, else ""."""
+    return "" if problem.source == "starter" else problem.id
+
+
 def worked_example(problem: Problem) -> Problem:
-    """The worked example whose input has the shape of the problem's first sample: a line of text, a row of numbers
-    (after a line of counts), or several lines of records."""
+    """The worked example of the problem's form: a function that is asked for, or the input that has the shape of the
+    first sample's: a line of text, a row of numbers (after a line of counts), or several lines of records."""
+    if problem.entry_point:
+        return _worked_examples()["function"]
     lines = problem.samples[0].input.strip().splitlines() if problem.samples else []
     if len(lines) > 2:
         return _worked_examples()["lines"]
@@ -80,14 +112,80 @@ def worked_example(problem: Problem) -> Problem:
 @cache
 def _worked_examples() -> dict[str, Problem]:
     folder = resources.files("dreamprm_lib") / "data" / "worked_examples"
-    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines")}
+    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines", "function")}
 
 
 def extract_code(reply: str) -> str:
-    """The program in a reply: its first fenced block (closed or cut short), or the whole reply if it has no fence."""
-    fenced = re.search(r"```[\w+-]*[ \t]*\r?\n(.*?)(?:\n?```|\Z)", reply, re.DOTALL)
-    code = fenced.group(1) if fenced else reply
-    return code.rstrip() + "\n" if code.strip() else ""
+    """The program in a reply: the first of its `code_blocks`."""
+    return code_blocks(reply)[0]
+
+
+def code_blocks(reply: str) -> list[str]:
+    """The texts in a reply that may be its program, in order of preference.
+
+    A reply that is a program as it stands is taken whole.  Any other is read as Markdown, by the rules of CommonMark
+    and without its thoughts (`<think>`).  Its blocks are what the fences enclose, also in lists, in quotes and in other
+    blocks, and the text before the first fence, because some replies have only the closing one.  A block that parses as
+    Python and defines or reads something comes first; then one whose tag is Python; then one that is not blank; and of
+    equals the last one in the reply.  A fence inside a triple-quoted string closes no block.
+    """
+    answer = re.sub(r"\r\n?", "\n", _THOUGHTS.sub("", reply))
+    blocks = [("", answer)] if _is_program(answer) else list(_markdown_blocks(answer))
+    rank = [(_is_program(code), bool(_PYTHON_TAG.search(tag)), bool(code.strip())) for tag, code in blocks]
+    best_first = sorted(range(len(blocks)), key=lambda k: (rank[k], k), reverse=True)
+    return [blocks[k][1].rstrip() + "\n" if rank[k][-1] else "" for k in best_first]
+
+
+_COMMONMARK = MarkdownIt("commonmark").disable(["html_block", "inline", "text_join"])  # only blocks matter here
+_THOUGHTS = re.compile(r"\A(?:\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|.*?</think>[ \t]*(?:\n|\Z))", re.DOTALL)
+_PYTHON_TAG = re.compile(r"(?:^|[\s{])\.?(?:python|pypy|py)[\d.]*(?![\w.-])", re.IGNORECASE)
+
+
+def _markdown_blocks(text: str, depth: int = 3) -> Iterator[tuple[str, str]]:
+    """The tag and the content of each block of a text, and of the blocks within these, down to a `depth`."""
+    lines = text.split("\n")
+    blocks = [token for token in _COMMONMARK.parse(text) if token.type in ("fence", "code_block")]
+    fence = next((block for block in blocks if block.type == "fence"), None)
+    yield "", "\n".join(lines[: fence and fence.map[0]])
+    if fence:
+        yield "", _past_strings(lines, fence.map[0], fence.markup)
+    for block in blocks:
+        if block.type == "fence" and block.content.startswith(block.markup):
+            yield block.info, ""  # opened twice: LiveCodeBench takes nothing from it, and its published grades say so
+            continue
+        if block.type == "fence":
+            yield block.info, block.content
+        if block.type == "fence" and block.level == 0:
+            yield block.info, _past_strings(lines[block.map[0] + 1 :], block.content.count("\n"), block.markup)
+        if depth and re.search("```|~~~", block.content) and _parsed(block.content) is None:
+            yield from _markdown_blocks(block.content, depth - 1)
+
+
+def _past_strings(lines: list[str], end: int, fence: str) -> str:
+    """The lines up to the first closing fence from `end` on, or the end of the text, that is not inside a triple-quoted
+    string; "" if that is `end`, or nowhere."""
+    closing = re.compile(rf" {{0,3}}{fence}{fence[0]}*[ \t]*")
+    for k in range(end, len(lines) + 1):
+        if k in (end, len(lines)) or closing.fullmatch(lines[k]):
+            if not _ends_in_string(code := "\n".join(lines[:k])):
+                return code if k > end else ""
+    return ""
+
+
+def _ends_in_string(code: str) -> bool:
+    return any(code.count(quotes) % 2 for quotes in ('"""', "'''"))
+
+
+def _is_program(text: str) -> bool:
+    """Whether a text parses as Python and defines or reads something."""
+    module = _parsed(text)
+    return module is not None and any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Name) and node.id in ("input", "open"))
+        or (isinstance(node, ast.Attribute) and node.attr == "stdin")
+        or (isinstance(node, ast.alias) and node.name in ("stdin", "fileinput"))
+        for node in ast.walk(module)
+    )
 
 
 # ------------------------------------------------------------------------------------------------- splitting
@@ -105,12 +203,8 @@ def split_steps(code: str) -> list[Step]:
     if not code:
         return []
     lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", code)  # the line ends that Python knows, and no others
-    try:
-        module = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        names, cuts = _cuts_by_line(lines)
-    else:
-        names, cuts = _cuts_by_tree(module, lines)
+    module = _parsed(code)
+    names, cuts = _cuts_by_line(lines) if module is None else _cuts_by_tree(module, lines)
     bounds = [0, *cuts, len(lines)]
     return [
         Step(name, "".join(lines[start:end]))
@@ -138,12 +232,13 @@ def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list
         if following is None:
             break
         end = function.end_lineno
+        rest = lines[end - 1].encode()[function.end_col_offset :].strip()
+        if lines[end].strip() and rest.endswith(b"\\") and b"#" not in rest:
+            names.pop()  # a line continuation that runs on: the function stays with the next one
+            continue
         while not lines[end].strip():
             end += 1
-        if _parses("".join(lines[:end])):
-            cuts.append(end)
-        else:  # a line continuation that runs on: the function stays with the next one
-            names.pop()
+        cuts.append(end)
     return names, cuts
 
 
@@ -167,12 +262,12 @@ def _cuts_by_line(lines: list[str]) -> tuple[list[str], list[int]]:
     return names, cuts
 
 
-def _parses(code: str) -> bool:
+def _parsed(code: str) -> ast.Module | None:
+    """The syntax tree of a text; None if it does not parse as Python."""
     try:
-        ast.parse(code)
+        return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+        return None
 
 
 # ------------------------------------------------------------------------------------------------- sampling
@@ -204,3 +299,13 @@ def sample_programs(
         )
         for (p, i, reply), code, verdict in zip(asked, codes, verdicts, strict=True)
     ]
+
+
+def well_specified(problems: list[Problem], programs: list[Program], tries: int = 8) -> list[Problem]:
+    """The problems without those of `codeio` that none of the first `tries` programs solves.
+
+    Many of its tasks say too little about what is wanted.  The rule looks at no selector, and it is the same for every
+    split; a task whose programs all fail for another reason goes as well.
+    """
+    solved = {p.problem for p in programs if p.passed and p.sample < tries}
+    return [p for p in problems if p.source != "codeio" or p.id in solved]

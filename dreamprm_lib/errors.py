@@ -1,5 +1,31 @@
 """The suite's errors: each message says the value, what was expected, and the fix."""
 
+import errno
+import re
+from pathlib import Path
+
+FULL = "no space is left there. Free some, then give the same command again: what was complete is kept"
+CLOSED = "nothing may be written there. Change the permissions, or choose another folder"
+IN_WORDS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+    errno.EROFS: CLOSED,
+}
+
+
+def in_words(text: str) -> str:
+    """A message in which errors of the operating system (`[Errno 28] No space left on device: 'x'`) say what is wrong
+    with which place, and what to do."""
+
+    def said(found: re.Match) -> str:
+        number, words, path = int(found[1]), found[2][0].lower() + found[2][1:], Path(found[4] or ".")
+        place = path.parent if path.suffix == ".tmp" else path  # a temporary file stands for its folder
+        return f"{place if found[4] else 'On this disk'}: {IN_WORDS.get(number, words)}"
+
+    return re.sub(r"\[Errno (\d+)\] ([^:\n]+)(: '([^'\n]*)'(?: -> '[^'\n]*')?)?", said, text)
+
 
 class DreamPRMError(Exception):
     """Root of every error that the suite raises on purpose."""

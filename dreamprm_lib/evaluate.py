@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -41,12 +42,14 @@ def evaluate(pool: tts.Pool, draws: int = 4000, seed: int = 0) -> dict[str, pd.D
     }
 
 
-def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
-    """Write each table as CSV, and its figure as PNG and SVG in `figures/`."""
+def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
+    """Write each table as CSV, and its figure as PNG and SVG in `figures/`; the folder, which is not `out` if that is a
+    shipped study."""
     from dreamprm_lib.show import figures
 
     figures.use_style()
-    study = Study(Path(out).parent, Path(out).name)
+    out = Path(out).resolve()
+    study = Study(out.parent, out.name)
     drawn = {
         "table": ("difficulty", figures.difficulty_figure, "Problems solved by difficulty"),
         "curve": ("curve", figures.curve_figure, "Best-of-N; the bands are those of random and oracle"),
@@ -56,15 +59,18 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> None:
         title, figure, caption = drawn[name]
         study.write_table(f"{name}.csv", table)
         study.save_figure(figure(table), title, f"{caption}, 95 % intervals over problems.")
+    return study.folder
 
 
 def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
-    if not file.is_file():
-        raise InputError(f"There is no file {file}.")
-    if file.suffix == ".json":
+    if file.name.removesuffix(".gz").endswith(".json"):
         graded = read_lcb(file)
         return [g.problem for g in graded], [program for g in graded for program in g.programs()]
     candidates = read_rows(file, Program)
+    twice = [of for of, count in Counter((c.problem, c.sample) for c in candidates).items() if count > 1]
+    if twice or not candidates:
+        found = f"sample {twice[0][1]} of {twice[0][0]!r} more than once" if twice else "no candidate"
+        raise InputError(f"{file} holds {found}: one line for each sample of a problem was expected.")
     known = {p.id: p for p in load_problems(problem_set)}
     if strange := sorted({c.problem for c in candidates} - set(known)):
         raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the set {problem_set}.")

@@ -18,7 +18,13 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
-from dreamprm_lib.engine.statistics import resamples
+from dreamprm_lib.engine.statistics import (
+    counted,
+    mean_with_interval,
+    problem_weights,
+    unbiased_squares,
+    with_interval,
+)
 from dreamprm_lib.label_correction import METHODS, Correction, Labelled, by_held_out_loss, correction_method, fit_rows
 
 RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
@@ -184,16 +190,6 @@ class States:
     weak: np.ndarray
 
 
-def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
-    """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
-
-    (y - v̂)² exceeds (y - v)² by the variance of v̂, which v̂ (1 - v̂) / (n - 1) estimates without bias, if y does not
-    come from the same rollouts.  Single values may be negative; means are right.
-    """
-    share = passes / rollouts
-    return (estimates - share) ** 2 - share * (1 - share) / (rollouts - 1)
-
-
 def oracle_comparison(
     states: States,
     clean: Labelled,
@@ -266,29 +262,16 @@ def oracle_table(found: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.Da
             gains = {"gain": 1 - values["mse"] / raw["mse"], "ranking_gain": values["ranking"] - raw["ranking"]}
             row = {"rollouts": n, "method": method}
             for name, drawn in (values | gains).items():
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), _with_interval(drawn), strict=True))
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), with_interval(drawn), strict=True))
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The first of the values, and the 95 % interval of the others, which are draws of it."""
-    return float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975]))
-
-
-def _problem_draws(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:
-    """Weights of the rows [1 + draws, rows], each line of sum 1: alike, and then as bootstrap resamples of problems."""
-    problem, names = pd.factorize(np.asarray(problems))
-    counts = resamples(len(names), draws, np.random.default_rng(seed))
-    weights = np.vstack([np.ones(len(names)), counts])[:, problem].astype(float)
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _draws(found: pd.DataFrame, draws: int, seed: int) -> dict[str, np.ndarray]:
     """Measures of one method on all problems, and then on each resample of them [1 + draws]."""
     seeds = found.seed.nunique()
     label, passes, trials = (found[c].to_numpy().reshape(seeds, -1) for c in ("label", "passes", "trials"))
-    weights = _problem_draws(found.problem[: label.shape[1]], draws, seed)
+    weights = problem_weights(found.problem[: label.shape[1]], draws, seed)
     rankings = [
         _correlation(rankdata(y), rankdata(value), weights) for y, value in zip(label, passes / trials, strict=True)
     ]
@@ -321,8 +304,8 @@ def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000
         for group in dict.fromkeys(sorted(groups)):
             mine = np.array([g == group for g in groups])
             names = [p for p, m in zip(states.problems, mine, strict=True) if m]
-            drawn = _problem_draws(names, draws, seed) @ (weak - value)[mine]
-            bias, low, high = _with_interval(drawn)
+            drawn = problem_weights(names, draws, seed) @ (weak - value)[mine]
+            bias, low, high = with_interval(drawn)
             rows.append(
                 {"trait": trait, "group": str(group), "states": int(mine.sum()), "problems": len(set(names))}
                 | {"value": value[mine].mean(), "weak": weak[mine].mean()}
@@ -343,7 +326,7 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     noise_of_value, noise_of_weak = (
         rate * (1 - rate) / (n - 1) for rate, n in ((value, states.outcomes.shape[1]), (weak, states.weak.shape[1]))
     )
-    weights = _problem_draws(states.problems, draws, seed)
+    weights = problem_weights(states.problems, draws, seed)
     share = (weights @ weak) / (weights @ value)
     rest = weak - share[:, None] * value
     variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
@@ -354,8 +337,8 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     products, pairs = (rest @ member) ** 2 - rest**2 @ member, (weight * size * (size - 1)).sum(axis=1)
     common = np.divide((weight * products).sum(axis=1), pairs, out=np.zeros(len(pairs)), where=pairs > 0)
     found = {"spread": variance, "between": common}
-    return {"share": _with_interval(share)} | {
-        name: _with_interval(np.sqrt(np.maximum(v, 0))) for name, v in found.items()
+    return {"share": with_interval(share)} | {
+        name: with_interval(np.sqrt(np.maximum(v, 0))) for name, v in found.items()
     }
 
 
@@ -381,6 +364,25 @@ def oracle_verdict(
                 f"correlation {row.ranking_gain:+.2f}, {row.ranking_gain_low:+.2f} to {row.ranking_gain_high:+.2f})."
             )
     return sentences
+
+
+def did_it_mend(planted: pd.DataFrame, own: pd.DataFrame, weak: pd.DataFrame, method: str = "corrected") -> list[str]:
+    """What a method did to the error of labels, one sentence a place: in planted worlds whose bias varies with the
+    state (rows of `planted_table`), and on real labels of the policy and of a weaker one (rows of `oracle_table`)."""
+    wide = planted[planted.bias == "by state"].pivot(index="seed", columns="method", values="label_mse")
+    found = []
+    if method in wide:
+        share = (1 - wide[method] / wide["raw labels"].mean()).round(9)
+        found.append(("Planted bias by state", mean_with_interval(share)))
+    for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
+        for row in table[table.method == method].itertuples():
+            place = f"Real labels from {counted(row.rollouts, 'rollout')} ({whose})"
+            found.append((place, (row.gain, row.gain_low, row.gain_high)))
+    return [
+        f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
+        f"({1 - high:.2f} to {1 - low:.2f}): {_surely(low, high, 'mended', 'made worse', 'not surely either')}."
+        for place, (gain, low, high) in found
+    ]
 
 
 def _surely(low: float, high: float, up: str, down: str, neither: str) -> str:

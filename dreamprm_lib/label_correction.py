@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from dreamprm_lib.engine.backbone import Backbone
+from dreamprm_lib.engine.fine_tuning import Example, FineTuned, Recipe, fine_tune
 from dreamprm_lib.engine.hypergradient import (
     Lower,
     Parameters,
@@ -280,9 +283,13 @@ def choose_iterations(
     for k in range(folds):
         outside = fold == k
         losses[:, outside] = correct(train, meta.take(~outside), settings, meta.take(outside)).held_out_losses
-    curve = losses.mean(axis=1)
-    best = int(curve.argmin())
-    return (best if _surely_less(losses[best], losses[0], meta.problems) else 0), curve
+    return _where_to_stop(losses, meta.problems), losses.mean(axis=1)
+
+
+def _where_to_stop(losses: np.ndarray, problems: Sequence[str]) -> int:
+    """The row of `losses` [looks, m] with the least sum; the first, unless that is surely less."""
+    best = int(losses.sum(axis=1).argmin())
+    return best if _surely_less(losses[best], losses[0], problems) else 0
 
 
 def choose(
@@ -294,6 +301,39 @@ def choose(
     tried = [(c, *choose_iterations(train, meta, c, folds, np.random.default_rng(seed))) for c in candidates]
     best, stop, curve = min(tried, key=lambda found: found[2][found[1]])
     return replace(best, iterations=stop), curve
+
+
+@dataclass(frozen=True)
+class CorrectedThrough:
+    """Correction through a backbone: the training as it ended, after how many iterations, and the mean loss of a
+    held-out outcome by iteration."""
+
+    tuned: FineTuned
+    iterations: int
+    losses: pd.Series
+
+
+def correct_through(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    meta: Sequence[Example],
+    recipe: Recipe,
+    folds: int,
+    rng: np.random.Generator,
+    saved: Path | None = None,
+) -> CorrectedThrough:
+    """`choose` and `correct` where a part of the backbone trains with the head (`engine.fine_tuning`): up to
+    `recipe.iterations`, and as many as held-out meta problems choose.  It takes `folds` + 1 trainings."""
+    names = [example.problem.id for example in meta]
+    fold = folds_by_problem(names, folds, rng)
+    losses = np.empty((len(recipe.looks), len(meta)))
+    for k in np.unique(fold):
+        inside, outside = ([e for e, out in zip(meta, fold == k, strict=True) if out == held] for held in (False, True))
+        losses[:, fold == k] = fine_tune(backbone, examples, recipe, inside, saved, outside).held_out
+    stop = recipe.looks[_where_to_stop(losses, names)]
+    tuned = fine_tune(backbone, examples, replace(recipe, iterations=stop), meta, saved)
+    outcomes = sum(np.isfinite(row).sum() for example in meta for row in example.labels)
+    return CorrectedThrough(tuned, stop, pd.Series(losses.sum(axis=1) / outcomes, recipe.looks))
 
 
 # ------------------------------------------------------------------------------------------------- simpler uses

@@ -3,26 +3,56 @@
 The label of step *k* is the share of *n* completions of prefix *k* that pass all tests: an estimate of the prefix's
 value under the policy, with binomial noise.  The last prefix is the whole program; its label is the program's own
 verdict and is *clean* (DreamPRM-Code, section 3.2).
+
+What else is known of a value makes a better estimate of it than c/n: the program's own verdict, the neighbouring steps,
+and the problem's other programs.  `posterior_labels` puts them together (the model: `engine.step_values`).
+
+A chat model may answer a prefix with another program.  Such a reply says nothing about the prefix and is not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from dreamprm_lib.artifacts import OracleState, Program, StepLabel
-from dreamprm_lib.chain_of_functions import cof_prompt, extract_code
+from dreamprm_lib.chain_of_functions import code_blocks, cof_prompt
 from dreamprm_lib.engine.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.statistics import problem_weights, unbiased_squares, with_interval
+from dreamprm_lib.engine.step_values import VALUES, Chains, Posterior, value_posterior
+from dreamprm_lib.errors import InputError, PolicyError
+
+log = logging.getLogger(__name__)
 
 
 def rollout_prompt(problem: Problem, prefix: str) -> Prompt:
     """The prompt that the program was written from, its reply opened with the prefix."""
-    return Prompt(cof_prompt(problem).messages, prefill=f"```python\n{prefix}")
+    return replace(cof_prompt(problem), prefill=f"```python\n{prefix}")
+
+
+def continued(prefix: str, reply: str) -> str | None:
+    """The program that a reply makes of a prefix; None if the reply is another program.
+
+    A block of the reply continues the prefix if it begins with all of it, or with its last lines: then the two are
+    joined where they overlap.  Blank lines and trailing blanks do not matter.
+    """
+    written = [line.rstrip() for line in prefix.split("\n") if line.strip()]
+    for code in code_blocks(reply):
+        lines = code.split("\n")
+        filled = [k for k, line in enumerate(lines) if line.strip()]
+        for overlap in range(min(len(written), len(filled)), 0, -1):
+            if [lines[k].rstrip() for k in filled[:overlap]] == written[-overlap:]:
+                rest = "\n".join(lines[filled[overlap - 1] + 1 :])
+                return code if overlap == len(written) else prefix + rest.lstrip("\n")
+    return None
 
 
 def label_steps(
@@ -36,7 +66,8 @@ def label_steps(
 ) -> list[StepLabel]:
     """A label for every step of every program, in their order: `n` graded rollouts for each step but the last.
 
-    Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.
+    Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.  A
+    step has no label if none of its rollouts is counted.
     """
     open_prefixes = [
         (program, k, prefix)
@@ -47,18 +78,21 @@ def label_steps(
     states = [(program.problem, prefix) for program, _, prefix in open_prefixes]
     outcomes, written = graded_rollouts(policy, sandbox, problems, states, n, temperature)
     found = {
-        (program.problem, program.sample, k): (int(passed.sum()), int(tokens.sum()))
-        for (program, k, _), passed, tokens in zip(open_prefixes, outcomes, written, strict=True)
+        (program.problem, program.sample, k): (int(np.nansum(row)), int(np.isfinite(row).sum()), int(tokens.sum()))
+        for (program, k, _), row, tokens in zip(open_prefixes, outcomes, written, strict=True)
     }
+    restarted: Counter[tuple[str, int]] = Counter()
+    for (problem, sample, _), (_, counted, _) in found.items():
+        restarted[problem, sample] += n - counted
     labels = []
     for program in programs:
         for k, prefix in enumerate(program.prefixes):
             clean = k == len(program.steps) - 1
             own = (program.problem, program.sample, k)
-            count, tokens = (int(program.passed), 0) if clean else found.get(own, (None, None))
-            if count is not None:
-                trials = 1 if clean else n
-                labels.append(StepLabel(*own, prefix, trials, count, count / trials, clean, tokens))
+            passes, counted, tokens = (int(program.passed), 1, 0) if clean else found.get(own, (0, 0, 0))
+            if counted:
+                lost = restarted[own[:2]] if clean else 0
+                labels.append(StepLabel(*own, prefix, counted, passes, passes / counted, clean, tokens, lost))
     return labels
 
 
@@ -70,19 +104,22 @@ def graded_rollouts(
     n: int,
     temperature: float = 0.8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests: bool [states, n]; and the
-    tokens that it wrote: int [states, n]."""
+    """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests, as 1 or 0, and NaN for one
+    that is another program: [states, n]; and the tokens that it wrote: int [states, n]."""
     by_id = {p.id: p for p in problems}
     prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
     replies = policy.sample(prompts, n, temperature=temperature)
-    # A rollout is the prefix and its continuation, also where the endpoint could not be prefilled.
     rollouts = [
-        (problem, extract_code(reply.text)) for (problem, _), row in zip(states, replies, strict=True) for reply in row
+        (problem, continued(prefix, reply.text))
+        for (problem, prefix), row in zip(states, replies, strict=True)
+        for reply in row
     ]
-    distinct = list(dict.fromkeys(rollouts))  # many rollouts of a late prefix are the same program
+    distinct = [x for x in dict.fromkeys(rollouts) if x[1]]  # many rollouts of a late prefix are the same program
     verdicts = sandbox.grade([(by_id[problem], code) for problem, code in distinct], progress=True)
     passed = {rollout: verdict.passed for rollout, verdict in zip(distinct, verdicts, strict=True)}
-    outcomes = np.array([passed[rollout] for rollout in rollouts], bool)
+    outcomes = np.array([passed.get(rollout, np.nan) for rollout in rollouts], float)
+    if restarted := int(np.isnan(outcomes).sum()):
+        log.warning("%d of %d rollouts began another program and are not counted", restarted, len(rollouts))
     tokens = np.array([reply.tokens for row in replies for reply in row], int)
     return outcomes.reshape(len(states), n), tokens.reshape(len(states), n)
 
@@ -98,16 +135,33 @@ def oracle_states(
 ) -> list[OracleState]:
     """Each labelled prefix finished so many times, by the policy that wrote it and by a weaker one.
 
-    `rollouts` are the numbers for the two; the first rollouts are those that gave the label.
+    `rollouts` are the numbers for the two; the first rollouts are those that gave the label.  A state is left out if
+    less than half of its rollouts by either are counted; the others are cut to the same number of rollouts.  Raises
+    `PolicyError` if no state remains.
     """
     states = [(x.problem, x.prefix) for x in labels]
-    own, other = (
-        graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
+    counted = [
+        [row[np.isfinite(row)] for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]]
         for model, n in zip((policy, weak), rollouts, strict=True)
-    )
+    ]
+    kept = [
+        k for k in range(len(states)) if all(2 * len(rows[k]) >= n for rows, n in zip(counted, rollouts, strict=True))
+    ]
+    if states and not kept:
+        raise PolicyError(
+            "Most replies begin another program instead of continuing the one that was begun, so that no step can be "
+            "judged by them. Ask a model whose replies can be opened with a prefix (`prefill: true`)."
+        )
+    width = [min((len(rows[k]) for k in kept), default=0) for rows in counted]
     return [
-        OracleState(x.problem, x.sample, x.step, x.prefix, *(row.astype(int).tolist() for row in rows))
-        for x, *rows in zip(labels, own, other, strict=True)
+        OracleState(
+            labels[k].problem,
+            labels[k].sample,
+            labels[k].step,
+            labels[k].prefix,
+            *(rows[k][:m].astype(int).tolist() for rows, m in zip(counted, width, strict=True)),
+        )
+        for k in kept
     ]
 
 
@@ -142,3 +196,130 @@ def resampled_labels(labels: Sequence[StepLabel], rng: np.random.Generator) -> l
     for x in labels:
         of_problem.setdefault(x.problem, []).append(x)
     return [x for name in rng.choice(list(of_problem), len(of_problem)) for x in of_problem[name]]
+
+
+# ------------------------------------------------------------------------------------------------- posterior labels
+
+
+def posterior_labels(labels: Sequence[StepLabel], verdicts: bool = True) -> Posterior:
+    """What is known of each label's value, from the rollouts and verdicts of all programs of its problem.
+
+    `labels` are those of the training problems, by one completer; the model's four numbers are fitted to them alone.  A
+    program's own verdict is one more fair draw of each of its prefixes if the completer wrote it, with the same
+    settings, and it was not chosen by its outcome: say `verdicts=False` where that does not hold.  A clean label is its
+    verdict.  Raises `InputError` if a step is labelled twice.
+    """
+    steps = [(x.problem, x.sample, x.step) for x in labels]
+    if len(set(steps)) < len(steps):
+        problem, sample, step = next(key for key, count in Counter(steps).items() if count > 1)
+        raise InputError(
+            f"Step {step} of program {sample} of {problem} has two labels, but each step must have one. Estimate first "
+            "and resample afterwards, or give the programs different sample numbers."
+        )
+    programs = {key: i for i, key in enumerate(dict.fromkeys(step[:2] for step in steps))}
+    problems = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in programs))}
+    program = np.array([programs[step[:2]] for step in steps], int)
+    step = np.array([x.step for x in labels], int)
+    clean = np.array([x.clean for x in labels], bool)
+    passes, rollouts = (np.array([getattr(x, name) for x in labels], int) for name in ("passes", "rollouts"))
+
+    counts = np.zeros((2, len(programs), step[~clean].max(initial=0) + 1), int)
+    counts[:, program[~clean], step[~clean]] = passes[~clean], rollouts[~clean]
+    known = np.full(len(programs), np.nan)
+    if verdicts:
+        known[program[clean]] = passes[clean]
+    found = value_posterior(Chains(*counts, known, np.array([problems[name] for name, _ in programs], int)))
+
+    weights = np.empty((len(labels), len(VALUES)))
+    weights[clean] = VALUES == passes[clean, None]
+    weights[~clean] = found[program[~clean], step[~clean]]
+    return Posterior(weights)
+
+
+@dataclass(frozen=True)
+class OracleDraw:
+    """Labels as `n` of the oracle's rollouts would have given them, and what the others say: `states` are the places in
+    `labels` of the oracle's states, `passes` [states] how many of the other `rollouts` passed."""
+
+    labels: list[StepLabel]
+    states: np.ndarray
+    passes: np.ndarray
+    rollouts: int
+
+
+def oracle_draw(
+    labels: Sequence[StepLabel], oracle: Sequence[OracleState], n: int, rng: np.random.Generator
+) -> OracleDraw:
+    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
+
+    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.  Raises
+    `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
+    """
+    outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)
+    if not 0 <= n <= outcomes.shape[1] - 2:
+        raise InputError(
+            f"{n} of the oracle's {outcomes.shape[1]} rollouts cannot give the labels: at least two must remain to "
+            "judge them by. Ask for fewer."
+        )
+    drawn = {(x.problem, x.sample, x.step): i for i, x in enumerate(oracle)}
+    rows, states = [], np.full(len(oracle), -1)
+    for x in labels:
+        state = drawn.get((x.problem, x.sample, x.step))
+        if state is None:
+            rows += thinned_labels([x], n, rng)
+        else:
+            states[state] = len(rows)
+            passes = int(outcomes[state, :n].sum())
+            rows.append(replace(x, rollouts=n, passes=passes, label=passes / n if n else np.nan))
+    if (states < 0).any():
+        lost = oracle[int(states.argmin())]
+        raise InputError(
+            f"The oracle's step {lost.step} of program {lost.sample} of {lost.problem} is not among the labels. Take "
+            "labels and oracle from the same study."
+        )
+    return OracleDraw(rows, states, outcomes[:, n:].sum(axis=1), outcomes.shape[1] - n)
+
+
+def squared_errors(
+    methods: Mapping[str, Callable[[list[StepLabel]], np.ndarray]],
+    labels: Sequence[StepLabel],
+    oracle: Sequence[OracleState],
+    rollouts: Sequence[int] = (1, 2, 4, 8),
+    draws: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far labels from few rollouts are from the oracle's values: the mean over draws of the squared error of each
+    state, without the oracle's own noise (`unbiased_squares`); a single one may be negative.
+
+    `methods` make an estimate for each label out of all labels; all methods get the same draws.  Columns: labels (the
+    method), n, problem, square.
+    """
+    rows = []
+    for n in rollouts:
+        drawn = [oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k])) for k in range(draws)]
+        for name, method in methods.items():
+            squares = [unbiased_squares(method(d.labels)[d.states], d.passes, d.rollouts) for d in drawn]
+            rows += [(name, n, x.problem, square) for x, square in zip(oracle, np.mean(squares, axis=0), strict=True)]
+    return pd.DataFrame(rows, columns=["labels", "n", "problem", "square"])
+
+
+def label_error(squares: pd.DataFrame, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """`squared_errors` as the table `label_error.csv`, with 95 % bootstrap intervals over problems.
+
+    Columns: labels, n, mse, ci_low, ci_high, states, problems.
+    """
+    rows = []
+    for (name, n), part in squares.groupby(["labels", "n"], sort=False):
+        mse = with_interval(problem_weights(part.problem, draws, seed) @ part.square.to_numpy())
+        rows.append((name, n, *mse, len(part), part.problem.nunique()))
+    return pd.DataFrame(rows, columns=["labels", "n", "mse", "ci_low", "ci_high", "states", "problems"])
+
+
+def label_gain(
+    squares: pd.DataFrame, ours: tuple[str, int], theirs: tuple[str, int], draws: int = 4000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The share of the mean squared error of `theirs` (labels, n) that `ours` is free of, and its 95 % interval: a
+    bootstrap over problems, the same resamples for both."""
+    part, other = (squares[(squares.labels == name) & (squares.n == n)] for name, n in (ours, theirs))
+    weights = problem_weights(part.problem, draws, seed)
+    return with_interval(1 - weights @ part.square.to_numpy() / (weights @ other.square.to_numpy()))

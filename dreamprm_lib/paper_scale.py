@@ -1,4 +1,4 @@
-"""The paper's scale: published results, what the settings cost, and where the released code departs from the paper.
+"""The paper's scale: published results, the sizes behind them, and where the released code departs from the paper.
 
 Nothing here runs a large model; the `paper` profile has the settings for machines that can.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.engine.statistics import mcnemar, mcnemar_power, problems_needed
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.label_correction import Corrected, Correction, Labelled, correct
 from dreamprm_lib.reward_model import AGGREGATIONS
 from dreamprm_lib.test_time_scaling import Pool, make_pool
@@ -37,6 +37,10 @@ PUBLISHED = pd.DataFrame(
     columns=["method", "easy", "medium", "hard", "overall"],
 )
 """Published pass@1 in percent on LiveCodeBench, 2025-02 on (DreamPRM-Code, table 1)."""
+
+PAPER = Scale(problems=612, programs=1, rollouts=16, test_problems=PUBLISHED_PROBLEMS["overall"], candidates=8)
+"""LiveCodeBench's problems before 2024-08 and from 2025-02 on (release v6), with the paper's settings; 8 candidates are
+this suite's choice."""
 
 
 def published_counts() -> pd.DataFrame:
@@ -266,116 +270,14 @@ def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) ->
     """
     statement = {p.id: len(describe(p)) for p in problems}
     mine = [c for c in candidates if c.problem in statement]
-
-    def separate(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
-        read = sum(len(t) + statement[c.problem] for c, row in zip(mine, texts, strict=True) for t in row)
-        return sum(map(len, texts)), read
-
-    tree = sum(statement[i] for i in {c.problem for c in mine}) + sum(len(c.code) for c in mine)
-    return pd.DataFrame.from_dict(
-        {
-            "whole programs alone": separate([[c.code] for c in mine]),
-            "every function, a pass a prefix": separate([c.prefixes for c in mine]),
-            "every released prefix, a pass each": separate([released_split(c.code) for c in mine]),
-            "every function, a pass a problem": (len({c.problem for c in mine}), tree),
-        },
-        orient="index",
-        columns=["passes", "characters"],
-    )
-
-
-# ------------------------------------------------------------------------------------------------- what it costs
-
-
-def rollout_budget(scale: Mapping[str, float]) -> pd.DataFrame:
-    """What each stage asks of a policy: columns stage, completions, tokens.
-
-    `scale` has problems, programs (a problem), steps (a program), rollouts (an open step), test_problems, candidates
-    (a test problem), program_tokens.  A rollout is taken to write half a program on average.
-    """
-    programs = scale["problems"] * scale["programs"]
-    rollouts = programs * (scale["steps"] - 1) * scale["rollouts"]
-    candidates = scale["test_problems"] * scale["candidates"]
-    length = scale["program_tokens"]
-    return pd.DataFrame(
-        [
-            ("programs", programs, programs * length),
-            ("rollouts", rollouts, rollouts * length / 2),
-            ("candidates", candidates, candidates * length),
-        ],
-        columns=["stage", "completions", "tokens"],
-    )
-
-
-@dataclass(frozen=True)
-class UnitCosts:
-    """Core seconds for one unit of each kind of work.
-
-    `program`: graded on ten tests; `written`: a token by the policy; `scored`, `trained`, `corrected`: a token that the
-    judge reads, trains on, or trains on with its label learned.
-    """
-
-    program: float
-    written: float
-    scored: float
-    trained: float
-    corrected: float
-
-
-MEASURED = UnitCosts(program=0.049, written=0.083, scored=0.0020, trained=0.0045, corrected=0.015)
-"""On one machine of two x86 cores, November 2026, by `benchmarks/growth.py`: the judge is six layers of a model of 0.5
-billion parameters in float32.  `written` is older: two cores for 24 tokens a second of a model of 1.5 billion, by
-llama.cpp with 8 requests at once."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much there is to do: `select` candidates of problems are written, graded and scored; `learn` programs are
-    written and labelled by `rollouts` of each open step, and a reward model trains on them for `epochs`."""
-
-    problems: int
-    select: int = 0
-    learn: int = 0
-    rollouts: int = 16
-    steps: float = 3.0
-    epochs: int = 5
-    statement_tokens: int = 500
-    program_tokens: int = 300
-
-
-ENGINES = {
-    "write": "a served model on GPUs (vLLM, SGLang) or a hosted API: `base_url` in the profile",
-    "grade": "processes, then Dask or Ray on any CPUs: `backend` in the profile",
-    "score": "processes, Dask or Ray, or one GPU: `backend` in the profile",
-    "train": "a GPU, then several by torchrun: `processes` in the recipe, or the command `train`",
-}
-
-
-def growth(scale: Scale, costs: UnitCosts, core_price: float = 0.04) -> pd.DataFrame:
-    """What a scale takes of each kind of work: columns work, amount, unit, core_hours, share, dollars, engine.
-
-    `core_price` is in dollars an hour.  Statements are read once for all programs of a problem.  A rollout writes half
-    a program; correction is one more training, whose labels are learned.
-    """
-    programs = scale.select + scale.learn
-    rollouts = scale.learn * (scale.steps - 1) * scale.rollouts
-    length = scale.program_tokens
-    statements = scale.problems * scale.statement_tokens
-    texts = (statements + scale.learn * length) * scale.epochs if scale.learn else 0
-    read = statements + scale.select * length if scale.select else 0
-    rows = [
-        ("write programs", programs * length, "tokens", costs.written, "write"),
-        ("write rollouts", rollouts * length / 2, "tokens", costs.written, "write"),
-        ("grade programs", programs, "programs", costs.program, "grade"),
-        ("grade rollouts", rollouts, "programs", costs.program, "grade"),
-        ("score candidates", read, "tokens", costs.scored, "score"),
-        ("train", texts, "tokens", costs.trained, "train"),
-        ("correct labels", texts, "tokens", costs.corrected, "train"),
-    ]
-    table = pd.DataFrame(rows, columns=["work", "amount", "unit", "cost", "engine"])
-    table["core_hours"] = table.amount * table.cost / 3600
-    table["share"] = table.core_hours / table.core_hours.sum()
-    table["dollars"] = table.core_hours * core_price
-    table["engine"] = table.engine.map(ENGINES)
-    kept = table[table.amount > 0].reset_index(drop=True)
-    return kept[["work", "amount", "unit", "core_hours", "share", "dollars", "engine"]]
+    asked = {c.problem for c in mine}
+    ways = {
+        "whole programs alone": [(c, [c.code]) for c in mine],
+        "every function, a pass a prefix": [(c, c.prefixes) for c in mine],
+        "every released prefix, a pass each": [(c, released_split(c.code)) for c in mine],
+    }
+    read = {way: [len(t) + statement[c.problem] for c, texts in each for t in texts] for way, each in ways.items()}
+    costs = {way: (len(lengths), sum(lengths)) for way, lengths in read.items()}
+    tree = sum(statement[name] for name in asked) + sum(len(c.code) for c in mine)
+    costs["every function, a pass a problem"] = (len(asked), tree)
+    return pd.DataFrame.from_dict(costs, orient="index", columns=["passes", "characters"])

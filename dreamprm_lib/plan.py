@@ -8,6 +8,7 @@ run.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -15,7 +16,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,11 +24,14 @@ import pandas as pd
 import torch
 
 from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.endpoint import endpoint_from
-from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, listing
-from dreamprm_lib.errors import InputError
-from dreamprm_lib.run import Profile, stage_parameters
+from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
+from dreamprm_lib.engine.schema import row_of
+from dreamprm_lib.engine.weights import WEIGHTS, listing
+from dreamprm_lib.evidence.costs import CORE, CORRECTION, GPU, ROLLOUT_SHARE, TRAINING, Scale
+from dreamprm_lib.paper_scale import PAPER
+from dreamprm_lib.run import LIMITS, Profile, split_problems, stage_parameters
 
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")
@@ -36,26 +40,27 @@ PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no profile tells.  Tokens are those of one text; speeds are those of one GPU, as a served model shares it.
+    """What no profile tells: sizes and speeds, by default those of `evidence.costs`.  Tokens are those of one text.
 
     - `early`, `late`: LiveCodeBench's problems before `train_before` (a fifth of them is meta) and from `test_from`,
       for release v6 and the paper's dates; used only where the data are not on this machine.
+    - `prompt_tokens`: what a policy reads: the statement, instructions and an example.
     - `reasoning_tokens`: what a reasoning model thinks before it answers.
-    - `written_a_second`: tokens that a GPU writes with many requests at once; `flops`: arithmetic of training and
-      scoring, as achieved; `gpu_price`: dollars an hour.
+    - `tests` of a program, at `test_seconds` of a core; `written_a_second`, `flops`, `gpu_price`: of a GPU.
     """
 
-    early: int = 612
-    late: int = 131
+    early: int = PAPER.problems
+    late: int = PAPER.test_problems
+    statement_tokens: int = Scale.statement_tokens
     prompt_tokens: int = 900
-    program_tokens: int = 300
-    steps: float = 3.0
+    program_tokens: int = Scale.program_tokens
+    steps: float = Scale.steps
     reasoning_tokens: int = 10_000
     tests: int = 30
-    test_seconds: float = 0.05
-    written_a_second: float = 2500.0
-    flops: float = 3e14
-    gpu_price: float = 2.5
+    test_seconds: float = CORE.run
+    written_a_second: float = GPU.written
+    flops: float = GPU.reads
+    gpu_price: float = GPU.price
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Plan:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{n:,} {split}" for split, n in self.problems.items())
-        assumed = ", ".join(f"{f.name} {getattr(self.assumptions, f.name):.6g}" for f in fields(self.assumptions))
+        assumed = ", ".join(f"{name} {value:.6g}" for name, value in vars(self.assumptions).items())
         disk = ", ".join(f"{what} {size:.1f}" for what, size in self.disk.items())
         form = {"dollars": "{:,.0f}".format, "GPU hours": "{:,.2f}".format, "core hours": "{:,.2f}".format}
         form |= dict.fromkeys(COUNTS, "{:,}".format)
@@ -110,27 +115,11 @@ class Plan:
 
 def plan(profile: Profile, overrides: Mapping[str, dict] | None = None) -> Plan:
     """The plan of a profile.  Raises `InputError` for a profile that does not fit the notebooks."""
-    try:
-        known = Assumptions(**profile.plan)
-    except TypeError as error:
-        names = ", ".join(f.name for f in fields(Assumptions))
-        raise InputError(f"The section `plan` does not fit ({error}): known are {names}.") from error
+    known = row_of(Assumptions, profile.plan, "The section `plan`")
     wanted = {s.notebook[:2]: stage_parameters(s, profile, overrides or {}, {}) for s in STAGES}
     problems, counted = _problems(wanted, known)
-    asked = pd.DataFrame(
-        _asked(wanted, problems, known),
-        columns=[
-            "stage",
-            "what",
-            "model",
-            "requests",
-            "completions",
-            "tokens in",
-            "tokens out",
-            "dollars",
-            "GPU hours",
-        ],
-    )
+    columns = ["stage", "what", "model", *COUNTS, "dollars", "GPU hours"]
+    asked = pd.DataFrame(_asked(wanted, problems, known), columns=columns)
     computed = pd.DataFrame(_computed(wanted, problems, known), columns=["stage", "what", "GPU hours", "core hours"])
     disk = _disk(wanted, problems, known, asked)
     missing = _missing(wanted, counted, disk)
@@ -142,9 +131,9 @@ def _problems(wanted: dict, known: Assumptions) -> tuple[dict[str, int], bool]:
     counts = {"train": round(0.8 * known.early), "meta": known.early - round(0.8 * known.early), "test": known.late}
     counted = not source.startswith("livecodebench") or _in_hub_cache("livecodebench/code_generation_lite", "dataset")
     if counted:
-        counts = {split: len(load_problems(source, split)) for split in counts}
-    limits = {"train": wanted["01"]["train_limit"], "meta": wanted["01"]["meta_limit"], "test": wanted["03"]["limit"]}
-    return {s: n if limits[s] is None else min(n, limits[s]) for s, n in counts.items()}, counted
+        return {split: len(of) for split, of in split_problems(wanted).items()}, True
+    limits = {split: wanted[notebook][limit] for split, (notebook, limit) in LIMITS.items()}
+    return {s: n if limits[s] is None else min(n, limits[s]) for s, n in counts.items()}, False
 
 
 def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
@@ -167,12 +156,13 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
     one, two, three, six = (wanted[k] for k in ("01", "02", "03", "06"))
     ask("01", "programs, train", one["policy"], problems["train"], one["train_samples"], 1)
     ask("01", "programs, meta", one["policy"], problems["meta"], one["meta_samples"], 1)
-    ask("01", "plain prompt", one["policy"], min(len(one["compared"]), problems["train"]), one["train_samples"], 1)
+    compared = min(len(one["compared"]) or 3, problems["train"])
+    ask("01", "plain prompt", one["policy"], compared, one["train_samples"], 1)
     states = _open_steps(wanted, problems, known)
-    ask("02", "rollouts", two["policy"], states, two["rollouts"], 0.5)
+    ask("02", "rollouts", two["policy"], states, two["rollouts"], ROLLOUT_SHARE)
     many = min(states, two["oracle_states"])
-    ask("02", "oracle", two["policy"], many, max(two["oracle_rollouts"] - two["rollouts"], 0), 0.5)
-    ask("02", "oracle, weaker", two["weak_policy"], many, two["weak_rollouts"], 0.5)
+    ask("02", "oracle", two["policy"], many, max(two["oracle_rollouts"] - two["rollouts"], 0), ROLLOUT_SHARE)
+    ask("02", "oracle, weaker", two["weak_policy"] or WEAKER, many, two["weak_rollouts"], ROLLOUT_SHARE)
     ask("03", "candidates", three["policy"], problems["test"], three["samples"], 1)
     searched = problems["test"] if six["search_problems"] is None else min(six["search_problems"], problems["test"])
     width = six["search_width"] * six["search_branches"]
@@ -192,11 +182,7 @@ def _programs(wanted: dict, problems: dict[str, int], known: Assumptions) -> dic
     written = problems["train"] * one["train_samples"] + problems["meta"] * one["meta_samples"]
     states = _open_steps(wanted, problems, known)
     many = min(states, two["oracle_states"]) * (two["oracle_rollouts"] + two["weak_rollouts"])
-    return {
-        "01": written,
-        "02": round(states * two["rollouts"] + many),
-        "03": problems["test"] * three["samples"],
-    }
+    return {"01": written, "02": round(states * two["rollouts"] + many), "03": problems["test"] * three["samples"]}
 
 
 def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[tuple]:
@@ -205,16 +191,23 @@ def _computed(wanted: dict, problems: dict[str, int], known: Assumptions) -> lis
     seconds = known.tests * known.test_seconds
     rows = [(stage, "grading", 0.0, n * seconds / 3600) for stage, n in graded.items()]
     four, five = wanted["04"], wanted["05"]
-    for stage, settings, what, passes in (("04", four, "ORM and PRM-CoF", 2), ("05", five, "correction", 1)):
-        parameters = sum(map(parameters_of, four["backbones"]))
-        epochs = settings["recipe"].get("epochs", 5) if settings["training"] != "head" else 1
-        texts = graded["01"] * known.program_tokens + (problems["train"] + problems["meta"]) * known.prompt_tokens
-        # forward and backward are three passes; a bilevel step has the meta batch and a product with two more
-        cost = 1 if settings["training"] == "head" else 3 * (1 if stage == "04" else 3)
-        flops = 2 * parameters * texts * epochs * cost * passes
-        rows.append((stage, what, flops / known.flops / 3600, 0.0))
-    texts = graded["03"] * known.program_tokens + problems["test"] * known.prompt_tokens
-    rows.append(("06", "scoring", 2 * parameters * texts * _readings(wanted) / known.flops / 3600, 0.0))
+    every = sum(map(parameters_of, four["backbones"]))
+    chosen = max(map(parameters_of, four["backbones"]))  # at most: chapter 4 chooses one of them by the evidence
+    lessons = problems["train"] + problems["meta"]
+    for stage, settings, what, passes, read in (
+        ("04", four, "ORM and PRM-CoF", 2, every),
+        ("05", five, "correction", 1, chosen),
+    ):
+        texts = graded["01"] * known.program_tokens + lessons * known.statement_tokens
+        if settings["training"] != "head":
+            correcting = {name: settings[name] for name in CORRECTING if name in settings}
+            recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
+            iterated = recipe.iterations * recipe.iteration_accumulation / max(lessons, 1)  # rounds of all packs
+            texts *= recipe.epochs * TRAINING + iterated * CORRECTION
+            texts *= 1 if stage == "04" else settings["folds"] + 1
+        rows.append((stage, what, 2 * read * texts * passes / known.flops / 3600, 0.0))
+    texts = graded["03"] * known.program_tokens + problems["test"] * known.statement_tokens
+    rows.append(("06", "scoring", 2 * chosen * texts * _readings(wanted) / known.flops / 3600, 0.0))
     return rows
 
 
@@ -284,19 +277,15 @@ def _missing(wanted: dict, counted: bool, disk: dict[str, float]) -> list[str]:
 
 def _listens(url: str) -> bool:
     where = urlsplit(url)
-    try:
-        socket.create_connection((where.hostname, where.port or {"https": 443}.get(where.scheme, 80)), 1).close()
-    except OSError:
-        return False
-    return True
+    port = where.port or (443 if where.scheme == "https" else 80)
+    with contextlib.suppress(OSError), socket.create_connection((where.hostname, port), 1):
+        return True
+    return False
 
 
 def _in_hub_cache(name: str, kind: str) -> bool:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        snapshot_download(name, repo_type=kind, local_files_only=True)
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        return False
-    return True
+    with contextlib.suppress(OSError, ValueError):  # the hub's own errors are of these kinds
+        return bool(snapshot_download(name, repo_type=kind, local_files_only=True))
+    return False

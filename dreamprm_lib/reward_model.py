@@ -12,11 +12,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.optimize import minimize, minimize_scalar
@@ -25,17 +26,20 @@ from scipy.special import expit
 from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import from_json, write_atomically
 from dreamprm_lib.engine.losses import check_loss
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
+from dreamprm_lib.engine.schema import Form, checked, row_of
+from dreamprm_lib.engine.statistics import numbers
 from dreamprm_lib.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
-    from dreamprm_lib.engine.fine_tuning import Example, Recipe
+    from dreamprm_lib.engine.fine_tuning import Example, FineTuned
 
 FORMAT = "dreamprm-reward-model-3"
+HEAD = ("weight", "bias", "mean", "scale")
 FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
 AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
 
@@ -89,15 +93,19 @@ def fit_head(
     `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
     and not trained; `like` gives mean and scale instead of these features' own; `loss` is cross-entropy, whose problem
     is convex, or `mse`, the squared error of the score (the original's), which is not.  Both are solved by Newton's
-    method with conjugate gradients, with the Gauss-Newton curvature.
+    method with conjugate gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number,
+    by its row.
     """
     check_loss(loss)
+    features, labels = numbers("features", features, finite=True), numbers("labels", labels)
+    if strange := [i for i, label in enumerate(labels) if not 0 <= label <= 1]:
+        raise InputError(f"labels: row {strange[0]} holds {labels[strange[0]]} where a label in [0, 1] was expected.")
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"A head needs one label for each feature row, not {len(labels)} for {len(features)}.")
     mean, scale = (like.mean, like.scale) if like else standardiser(features)
     x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
-    w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-    shift = np.zeros(len(x)) if offset is None else np.asarray(offset, float)
+    w = np.ones(len(x)) if weights is None else numbers("weights", weights, finite=True)
+    shift = np.zeros(len(x)) if offset is None else numbers("offset", offset, finite=True)
     penalty = np.append(np.full(x.shape[1] - 1, ridge), 0.0)  # the bias is free
 
     squared = loss == "mse"
@@ -133,6 +141,11 @@ class RewardModel:
     def score(self, problem: Problem, programs: Sequence[str]) -> list[list[float]]:
         """The score of every step of every program, in [0, 1].  An empty program has no steps and no scores."""
         states = step_features(self.backbone, problem, programs)
+        if strange := [s.shape[2] for s in states if len(s) and s.shape[2] != len(self.head.weight)]:
+            raise WeightsError(
+                f"The head reads states of {len(self.head.weight)} numbers, and {self.backbone.name} gives "
+                f"{strange[0]}: it was trained on another backbone."
+            )
         return [self.head.scores(s[:, 0]).tolist() if len(s) else [] for s in states]
 
     def save(self, path: Path | str) -> None:
@@ -157,12 +170,15 @@ class RewardModel:
         }
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in head.items()}
         tensors |= {name: t.contiguous() for name, t in (tuning.tensors() if tuning else {}).items()}
-        write_atomically(Path(path), save(tensors, metadata))
+        write_atomically(Path(path), _in_order(save(tensors, metadata)))
 
     @classmethod
     def load(cls, path: Path | str, dtype: str | None = None) -> RewardModel:
-        """Read a checkpoint; `dtype` overrides the precision that it was trained in.  Raises `WeightsError` if it is no
-        such file, or was made with other weights under the backbone's name."""
+        """Read a checkpoint; `dtype` overrides the precision that it was trained in.
+
+        Raises `WeightsError` if it is no such file, holds what no training gives (NaN, a scale of zero, shapes that do
+        not fit), or was made with other weights under the backbone's name.
+        """
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -176,45 +192,30 @@ class RewardModel:
                 f"{path} is of format {metadata.get('format')!r}, not {FORMAT!r}: not a checkpoint of this version of "
                 "the suite. Train it again with notebook 04."
             )
-        template = Template(**json.loads(metadata["template"]))
-        tuning = Tuning.of_tensors(tensors, float(metadata["alpha"]))
-        layers = (int(metadata["layer"]),)
-        backbone = Backbone(metadata["backbone"], layers, template, tuning, dtype or metadata["dtype"])
-        if backbone.digest != metadata["backbone_digest"]:
+        try:
+            said = checked(_Metadata, metadata, path)
+            template = row_of(Template, from_json(said.template, path), path)
+            about = from_json(said.about, path)
+            backbone = Backbone(
+                said.backbone, (said.layer,), template, Tuning.of_tensors(tensors, said.alpha), dtype or said.dtype
+            )
+        except InputError as error:
+            raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error
+        _refuse_strange(path, tensors)
+        if backbone.digest != said.backbone_digest:
             raise WeightsError(
-                f"{path} was trained on other weights of {backbone.name} (digest {metadata['backbone_digest'][:12]}…, "
+                f"{path} was trained on other weights of {backbone.name} (digest {said.backbone_digest[:12]}…, "
                 f"here {backbone.digest[:12]}…). Fetch those, or train it again."
             )
         weight, mean, scale = (tensors[name].numpy() for name in ("weight", "mean", "scale"))
-        return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), json.loads(metadata["about"]))
+        return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), about)
 
     @classmethod
-    def fine_tuned(
-        cls,
-        backbone: Backbone,
-        examples: Sequence[Example],
-        recipe: Recipe,
-        about: dict,
-        meta: Sequence[Example] = (),
-        saved: Path | None = None,
-    ) -> RewardModel:
-        """Train the last layers of a backbone, or LoRA matrices in it, with a head: see `engine.fine_tuning`.
-
-        `about` gets the loss of every epoch, and how far the labels moved in the mean where `meta` taught them.
-        """
-        from dreamprm_lib.engine.fine_tuning import fine_tune  # brings peft, which the frozen way does not need
-
-        tuned = fine_tune(backbone, examples, recipe, meta, saved)
+    def of_tuned(cls, backbone: Backbone, tuned: FineTuned, about: dict) -> RewardModel:
+        """What `engine.fine_tuning` made of a backbone, as a reward model; `about` gets its losses."""
         width = len(tuned.weight)
         head = Head(tuned.weight, tuned.bias, np.zeros(width), np.ones(width))
-        about = about | {"losses": tuned.losses}
-        if meta:
-            before, after = (
-                np.concatenate([row for x in side for row in x])
-                for side in ([e.labels for e in examples], tuned.labels)
-            )
-            about["labels_moved"] = float(np.nanmean(np.abs(after - before)))
-        return cls(replace(backbone, tuning=tuned.tuning), head, about)
+        return cls(replace(backbone, tuning=tuned.tuning), head, about | {"losses": tuned.losses})
 
     @classmethod
     def from_released(cls, path: Path | str, backbone: str, alpha: float = 16.0) -> RewardModel:
@@ -225,6 +226,40 @@ class RewardModel:
         width = len(weight)
         head = Head(weight.numpy(), bias, np.zeros(width), np.ones(width))
         return cls(eye, head, {"released": Path(path).name, "alpha": alpha})
+
+
+class _Metadata(Form, extra="ignore", strict=False, allow_inf_nan=False):
+    """What stands in a checkpoint's metadata, as texts all."""
+
+    backbone: str
+    backbone_digest: str
+    layer: Annotated[int, Field(ge=0)]
+    dtype: str
+    template: str
+    alpha: float
+    about: str
+
+
+def _refuse_strange(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise `WeightsError` unless the tensors can be a head and what was tuned with it."""
+    shapes = {name: tuple(tensors[name].shape) if name in tensors else None for name in HEAD}
+    width = shapes["weight"]
+    if shapes != {"weight": width, "bias": (1,), "mean": width, "scale": width} or len(width or ()) != 1:
+        raise WeightsError(f"{path}: the head's shapes {shapes} do not fit together. Train it again with notebook 04.")
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path}: {name} holds values that are no numbers. Train it again with notebook 04.")
+    if not bool((tensors["scale"] > 0).all()):
+        raise WeightsError(f"{path}: `scale` holds zero or less. Train it again with notebook 04.")
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header in the order of names, so that equal models are equal files."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    packed = header.encode()
+    packed += b" " * (-len(packed) % 8)  # the tensors behind it are aligned
+    return len(packed).to_bytes(8, "little") + packed + data[8 + size :]
 
 
 def labelled_examples(
@@ -243,6 +278,17 @@ def labelled_examples(
         movable = [[bool(x) and not x.clean for x in row] for row in rows]
         examples.append(Example(problems[name], [p.steps for p in mine], values, movable))
     return examples
+
+
+def labels_by_step(
+    programs: Sequence[Program], labels: Sequence[Sequence[Sequence[float]]]
+) -> dict[tuple[str, int, int], float]:
+    """The labels of `labelled_examples`, by problem, sample and step."""
+    found = {}
+    for name, rows in zip(dict.fromkeys(p.problem for p in programs), labels, strict=True):
+        mine = [p for p in programs if p.problem == name]
+        found |= {(name, p.sample, k): y for p, row in zip(mine, rows, strict=True) for k, y in enumerate(row)}
+    return found
 
 
 def training_examples(
@@ -268,13 +314,13 @@ def training_examples(
 def aggregate(steps: Sequence[float], how: str = "mean") -> float:
     """One score for a program from its step scores in [0, 1]; an empty program gets minus infinity.
 
-    `log_odds` is the mean of log(p / (1 - p)), with p kept 1e-6 away from 0 and 1.
+    `log_odds` is the mean of log(p / (1 - p)), with p kept 1e-6 away from 0 and 1.  Raises `InputError` for NaN.
     """
     if how not in AGGREGATIONS:
         raise InputError(f"There is no aggregation {how!r}: choose one of {', '.join(AGGREGATIONS)}.")
     if not len(steps):
         return float("-inf")
-    p = np.asarray(steps, float)
+    p = numbers("step scores", steps)
     if how == "last":
         return float(p[-1])
     if how == "log_odds":
@@ -292,7 +338,7 @@ def within_problem_ranking(scores: np.ndarray, passed: np.ndarray, problems: Seq
     Best-of-N uses nothing else of a score: a problem where all candidates pass or all fail says nothing and is left
     out.  `scores` [m], `passed` [m] bool, `problems` [m].  Chance level is 0.5.
     """
-    scores, passed = np.asarray(scores, float), np.asarray(passed, bool)
+    scores, passed = numbers("scores", scores), np.asarray(passed, bool)
     owners = np.asarray(problems)
     ranking = {}
     for problem in dict.fromkeys(problems):

@@ -7,6 +7,7 @@ written last, so a run that was killed anywhere starts again at the stage where 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import html
 import importlib.metadata
@@ -18,22 +19,28 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
-import yaml
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from pydantic import Field, create_model
 
 from dreamprm_lib.artifacts import STAGES, Stage, Study
-from dreamprm_lib.engine.completions import CompletionStore, Cost, write_atomically
-from dreamprm_lib.engine.endpoint import Endpoint, settings_from_environment
+from dreamprm_lib.engine.completions import CompletionStore, Cost
+from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
 from dreamprm_lib.engine.policy import ACCOUNT, store_path
-from dreamprm_lib.engine.weights import fetch, file_digest
+from dreamprm_lib.engine.problems import Problem, load_problems, named
+from dreamprm_lib.engine.schema import Form, checked, nearest
+from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
 
@@ -59,36 +66,58 @@ class Profile:
     note: str = ""
 
 
-NOT_NOTEBOOKS = ("description", "weights", "common", "plan", "note")
+class _ProfileFile(Form):
+    """What a profile says beside its sections for notebooks."""
+
+    description: str = ""
+    weights: tuple[str, ...] = Field((), strict=False)
+    common: dict[str, Any] = Field(default_factory=dict)
+    plan: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
 
 
 def load_profile(name: str) -> Profile:
-    """Read `profiles/NAME.yaml`, or the file at a path.  Raises `InputError` if a section is no notebook."""
+    """Read `profiles/NAME.yaml`, or the file at a path.
+
+    Raises `InputError` for a section that is no notebook, or a parameter in `common` that no notebook has.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROJECT / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in (PROJECT / "profiles").glob("*.yaml")))
         raise InputError(f"There is no profile {name!r}: choose one of {known}, or give the path of a .yaml file.")
-    try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
-    sections = {key: value or {} for key, value in data.items() if key not in NOT_NOTEBOOKS}
-    for key in sections:
-        _stage_named(key)
-    plan, note = data.get("plan") or {}, data.get("note") or ""
-    return Profile(path.stem, tuple(data.get("weights") or ()), data.get("common") or {}, sections, plan, note)
+    data = from_yaml(read_text(path), path) or {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: {data!r} where sections with names were expected.")
+    filled = {key: value for key, value in data.items() if value is not None}
+    own = {key: filled.pop(key) for key in _ProfileFile.model_fields if key in filled}
+    said = checked(_ProfileFile, own, path)
+    sections: dict[str, dict] = {}
+    for key, section in filled.items():
+        notebook = _stage_named(key, path, _ProfileFile.model_fields).notebook
+        if notebook in sections or not isinstance(section, dict):
+            fault = "stands there twice" if notebook in sections else f"is {section!r}: parameters were expected"
+            raise InputError(f"{path}: the section {key!r} {fault}.")
+        sections[notebook] = section
+    known = {name for stage in STAGES for name in _declared(notebook_path(stage))}
+    if unknown := [name for name in said.common if name not in known]:
+        hint = nearest(unknown[0], known)
+        raise InputError(f"{path}: in `common` there is no parameter `{unknown[0]}` of any notebook{hint}.")
+    return Profile(path.stem, said.weights, said.common, sections, said.plan, said.note)
 
 
 def elsewhere(profile: Profile) -> Profile:
     """The profile with the policy that the environment names (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), if it names one.
 
     That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
-    weaker model of chapter 2 stays what it was.
+    weaker model of chapter 2 is another model of the same server (`DREAMPRM_WEAK_MODEL`).
     """
     policy = settings_from_environment()
     if policy is None:
         return profile
-    changed = {"policy": policy, "replay": False}
+    weaker = settings_from_environment(weaker=True)
+    if weaker == policy:
+        log.warning("DREAMPRM_WEAK_MODEL is not set: %s stands in for the weaker model too", policy["model"])
+    changed = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
     sections = {
@@ -99,22 +128,25 @@ def elsewhere(profile: Profile) -> Profile:
 
 
 def parse_overrides(options: list[str]) -> dict[str, dict]:
-    """`NOTEBOOK.parameter=value` options as parameters by notebook; values are YAML literals."""
+    """`NOTEBOOK.parameter=value` options as parameters by notebook; values are YAML."""
     overrides: dict[str, dict] = {}
     for option in options:
         name, separator, value = option.partition("=")
         notebook, dot, parameter = name.partition(".")
         if not (separator and dot and parameter):
-            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {option!r}.")
-        overrides.setdefault(_stage_named(notebook).notebook, {})[parameter] = yaml.safe_load(value)
+            raise InputError(f"-p takes NOTEBOOK.parameter=value, for example -p 04.layers=[12], not {name!r}.")
+        where = f"-p {name}"  # the value may be secret
+        overrides.setdefault(_stage_named(notebook, where).notebook, {})[parameter] = from_yaml(value, where)
     return overrides
 
 
-def _stage_named(name: str) -> Stage:
+def _stage_named(name: object, where: object, others: Iterable[str] = ()) -> Stage:
+    name = f"{name:02}" if isinstance(name, int) else name  # `04:` is a number
     for stage in STAGES:
         if name in (stage.notebook, stage.notebook[:2], stage.notebook[3:]):
             return stage
-    raise InputError(f"There is no notebook {name!r}: known are {', '.join(s.notebook for s in STAGES)}.")
+    known = [*(stage.notebook for stage in STAGES), *others]
+    raise InputError(f"{where}: there is no notebook {name!r}{nearest(name, known)}.")
 
 
 def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
@@ -129,18 +161,71 @@ def stage_parameters(
 ) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
-    Raises `InputError` for a parameter that the notebook does not have, or if it has no cell tagged `parameters`.
+    Raises `InputError` for a parameter that the notebook does not have, one of another type than its literal, a policy
+    that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
-    path = notebook_path(stage, notebooks)
+    declared = _declared(notebook_path(stage, notebooks))
+    form = create_model(stage.notebook, __base__=_Parameters, **declared)
+    common = {name: value for name, value in profile.common.items() if name in declared}
+    given = {**common, **profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
+    if taken := [name for name in fixed if name in given]:
+        raise InputError(f"{stage.notebook}: `{taken[0]}` cannot be set. A study is named by --study.")
+    given |= {name: value for name, value in fixed.items() if name in declared}
+    checked(form, given, stage.notebook, "parameter")
+    together = {name: literal for name, (_, literal) in declared.items()} | given
+    for name in together:
+        if name.endswith("policy"):
+            endpoint_from(together[name])
+    return together
+
+
+class _Parameters(Form, allow_inf_nan=False):
+    """Parameters of a notebook, which are made into a form of their own."""
+
+
+def _declared(path: Path) -> dict[str, tuple[Any, Any]]:
+    """The type and the literal of each parameter in a notebook's parameters cell.
+
+    The type is that of the literal; where that says too little (None, an empty list) the cell says it: `n: int = None`.
+    """
     declared = papermill.inspect_notebook(str(path))
     if not declared:
         raise InputError(f"{path} has no cell tagged `parameters`, so nothing could be set in it.")
-    section = {**profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
-    if unknown := sorted(set(section) - set(declared)):
-        raise InputError(f"{stage.notebook} has no parameter `{unknown[0]}`: known are {', '.join(sorted(declared))}.")
-    values = {name: ast.literal_eval(info["default"]) for name, info in declared.items()}
-    common = {name: value for name, value in {**profile.common, **fixed}.items() if name in declared}
-    return {**values, **common, **section}
+    found = {}
+    for name, info in declared.items():
+        literal, said = ast.literal_eval(info["default"]), info["inferred_type_name"]
+        stated = f"{said} | None" if literal is None else said
+        found[name] = (_type_of(literal) if said == "None" else stated, literal)
+    return found
+
+
+def _type_of(literal: Any) -> Any:
+    if isinstance(literal, list) and literal:
+        return list[reduce(or_, map(type, literal))]
+    return {list: list[Any], dict: dict[str, Any], type(None): Any}.get(type(literal), type(literal))
+
+
+LIMITS = {"train": ("01", "train_limit"), "meta": ("01", "meta_limit"), "test": ("03", "limit")}
+NEEDED = {"train": 2, "meta": 2, "test": 1}  # problems of each split, for cross-validation and for a result
+
+
+def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
+    """The problems of each split that a study takes, by its parameters; `wanted` holds those of `01`, `03`, ...
+
+    Raises `InputError` if a limit or a problem set leaves fewer than `NEEDED`.
+    """
+    found = {}
+    needed = "A study needs at least " + ", ".join(f"{n} {split}" for split, n in NEEDED.items()) + " problems"
+    sets = {name: load_problems(name) for name in {wanted[notebook]["problems"] for notebook, _ in LIMITS.values()}}
+    for split, (notebook, limit) in LIMITS.items():
+        source, most = wanted[notebook]["problems"], wanted[notebook][limit]
+        if most is not None and most < NEEDED[split]:
+            raise InputError(f"{notebook}: `{limit}` is {most}. {needed}.")
+        found[split] = [p for p in sets[source] if p.split == split][:most]
+        if len(found[split]) < NEEDED[split]:
+            there = f"{source} has {len(found[split])} {split} problems"
+            raise InputError(f"{there}. {needed}; `split` in a problem's file says which it is.")
+    return found
 
 
 def run(
@@ -157,8 +242,11 @@ def run(
     another edition of them, each run where it lies.
     """
     study = Study(outputs, study_name or profile.name)
+    if study.shipped:
+        raise InputError(f"The study {study.name} is shipped and only read: name another one with --study NAME.")
     fixed = {"study": study.name, "outputs": os.path.relpath(outputs, notebooks or PROJECT / "notebooks")}
     parameters = {s.notebook: stage_parameters(s, profile, overrides or {}, fixed, notebooks) for s in STAGES}
+    _refuse_what_comes_too_late(parameters, notebooks)
     for name in profile.weights:
         fetch(name)
     manifest = _read_manifest(study)
@@ -170,7 +258,7 @@ def run(
         entry = manifest["stages"].get(stage.notebook)
         source = notebook_path(stage, notebooks)
         expected = _fingerprint(stage, study, parameters[stage.notebook], source)
-        if entry and all(entry[key] == value for key, value in expected.items()) and _intact(entry, study):
+        if entry and all(entry.get(key) == value for key, value in expected.items()) and _intact(entry, study):
             log.info("[%d/%d] %s: complete, skipped", number + 1, len(STAGES), stage.notebook)
             continue
         log.info("[%d/%d] %s", number + 1, len(STAGES), stage.notebook)
@@ -179,13 +267,27 @@ def run(
             **expected,
             "outputs": _digests(stage.writes, study),
             "seconds": round(seconds, 1),
-            "tokens": _tokens(stage.writes, study),
+            "tokens": _total("tokens", stage.writes, study),
+            "restarted": _total("restarted", stage.writes, study),
             "asked": asdict(_asked(stage, study)),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
         write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
     write_report(study, manifest)
     return study
+
+
+def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path | None) -> None:
+    """Raise now what would else be raised in the middle of a study."""
+    wanted = {notebook[:2]: values for notebook, values in parameters.items()}
+    if all("problems" in wanted.get(notebook, {}) for notebook, _ in LIMITS.values()):
+        with contextlib.chdir(notebooks or PROJECT / "notebooks"):  # where a notebook sees its files from
+            named(split_problems(wanted)["train"], wanted["01"]["compared"])
+    for settings in wanted.values():
+        if settings.get("training", "head") != "head":
+            from dreamprm_lib.engine.fine_tuning import recipe_of  # brings torch and peft
+
+            recipe_of(settings["training"], settings["recipe"], settings["seed"])
 
 
 class _TellingClient(PapermillNotebookClient):
@@ -225,7 +327,7 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> floa
             progress_bar={"mininterval": 0.1 if terminal else 30},
             kernel_name="python3",
             cwd=str(source.parent),
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         raise StudyError(
@@ -256,7 +358,32 @@ def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> 
         name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
         for name, value in parameters.items()
     }
-    return {"parameters": matter, "inputs": _digests(stage.reads, study), "code": _code_digest(source)}
+    outside = {name: value for name, value in parameters.items() if name not in ("study", "outputs")}
+    return {
+        "parameters": matter,
+        "inputs": _digests(stage.reads, study),
+        "files": {name: _digest_below(path) for name, path in _named_files(outside, source.parent)},
+        "code": _code_digest(source),
+    }
+
+
+def _named_files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files and folders that parameters name, such as problem sets and backbones, seen from a notebook's folder."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _named_files(part, folder)
+    elif isinstance(value, str):
+        for name in filter(None, value.partition("?")[0].split(",")):
+            if os.path.exists(folder / name):
+                yield name, folder / name
+
+
+def _digest_below(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_digest(p)}\n" for p in files).encode()).hexdigest()
 
 
 def _intact(entry: dict, study: Study) -> bool:
@@ -269,18 +396,18 @@ def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
 
 def _code_digest(source: Path) -> str:
     """SHA-256 of the notebook's cells, the library's modules and its data."""
-    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(source)["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     package = PROJECT / "dreamprm_lib"
-    for path in sorted(p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".toml", ".gz")):
+    for path in sorted(p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".toml", ".yaml", ".gz")):
         digest.update(f"{path.relative_to(package)}:{file_digest(path)}".encode())
     return digest.hexdigest()
 
 
-def _tokens(files: tuple[str, ...], study: Study) -> int:
-    """Tokens of the completions in the tables that a stage wrote."""
-    rows = (json.loads(line) for file in files if file.endswith(".jsonl") for line in (study.folder / file).open())
-    return sum(row.get("tokens") or 0 for row in rows)
+def _total(column: str, files: tuple[str, ...], study: Study) -> int:
+    """The sum of a column of the tables that a stage wrote."""
+    rows = (row for file in files if file.endswith(".jsonl") for _, row in json_lines(study.folder / file))
+    return sum(row.get(column) or 0 for row in rows)
 
 
 def _account(stage: Stage, study: Study) -> str:
@@ -293,15 +420,28 @@ def _asked(stage: Stage, study: Study) -> Cost:
         return store.spent(_account(stage, study))
 
 
+class _Entry(Form, extra="allow"):
+    """What the manifest says of a stage, as far as the runner and the report need it."""
+
+    outputs: dict[str, str]
+    seconds: float
+    tokens: int
+    asked: dict[str, Any]
+    finished: str
+
+
+class _Manifest(Form, extra="allow"):
+    stages: dict[str, _Entry]
+
+
 def _read_manifest(study: Study) -> dict:
     path = study.folder / "manifest.json"
     if not path.exists():
         return {"stages": {}}
     try:
-        manifest = json.loads(path.read_text())
-        return manifest if isinstance(manifest["stages"], dict) else {"stages": {}}
-    except (ValueError, KeyError, TypeError):
-        log.warning("%s is not readable and is made anew: every stage runs again", path)
+        return checked(_Manifest, read_json(path), path).model_dump()
+    except InputError as error:
+        log.warning("%s It is made anew: every stage runs again.", error)
         return {"stages": {}}
 
 

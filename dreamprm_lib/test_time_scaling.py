@@ -7,7 +7,7 @@ Problems are the sample: intervals come from a bootstrap over problems, with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import comb, floor
@@ -16,11 +16,26 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
+from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram, StepLabel
+from dreamprm_lib.chain_of_functions import cof_prompt
+from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.clusters import spread
+from dreamprm_lib.engine.consensus import INPUTS
+from dreamprm_lib.engine.policy import Prompt, render_chatml
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mean_with_interval, problems_needed, resamples
+from dreamprm_lib.engine.statistics import (
+    counted,
+    holm,
+    interval,
+    mean_with_interval,
+    numbers,
+    problems_to_settle,
+    resamples,
+    sign_flip_test,
+)
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
+from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
 
 
@@ -29,9 +44,9 @@ def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
 
     The best of a subset lies in a group of equal scores with probability [C(upto, n) - C(below, n)] / C(total, n),
     where `below` and `upto` count the candidates with a lower score, and a lower or equal one; within the group each
-    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores).
+    candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores), and for NaN.
     """
-    scores, passed = np.asarray(scores, float), np.asarray(passed, float)
+    scores, passed = numbers("scores", scores), numbers("passed", passed)
     total = len(scores)
     if not 1 <= n <= total or len(passed) != total:
         raise InputError(f"best-of-{n} needs at least {max(n, 1)} scored candidates, and has {total}.")
@@ -57,11 +72,19 @@ def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> f
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n]."""
+    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n].
+
+    Raises `InputError` for a score that is NaN: nothing could be picked by it.
+    """
 
     problems: list[Problem]
     passed: list[np.ndarray]
     scores: dict[str, list[np.ndarray]]
+
+    def __post_init__(self):
+        for method, rows in self.scores.items():
+            for problem, row in zip(self.problems, rows, strict=True):
+                numbers(f"The scores of `{method}` for {problem.id}", row)
 
     @property
     def size(self) -> int:
@@ -176,41 +199,42 @@ def difficulty_table(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFra
 
 
 def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Paired differences in best-of-N at the pool's size: columns method, baseline, difference, ci_low, ci_high (95 %,
-    paired bootstrap), wins, losses, p_value (exact McNemar on the picks), p_holm (adjusted for the number of rows), and
-    problems_needed to settle the difference with a power of 0.8 (empty: over 20,000)."""
+    """Paired differences in best-of-N at the pool's size, ties averaged: columns method, baseline, difference, ci_low,
+    ci_high (95 %, paired bootstrap), wins and losses (problems on which the method's chance is the higher and the
+    lower), p_value (exact sign-flip test), p_holm (adjusted for the number of rows), spread (standard deviation over
+    problems), problems_needed to settle the difference with a power of 0.8 (empty: over 20,000), and verdict, the
+    sentence that all this allows.  All of them are of the same gains, one a problem."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
     for method, baseline in tqdm(pairs, desc="comparing", unit="pair"):
         gain = pool.best_of(method, pool.size) - pool.best_of(baseline, pool.size)
-        rows.append(_difference(method, baseline, gain, picks(pool, method), picks(pool, baseline), counts))
+        rows.append(_difference(method, baseline, gain, counts))
     return _adjusted(rows)
 
 
-def _difference(
-    method: str, baseline: str, gain: np.ndarray, picked: np.ndarray, other: np.ndarray, counts: np.ndarray
-) -> dict:
-    """A row of `differences`: the interval is of `gain` [problems], the test of two picks [problems] bool."""
+def _difference(method: str, baseline: str, gain: np.ndarray, counts: np.ndarray) -> dict:
+    """A row of `differences`, for the gain on each problem [problems]."""
+    gain = np.where(np.abs(gain) < 1e-9, 0.0, gain)
     low, high = interval(gain, counts)
-    wins, losses = int((picked & ~other).sum()), int((other & ~picked).sum())
     return {
         "method": method,
         "baseline": baseline,
         "difference": gain.mean(),
         "ci_low": low,
         "ci_high": high,
-        "wins": wins,
-        "losses": losses,
-        "p_value": mcnemar(wins, losses),
-        "problems_needed": problems_needed(wins / len(gain), losses / len(gain)),
+        "wins": int((gain > 0).sum()),
+        "losses": int((gain < 0).sum()),
+        "p_value": sign_flip_test(gain),
+        "spread": gain.std(),
+        "problems_needed": problems_to_settle(gain.mean(), gain.std()),
     }
 
 
 def _adjusted(rows: Sequence[dict]) -> pd.DataFrame:
-    """Rows of `_difference` as a table, their p-values adjusted for its size."""
+    """Rows of `_difference` as a table, their p-values adjusted for its size, with its verdict."""
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
-    return table
+    return table.assign(verdict=verdict(table))
 
 
 def aggregation_table(
@@ -271,11 +295,6 @@ def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
     return found
 
 
-def picks(pool: Pool, method: str) -> np.ndarray:
-    """Whether the method's pick among all candidates passes [problems]; among equals the first sample is picked."""
-    return np.array([ok[np.argmax(s)] for s, ok in zip(pool.scores[method], pool.passed, strict=True)], bool)
-
-
 def verdict(table: pd.DataFrame) -> list[str]:
     """What `differences` allow to be said, one sentence a row.
 
@@ -296,8 +315,8 @@ def verdict(table: pd.DataFrame) -> list[str]:
             said = "cannot be told apart from"
         sentences.append(
             f"`{row.method}` {said} `{row.baseline}` on these problems: {points}; "
-            f"{row.wins} problems won, {row.losses} lost, exact McNemar p = {row.p_value:.3g} "
-            f"({row.p_holm:.3g} by Holm for {len(table)} comparisons)."
+            f"ahead on {counted(row.wins, 'problem')}, behind on {row.losses}, exact sign-flip p = {row.p_value:.3g} "
+            f"({row.p_holm:.3g} by Holm for {counted(len(table), 'comparison')})."
         )
     return sentences
 
@@ -305,17 +324,14 @@ def verdict(table: pd.DataFrame) -> list[str]:
 def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -> list[str]:
     """What `problems_needed` of `differences` comes to: over all comparisons, and for one of them."""
     needed = table.problems_needed.dropna()
-    said = f"{len(needed)} of {len(table)} differences could be settled at the rates of wins and losses seen here"
+    said = f"{len(needed)} of {len(table)} differences could be settled, if they are as large as seen here"
     if len(needed):
         now = int((needed <= problems).sum())
         said += f", half of them by {needed.median():,.0f} problems or fewer; {now} by the {problems} of this study"
     (row,) = table[(table.method == method) & (table.baseline == baseline)].itertuples()
-    pair = f"`{method}` against `{baseline}` ({row.wins} won, {row.losses} lost)"
-    if row.wins == row.losses:
-        return [
-            f"{said}.",
-            f"{pair}: wins and losses are equal, so that more problems like these would settle nothing.",
-        ]
+    pair = f"`{method}` against `{baseline}` ({100 * row.difference:+.1f} points)"
+    if not round(row.difference, 9):
+        return [f"{said}.", f"{pair}: no difference, so that more problems like these would settle nothing."]
     count = "over 20,000" if pd.isna(row.problems_needed) else f"{row.problems_needed:,.0f}"
     return [f"{said}.", f"{pair} would take {count} problems."]
 
@@ -345,8 +361,7 @@ def search_differences(
     """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
 
     Its pick stands against `method`, by which it was steered, and against `random`; whether any of its finished
-    programs passes, against `oracle`.  Differences are to `best_of_mean` at the N of `equal_tokens`; wins and losses
-    are to the pick among the first candidates, N rounded to a whole number.
+    programs passes, against `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
     """
     n = equal_tokens(pool, candidates, found)
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
@@ -354,10 +369,8 @@ def search_differences(
     rows = []
     comparisons = ((SEARCH, pick, method), (SEARCH, pick, "random"), (SEARCH_ANY, any_passes, "oracle"))
     for name, solved, baseline in comparisons:
-        cases = list(zip(pool.scores[baseline], pool.passed, n, strict=True))
-        gain = solved - np.array([best_of_mean(*case) for case in cases])
-        first = np.array([ok[np.argmax(scores[: round(k)])] for scores, ok, k in cases], bool)
-        rows.append(_difference(name, baseline, gain, solved, first, counts))
+        rates = [best_of_mean(*case) for case in zip(pool.scores[baseline], pool.passed, n, strict=True)]
+        rows.append(_difference(name, baseline, solved - np.array(rates), counts))
     return _adjusted(rows)
 
 
@@ -410,3 +423,59 @@ def score_candidates(
 
 def _scores_of_problem(model: RewardModel, task: tuple[Problem, list[str]]) -> list[list[float]]:
     return model.score(*task)
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+def study_bill(
+    model: RewardModel,
+    policy_parameters: int,
+    machine: Machine,
+    problems: Sequence[Problem],
+    solutions: Sequence[Program],
+    labels: Sequence[StepLabel],
+    candidates: Sequence[Program],
+) -> pd.DataFrame:
+    """What each part of a study costs, as `costs.bill` counts it; `each` is `study`, `problem` or `candidate`.
+
+    `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
+    has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
+    prompts; `candidates`, `scoring`, `samples` and `consensus` are means over the test problems.
+    """
+    tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
+
+    def asked(prompts: Iterable[Prompt]) -> int:
+        return sum(len(tokenizer(render_chatml(p), add_special_tokens=False).input_ids) for p in prompts)
+
+    def trees(programs: Sequence[Program]) -> list[Tree]:
+        steps = {name: [c.steps for c in programs if c.problem == name] for name in {c.problem for c in programs}}
+        return [Tree.of(tokenizer, template.root(by_id[name]), template.after, each) for name, each in steps.items()]
+
+    by_id = {p.id: p for p in problems}
+    learned, test = ([by_id[name] for name in dict.fromkeys(c.problem for c in cs)] for cs in (solutions, candidates))
+    rolled = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
+    if any(x.tokens is None for x in rolled):
+        raise InputError("labels.jsonl does not tell how many tokens its rollouts wrote: run chapter 2 anew.")
+    epochs = len(model.about.get("losses", []))  # 0: the backbone was frozen, and read once
+    writing, reading = 2 * policy_parameters, 2 * parameters_read(model.backbone.name, max(model.backbone.layers))
+    read = sum(tree.tokens for tree in trees(solutions)) * max(epochs, 1)
+    graded = sum(len(by_id[p.problem].tests) for p in solutions)
+    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in rolled)
+    scored = trees(candidates)
+    root = sum(len(tree.root) for tree in scored)
+    branch = sum(tree.tokens for tree in scored) - root
+    here, many = len(test), len(candidates)
+    rows = [
+        ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
+        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in rolled), 0, writing, 0),
+        ("rollouts", "study", 0, sum(x.tokens for x in rolled), writing, regraded),
+        ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
+        ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
+        ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),
+        ("scoring", "problem", root / here, 0, reading, 0),
+        ("scoring", "candidate", branch / many, 0, reading, 0),
+        ("samples", "candidate", 0, 0, 0, sum(len(p.samples) for p in test) / here),
+        ("consensus", "candidate", 0, 0, 0, INPUTS),
+    ]
+    return bill(rows, machine)

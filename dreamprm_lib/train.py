@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from dreamprm_lib.artifacts import STAGES, Program, StepLabel, Study
 from dreamprm_lib.engine import parallel
-from dreamprm_lib.engine.backbone import Backbone, fast_dtype
-from dreamprm_lib.engine.fine_tuning import fine_tune, recipe_of
+from dreamprm_lib.engine.backbone import Backbone
+from dreamprm_lib.engine.fine_tuning import CORRECTING, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.label_correction import correct_through
 from dreamprm_lib.reward_model import training_examples
 from dreamprm_lib.run import PROJECT, Profile, parse_overrides, stage_parameters
 
@@ -33,13 +36,18 @@ def train(
     if len(wanted["backbones"]) != 1 or len(wanted["layers"]) != 1:
         raise InputError("Name one backbone and one layer in the profile (04_reward_model) to train them apart.")
     settings = corrected if method == "dreamprm_code" else wanted
-    recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"])
+    correcting = {name: settings[name] for name in CORRECTING if name in settings}
+    recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
     by_id = {p.id: p for p in load_problems(wanted["problems"])}
     examples, meta = training_examples(
         by_id, study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel), method
     )
     saved = study.folder / "training"
     with parallel.joined():
-        backbone = Backbone(wanted["backbones"][0], (wanted["layers"][0],), dtype=wanted["dtype"] or fast_dtype())
-        fine_tune(backbone, examples, recipe, meta, saved)
+        backbone = Backbone(wanted["backbones"][0], (wanted["layers"][0],), dtype=wanted["dtype"])
+        if method == "dreamprm_code":
+            rng = np.random.default_rng(settings["seed"])
+            correct_through(backbone, examples, meta, recipe, settings["folds"], rng, saved)
+        else:
+            fine_tune(backbone, examples, recipe, saved=saved)
     return saved

@@ -1,6 +1,6 @@
 """A server that speaks the Completions and the Chat API on loopback, and fails as it is told to.
 
-It replies from a script, or passes requests on to a real server (`forward`), and keeps a ledger of what it delivered.
+It replies from a script and keeps a ledger of what it delivered.
 """
 
 import email.utils
@@ -10,7 +10,6 @@ import json
 import socket
 import threading
 import time
-import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,7 +21,8 @@ FAULTS = ("429", "429 wait", "500", "slow", "cut", "half", *NONSENSE, *IN_A_REPL
 
 
 class FaultyServer:
-    """Answers what `reply(body)` gives (texts, or a status), unless `fault(body, number)` names a fault.
+    """Answers what `reply(body)` gives (texts, a status, a payload, or bytes as they are), unless `fault(body, number)`
+    names a fault.
 
     `number` counts the requests with this prompt from 0.  `slow` waits `delay` seconds and then cuts the connection
     (no client should still be there), `cut` closes it before the reply and `half` inside it; `429 date` has a
@@ -52,6 +52,8 @@ class FaultyServer:
                     answer = reply(body) if name is None else [name if name == "refusal" else ""] * body.get("n", 1)
                     if isinstance(answer, int):
                         self.refuse(answer)
+                    elif isinstance(answer, bytes):
+                        self.send(200, answer)
                     else:
                         payload = answer if isinstance(answer, dict) else outer.payload(self.path, answer, name)
                         with lock:
@@ -115,21 +117,6 @@ class FaultyServer:
         tokens = sum(len(t.split()) for t in texts)
         usage = {"completion_tokens": tokens, "prompt_tokens": 1, "total_tokens": tokens + 1}
         return {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
-
-
-def forward(base_url, most):
-    """A `reply` that passes each request on to a real server, which may write `most` tokens."""
-
-    def reply(body):
-        body = {**body, "max_tokens": min(most, body["max_tokens"])}
-        path = "/completions" if "prompt" in body else "/chat/completions"
-        asked = urllib.request.Request(
-            base_url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.urlopen(asked) as answer:
-            return json.load(answer)
-
-    return reply
 
 
 def at_random(share, faults=FAULTS, seed=0):

@@ -25,7 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from dreamprm_lib.engine.files import from_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -149,7 +150,7 @@ def rehearse(outputs: Path, size: str = "full"):
 def smaller(profile, folder: Path, base_url: str) -> dict[str, dict]:
     """What the rehearsal changes: where models, problems and weights are, and how much is done."""
     source = profile.common["problems"].replace("livecodebench", str(folder / "problems.jsonl"))
-    changes = yaml.safe_load((ROOT / "tests" / "rehearsal.yaml").read_text())
+    changes = from_yaml((ROOT / "tests" / "rehearsal.yaml").read_text(), "x")
     for notebook in (stage.notebook for stage in STAGES[1:]):
         mine, section = changes.setdefault(notebook, {}), profile.sections.get(notebook, {})
         mine["problems"] = source

@@ -1,11 +1,15 @@
 """Splitting is lossless, prefixes of programs parse, and steps lie where a reader would put them."""
 
 import ast
+import hashlib
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamprm_lib.artifacts import Program
 from dreamprm_lib.chain_of_functions import (
     PREFILL,
     cof_prompt,
@@ -13,9 +17,12 @@ from dreamprm_lib.chain_of_functions import (
     plain_prompt,
     prefixes,
     split_steps,
+    well_specified,
     worked_example,
 )
+from dreamprm_lib.engine.policy import render_chatml
 from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.sandbox import Sandbox
 
 PROGRAM = '''import sys
 from math import gcd
@@ -114,6 +121,10 @@ FRAGMENTS = [
     "x = 1\n",
     "if x:\n    def hidden():\n        pass\n",
     "s = 'é\u2028ü'\n",
+    "def c(): return 1 \\\n\n",
+    "def c(): return 1; \\\n# on\n",
+    "def c(): return 'é'  # \\\n",
+    "def t():\n    return '''\\\n'''\n",
 ]
 
 
@@ -127,25 +138,131 @@ def test_every_prefix_of_a_program_parses_and_nothing_is_lost(code):
     assert all(parses(p) for p in prefixes(steps))
 
 
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_a_function_ends_a_step_if_and_only_if_the_text_up_to_it_parses(code):
+    functions = [
+        node
+        for outer in ast.parse(code).body
+        for node in (outer.body if isinstance(outer, ast.ClassDef) and outer.name == "Solution" else [outer])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lines = code.split("\n")
+    open_ends = [
+        f
+        for f in functions[:-1]
+        if parses("\n".join(lines[: f.end_lineno]) + "\n" + "\n" * (not lines[f.end_lineno].strip()))
+    ]
+    assert [s.name for s in split_steps(code)] == [f.name for f in open_ends + functions[-1:]] or not functions
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "def f{}(x):\n    y = x + 1\n    return y\n\n",
+        "def f{}(x):\n    y = x + 1\n    return y  # \\\n\n",
+        "@cache\ndef f{}(x): return x \\\n\n# next\n",
+    ],
+)
+def test_the_time_of_a_split_is_linear(function):
+    code = "".join(function.format(k) for k in range(10_000))  # 40,000 lines
+    started = time.process_time()
+    assert len(split_steps(code)) == 10_000
+    assert time.process_time() - started < 5
+
+
 @given(st.text(alphabet="def f():\n\r\t x@#\"'\\\x0c\u2028", max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_nothing_is_lost_in_any_text(code):
     assert "".join(texts(code)) == code
 
 
+PLAIN = "import sys\n\nn = int(sys.stdin.readline())\n\nprint(n)\n"
+QUOTING = (
+    'def main():\n    """Strategy: as in\n\n    ```\n    1 2\n    ```\n    """\n    print("```", input())\n\n\nmain()\n'
+)
+DOCUMENTED = '"""Example:\n```\n1 2\n```\n"""\nprint(input())\n'
+CODE = pytest.mark.parametrize("code", [PLAIN, QUOTING, DOCUMENTED])
+
+
+@CODE
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "{}",
+        "```python\n{}",  # cut short, or ended by the stop text
+        "```python\n{}```",
+        "```\n{}```\nDone.",
+        "``` python\n{}```\nDone.",
+        "```Python3\n{}```\nDone.",
+        "```python3.11\n{}```\nDone.",
+        '```python title="main.py"\n{}```\nDone.',
+        "```{{.python}}\n{}```\nDone.",
+        "```{{.numberLines .python}}\n{}```\nDone.",
+        "````python\n{}````\nDone.",
+        "~~~python\n{}~~~\nDone.",
+        "{}```",
+        "{}```\n\nThis program reads a number.",
+        "<think>\nPerhaps\n```python\ndef f():\n    pass\n```\n</think>\n\n```python\n{}```",
+        "Perhaps\n```python\ndef f():\n    pass\n```\n</think>\n\n```python\n{}```\nDone.",
+        "<answer>\n```python\n{}```\n</answer>",
+        "Install it:\n```bash\npip install numpy\n```\nThen:\n```python\n{}```",
+        "```python\n{}```\nRun it:\n```sh\npython main.py < in.txt\n```\nWith the input\n```\n3\n```\nit prints 3.",
+        "```python\n{}```\nTry it:\n```python\nmain()\n```",
+        "A draft:\n```python\ndef main():\n    pass\n```\nBetter:\n```python\n{}```",
+        "In C:\n```c\nint main() {{ return 0; }}\n```\nIn Python:\n```py\n{}```",
+        '```json\n{{"n": 1}}\n```\n```\n{}```',
+        "````markdown\nHere:\n\n~~~python\n{}~~~\n````",
+    ],
+)
+def test_the_program_of_a_reply_is_found_in_every_form(reply, code):
+    assert extract_code(reply.format(code)) == code
+    assert extract_code(reply.format(code).replace("\n", "\r\n")) == code
+
+
+@CODE
+@pytest.mark.parametrize(
+    "opening, by",
+    [
+        ("1. Do this:\n\n", "   "),
+        ("- So:\n\n", "    "),
+        ("* So:\n  - then\n", "    "),
+        ("", "> "),
+        ("Text.\n\n", "    "),
+    ],
+)
+def test_a_fence_in_a_list_or_in_a_quote_is_read(opening, by, code):
+    if code == DOCUMENTED:
+        code = PLAIN  # by CommonMark, its fences close the block
+    quoted = "".join(by + line for line in f"```python\n{code}```\n".splitlines(keepends=True))
+    assert extract_code(opening + quoted) == code
+
+
 @pytest.mark.parametrize(
     "reply, code",
     [
-        ("```python\nx = 1\n```\nDone.", "x = 1\n"),
         ("Sure:\n```py\nx = 1\n```\n```\nother\n```", "x = 1\n"),
-        ("```python\ndef main():\n    pass", "def main():\n    pass\n"),
-        ("x = 1", "x = 1\n"),
+        ("```python\nx = 1\n```\n```python\ny = 2\n```", "y = 2\n"),
+        ("```python\ndef main():\n    pri", "def main():\n    pri\n"),
+        ("```text\nmain(\n```\n```python\nmain(\n```\nDone", "main(\n"),
+        ("I would print the sum.", "I would print the sum.\n"),
         ("```python\n```", ""),
+        ("Sure:\n```python\n```", ""),
+        ("```python\n```python\nx = 1\n```\n```", ""),
+        ("<think>\nPerhaps\n```python\nx = 1\n```", ""),
         ("", ""),
+        ("  \n", ""),
     ],
 )
-def test_code_is_taken_from_the_first_fence(reply, code):
+def test_what_is_no_clear_program_is_taken_by_the_stated_order(reply, code):
     assert extract_code(reply) == code
+
+
+@given(st.text(alphabet="`~> -\n\"'#1.\tdf():", max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_reply_has_a_program_or_none(reply):
+    code = extract_code(reply)
+    assert code == "" or (code.strip() and code.endswith("\n"))
 
 
 def test_the_prompts_differ_in_what_they_promise():
@@ -155,8 +272,50 @@ def test_the_prompts_differ_in_what_they_promise():
     assert problem.statement.strip() in chain.messages[-1][1] and problem.statement.strip() in plain.messages[-1][1]
 
 
+def test_prompts_that_recordings_answer_stay_as_they_are():
+    (problem,) = (p for p in load_problems("starter") if p.id == "collatz-peak")
+    digest = hashlib.sha256(render_chatml(cof_prompt(problem)).encode()).hexdigest()
+    assert digest == "e25a67e0d4a1acc66662794e378cbba4474557a5ec8f4a9b75496304ff5334cd"
+
+
+@pytest.mark.parametrize(
+    "starter_code, prefill",
+    [
+        ("def f(a, b):", '```python\ndef f(a, b):\n    """Strategy: call a helper function'),
+        ("class Solution:\n    def f(self, a):\n        ", "```python\nclass Solution:\n    def f(self, a):\n"
+         '        """Strategy: call a helper function'),
+        ('def f(a):\n    """Double."""\n', "```python\n"),
+    ],
+)  # fmt: skip
+def test_a_function_is_asked_for_in_its_own_form(starter_code, prefill):
+    problem = replace(worked_example(load_problems("humaneval")[0]), starter_code=starter_code, entry_point="f")
+    chain, plain = cof_prompt(problem), plain_prompt(problem)
+    assert chain.prefill == prefill and chain.messages[-1][1].endswith(starter_code.rstrip())
+    for said in (chain.messages[0][1], plain.messages[0][1]):
+        assert "function" in said and "input" not in said and "print" not in said
+
+
+def test_the_worked_function_is_a_chain_that_passes_and_opens_as_the_prefill_does():
+    example = worked_example(load_problems("humaneval")[0])
+    first, *helpers = split_steps(example.reference.strip())
+    assert first.name == "main_solution" and len(helpers) >= 2
+    assert f"```python\n{example.reference.strip()}".startswith(cof_prompt(example).prefill)
+    with Sandbox(workers=1) as sandbox:
+        (verdict,) = sandbox.grade([(replace(example, tests=example.samples + example.tests), example.reference)])
+    assert verdict.passed
+
+
 def test_the_worked_example_has_the_shape_of_the_input():
     for problem in load_problems("starter"):
         lines = problem.samples[0].input.strip().splitlines()
         example = worked_example(problem).id
         assert (example == "example-lines") == (len(lines) > 2), problem.id
+
+
+def test_tasks_of_codeio_that_no_early_program_solves_are_left_out():
+    starter = load_problems("starter")[0]
+    problems = [replace(starter, id=name, source=name[:-1]) for name in ("codeio1", "codeio2", "codeio3", "starter1")]
+    solved = [("codeio1", 7, True), ("codeio2", 8, True), ("codeio3", 0, False), ("starter1", 0, False)]
+    programs = [Program(name, sample, "", [], passed, "passed", 0) for name, sample, passed in solved]
+    assert [p.id for p in well_specified(problems, programs)] == ["codeio1", "starter1"]
+    assert [p.id for p in well_specified(problems, programs, tries=9)] == ["codeio1", "codeio2", "starter1"]

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -154,6 +156,63 @@ def test_the_command_line_builds_and_a_missing_section_is_named(tmp_path, monkey
     monkeypatch.setattr(course, "teaching_notes", lambda _: {})
     assert main(["course", "build", "--out", str(tmp_path / "d")]) == 2
     assert "no section `### 00_start_here`" in capsys.readouterr().err
+
+
+def answered(source):
+    return source.replace(course.GAP, "return 42")
+
+
+CHANGES = {
+    "an answer": lambda cells: cells[[course.GAP in c.source for c in cells].index(True)],
+    "a note": lambda cells: cells[0],
+    "a setting": lambda cells: next(c for c in cells if "parameters" in c.metadata.get("tags", [])),
+}
+
+
+@pytest.mark.parametrize("cell", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("name", [NAMES[0], NAMES[3], NAMES[-1]])
+def test_what_people_wrote_into_an_edition_is_not_built_over(tmp_path, cell, name):
+    """A change of one cell in one notebook keeps both editions as they are."""
+    path = course.build(tmp_path)["student"] / f"{name}.ipynb"
+    notebook = read(path)
+    changed = cell(notebook.cells)
+    changed.source = answered(changed.source) + "\n# mine"
+    nbformat.write(notebook, path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")}
+    with pytest.raises(InputError, match=rf"{name}\.ipynb was changed since it was built .*1 notebook in all.*--out"):
+        course.build(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")} == before
+    course.build(tmp_path / "elsewhere")
+
+
+def test_a_notebook_that_is_no_edition_is_not_built_over(tmp_path):
+    (tmp_path / "student").mkdir()
+    for text in ("not a notebook", "", nbformat.writes(nbformat.v4.new_notebook())):
+        (tmp_path / "student" / f"{NAMES[1]}.ipynb").write_text(text)
+        with pytest.raises(InputError, match="was changed since it was built"):
+            course.build(tmp_path)
+
+
+def test_an_edition_that_was_only_run_is_built_again(tmp_path):
+    """Outputs and counts are no work that is lost."""
+    path = course.build(tmp_path)["student"] / f"{NAMES[2]}.ipynb"
+    notebook = read(path)
+    cell = next(c for c in notebook.cells if c.cell_type == "code")
+    cell.execution_count, cell.outputs = 3, [nbformat.v4.new_output("stream", text="ran")]
+    nbformat.write(notebook, path)
+    course.build(tmp_path)
+    assert not any(c.get("outputs") for c in read(path).cells)
+
+
+@pytest.mark.parametrize("kept", ["course/student/02.ipynb", "course/notes.txt", "outputs/reference/table.csv"])
+@pytest.mark.parametrize("gone", ["outputs/quick/table.csv", "tests/artifacts/a.png", ".venv/bin/python"])
+def test_make_clean_leaves_what_people_made(tmp_path, kept, gone):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for file in (kept, gone, "outputs/reference/manifest.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / kept).exists() and not (tmp_path / gone).exists()
 
 
 SYLLABUS = (ROOT / "docs" / "syllabus.md").read_text()

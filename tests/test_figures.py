@@ -1,18 +1,23 @@
 """Every figure draws from small results, has labelled axes, and is shown once; explorers redraw from their controls."""
 
+import re
 from itertools import product
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.transforms import Bbox
 
-from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel, Study
+from dreamprm_lib.artifacts import CorrectedLabel, Program, Stage, StepLabel, Study
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.paper_scale import power_curves, published_counts, rollout_budget
+from dreamprm_lib.evidence.costs import Scale, growth
+from dreamprm_lib.paper_scale import power_curves, published_counts
 from dreamprm_lib.reward_model import reliability
-from dreamprm_lib.show import figures, widgets
+from dreamprm_lib.show import figures, report, widgets
 from dreamprm_lib.show.game import Round
 from dreamprm_lib.step_search import Search, State
 
@@ -42,9 +47,7 @@ PLANTED = pd.DataFrame(
         for _ in range(2)
     ]
 )
-COSTS = rollout_budget(
-    dict(problems=10, programs=1, steps=3, rollouts=4, test_problems=5, candidates=8, program_tokens=100)
-).assign(profile="quick")
+COSTS = growth(Scale(problems=10, programs=1, test_problems=5, candidates=8))[:3].assign(profile="quick")
 PUBLISHED = published_counts().query("difficulty == 'overall'")
 SEARCHED = pd.DataFrame(
     [dict(method=m, tokens=150, pass_rate=0.5, ci_low=0.4, ci_high=0.6) for m in ("beam search", "beam search, any")]
@@ -90,7 +93,7 @@ DRAWINGS = {
         "ridge",
         {"layer": 2, "ridge": 0.1},
     ),
-    "correction": lambda: figures.correction_figure(np.array([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
+    "correction": lambda: figures.correction_figure(pd.Series([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
     "ranking": lambda: figures.ranking_figure(
         pd.DataFrame({"method": ["orm", "prm_cof, mse", "shortest"], "ranking": 0.6, "ci_low": 0.5, "ci_high": 0.7})
     ),
@@ -148,6 +151,123 @@ def test_a_figure_has_labelled_axes_and_is_shown_once(name):
     assert any(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
     assert not plt.get_fignums()
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_key_hides_nothing(name):
+    """It lies outside of every panel."""
+    figure = DRAWINGS[name]()
+    figure.canvas.draw()
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
+        if legend is not None:
+            box = legend.get_window_extent()
+            for axes in figure.axes:
+                inner = Bbox.intersection(box, axes.get_window_extent())
+                assert inner is None or min(inner.width, inner.height) < 1, name
+
+
+SHOWN = {
+    "6.13": ["random", "orm", "prm_cof", "prm_weights", "prm_recalibrated", "prm_likelihood", "dreamprm_code",
+             "prm_weak", "prm_weak_corrected", "prm_weak_recalibrated", "oracle"],
+    "06_free": ["random", "prm_cof", "first", "self_certainty", "shortest", "longest", "consensus", "public_samples",
+                "prm_cof x consensus", "oracle"],
+    "evaluate": ["random", "first", "shortest", "longest", "prm", "oracle"],
+    "others": ["random", "prm_cof", "prm_pairwise", "prm_contrastive", "mean_logprob", "blind", "oracle"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("methods", [*SHOWN.values(), list(figures.METHOD_STYLE)], ids=[*SHOWN, "all"])
+def test_no_two_methods_look_alike(methods):
+    """In lines, and without them: neither colour nor marker is shared."""
+    table = pd.concat([rates(n=[1, 2])[:2].assign(method=m, difficulty="easy", problems=1) for m in methods])
+    for axes in (figures.curve_figure(table).axes[0], figures.difficulty_figure(table[table.n == 2]).axes[0]):
+        labelled = [h for h in axes.get_legend_handles_labels()[0]]
+        lines = [getattr(h, "lines", [h])[0] for h in labelled]
+        assert len(lines) == len(methods)
+        assert len({mpl.colors.to_hex(line.get_color()) for line in lines}) == len(methods)
+        assert len({str(line.get_marker()) for line in lines}) == len(methods)
+
+
+@pytest.mark.parametrize("method", ["prm_cof", "oracle", "consensus", "prm_weak"])
+def test_a_method_looks_the_same_whoever_stands_beside_it(method):
+    alone, among = (figures.method_styles(beside)[method] for beside in ([method], ["new", "newer", *METHODS, method]))
+    assert alone == among
+
+
+@pytest.mark.parametrize(
+    "methods", [["raw labels", "meta only", "recalibrated", "corrected"], ["corrected", "weights"]]
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_colour_of_known_truth_means_the_same_in_both_figures(methods, order):
+    rows = PLANTED.iloc[:1]
+    table = pd.concat([rows.assign(method=m, ranking=0.9) for m in methods[::order]])
+    bars = figures.planted_bars(table).axes[0]
+    points = figures.planted_figure(table).axes[0]
+    drawn = {
+        m: mpl.colors.to_rgb(line.get_color()) for m, line in zip(methods[::order], points.lines[1::2], strict=False)
+    }
+    names = [text.get_text() for text in bars.get_yticklabels()]
+    for name, patch in zip(names, [c.patches[0] for c in bars.containers], strict=True):
+        wanted = mpl.colors.to_rgb(drawn[name])
+        hue, wanted_hue = (mpl.colors.rgb_to_hsv(color)[0] for color in (patch.get_facecolor()[:3], wanted))
+        assert hue == pytest.approx(wanted_hue, abs=0.05), name  # seaborn makes areas a little paler
+
+
+@pytest.mark.parametrize(
+    "after, said",
+    [
+        ([0.2, 0.5, 0.9], "no label moved"),
+        ([0.2, 0.5004, 0.9], "no label moved"),
+        ([0.3, 0.5, 0.9], "1 of 3 labels moved"),
+        ([0.3, 0.1, 0.4], "3 of 3 labels moved"),
+    ],
+)
+def test_what_did_not_move_is_said(after, said):
+    before = np.array([0.2, 0.5, 0.9])
+    axes = figures.movement_figure({"corrected": (before, np.array(after))}, np.array([0.0, 0.4, 1.0])).axes[0]
+    assert axes.get_title(loc="left") == f"corrected:\n{said}"
+    by_name = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    moved = int(np.sum(np.abs(before - after) > 1e-3))
+    assert by_name["not moved"] == 3 - moved and by_name["nearer to the oracle"] + by_name["farther from it"] == moved
+
+
+@pytest.mark.parametrize("name", ["headroom", "difficulty", "labels", "distribution", "noise"])
+def test_one_of_a_thing_is_no_plural(name):
+    one = {
+        "headroom": lambda: figures.headroom_figure(PROBLEMS[:1], PROGRAMS[:1]),
+        "difficulty": lambda: figures.difficulty_figure(rates(difficulty=["easy"], n=[4], problems=[1])),
+        "labels": lambda: figures.labels_figure(LABELS[3:]),
+        "distribution": lambda: figures.distribution_figure(np.array([0, 1]), np.array([0.4, 0.6]), 0.6),
+        "noise": lambda: figures.noise_figure(np.array([0.25]), np.array([0.3]), 4, 16),
+    }[name]()
+    words = " ".join(t.get_text() for t in one.findobj(mpl.text.Text))
+    assert not re.search(r"\b1 (candidates|problems|test problems|labels|rollouts|prefixes)\b", words), words
+    assert re.search(r"\b1 (candidate|problem|label|rollout|prefix)\b", words)
+
+
+def executed(title, *figures_drawn):
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nWords.")]
+    cells += [nbformat.v4.new_code_cell(f'results.save_figure(\n    f, "{name}", "C.")') for name in figures_drawn]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize("order", [["02_noise", "02_labels", "02_a"], ["02_a", "02_noise", "02_labels"], ["02_labels"]])
+def test_the_report_has_the_chapters_titles_and_figures_in_the_order_of_their_text(tmp_path, monkeypatch, order):
+    study = Study(tmp_path, "s")
+    monkeypatch.setattr(report, "STAGES", (Stage("02_monte_carlo_labels"), Stage("07_paper_scale")))
+    nbformat.write(executed("2 · Monte-Carlo labels", *order), study.path("notebooks/02_monte_carlo_labels.ipynb"))
+    nbformat.write(executed("7 · Paper scale"), study.path("notebooks/07_paper_scale.ipynb"))
+    for name in sorted([*order, "02_0_by_hand"]):
+        study.save_figure(plt.figure(), name, f"Caption of {name}.")
+    row = dict(method="random", difficulty="easy", n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6, problems=1)
+    study.write_table("table.csv", pd.DataFrame([row]))
+    study.write_table("differences.csv", pd.DataFrame({"verdict": ["`a` is better than `b`."]}))
+    entry = {"seconds": 1.0, "tokens": 0}
+    manifest = {"profile": "p", "stages": {"02": entry}, "versions": {}}
+    text = report.write_report(study, manifest).read_text()
+    assert "<h2>2 · Monte-Carlo labels</h2>" in text and "Monte carlo" not in text and "7 ·" not in text
+    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == [*order, "02_0_by_hand"]
+    assert "<code>a</code> is better than <code>b</code>." in text
 
 
 def test_steps_show_names_and_scores():

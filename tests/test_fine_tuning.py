@@ -149,3 +149,74 @@ def test_a_tuned_backbone_is_not_tuned_again(tiny_backbone):
 
 def test_a_scorer_starts_without_an_opinion(tiny_backbone):
     assert torch.equal(StepScorer(torch.nn.Identity(), 4).head.weight, torch.zeros(1, 4))
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("label", [7.0, -0.1, 1.5, np.inf])
+@pytest.mark.parametrize("role", ["train", "meta"])
+def test_labels_outside_their_range_are_named(tiny_backbone, label, role):
+    strange = [Example(PROBLEM, [GOOD], [[0.5, label]])]
+    train, meta = (strange, ()) if role == "train" else (EXAMPLES, strange)
+    with pytest.raises(InputError, match=f"p, program 0, step 1: the label {label} lies outside"):
+        fine_tune(Backbone(tiny_backbone, (3,)), train, Recipe(LastLayers(1)), meta)
+
+
+@pytest.mark.parametrize("rate", [1e36, 1e30, 1e25])
+def test_training_that_diverges_says_so_and_keeps_no_state(tiny_backbone, tmp_path, rate):
+    recipe = Recipe(LastLayers(1), epochs=4, learning_rate=rate, save_every=1, accumulation=1)
+    with pytest.raises(InputError, match=r"diverged in step \d of 8 .*Lower `learning_rate`"):
+        fine_tune(Backbone(tiny_backbone, (3,)), EXAMPLES, recipe, saved=tmp_path)
+    for path in tmp_path.iterdir():
+        kept = torch.load(path, weights_only=True)["trained"].values()
+        assert all(bool(torch.isfinite(t).all()) for t in kept)
+
+
+def state_of(path, **changes):
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {name: change(state[name]) for name, change in changes.items()}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("hello"),
+        lambda path: torch.save([1, 2], path),
+        lambda path: state_of(path, done=lambda _: 10**9),
+        lambda path: state_of(path, done=lambda _: "4"),
+        lambda path: state_of(path, losses=lambda _: []),
+        lambda path: state_of(path, table=lambda t: t[:1]),
+        lambda path: state_of(path, trained=lambda t: {}),
+        lambda path: state_of(path, trained=lambda t: {n: v * np.nan for n, v in t.items()}),
+        lambda path: state_of(path, trained=lambda t: {n: v.sum() for n, v in t.items()}),
+        lambda path: state_of(path, optimiser=lambda o: {}),
+    ],
+)
+def test_a_saved_state_that_is_damaged_is_named_and_counts_for_nothing(tiny_backbone, tmp_path, damage):
+    recipe = Recipe(LastLayers(1), epochs=2, save_every=1)
+    eye = Backbone(tiny_backbone, (3,))
+    fine_tune(eye, EXAMPLES, recipe, saved=tmp_path)
+    (path,) = tmp_path.iterdir()
+    damage(path)
+    with pytest.raises(InputError, match=rf"{path.name}, where training stands, is damaged .*Delete it"):
+        fine_tune(eye, EXAMPLES, recipe, saved=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"epochs": "3"}, "`epochs` is '3'"),
+        ({"epochs": 0, "accumulation": 0}, "`epochs` is 0.*`accumulation` is 0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
+        ({"learning_rate": -1.0}, "`learning_rate` is -1.0"),
+        ({"smoothing": 1.0}, "`smoothing` is 1.0"),
+        ({"checkpointing": 1}, "`checkpointing` is 1"),
+        ({"epoch": 3}, r"no field `epoch` \(did you mean `epochs`\?\)"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_named_by_field(settings, said):
+    with pytest.raises(InputError, match=said):
+        ft.recipe_of("lora", settings, 0)

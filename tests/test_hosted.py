@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dreamprm_lib.engine.completions import CompletionStore, Cost, Request
 from dreamprm_lib.engine.endpoint import Budget, Endpoint, endpoint_from, find_model
-from dreamprm_lib.engine.hosted import retry_after
+from dreamprm_lib.engine.hosted import NETWORK, is_loopback, retry_after
 from dreamprm_lib.engine.policy import Policy, Prompt, open_policy
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
@@ -210,6 +210,129 @@ def test_it_asks_from_within_a_running_loop(fake_server, store):
     assert len(asyncio.run(as_in_a_notebook())[0]) == 2
 
 
+@pytest.mark.parametrize("finish", ["error", "content_filter", "abort"])
+@pytest.mark.parametrize("prefill", [True, False])
+def test_a_failed_completion_is_paid_and_asked_anew_and_never_a_sample(fake_server, store, finish, prefill):
+    def reply(body):
+        payload = server.payload("/chat/completions" if "messages" in body else "", echo(body))
+        if len(server.bodies) in (1, 3, 4, 5):
+            payload["choices"][0]["finish_reason"] = finish
+        return payload
+
+    server = fake_server(reply)
+    with Policy(Endpoint("m", server.base_url, prefill=prefill, patience={**QUICK, "reasks": 2}), store) as policy:
+        assert [c.finish for c in policy.sample(prompts(1), 2)[0]] == ["stop", "stop"]
+        assert [body["n"] for _, body in server.bodies] == [2, 1]
+        with pytest.raises(PolicyError, match=f"no sample of m in 3 tries: the reply ended by {finish}"):
+            policy.sample(prompts(2), 2)
+    assert len(store) == 3 and store.spent().answers == 5  # the second prompt's other sample is good
+
+
+@pytest.mark.parametrize(
+    "choice", [{"text": 5}, {"text": "a", "finish_reason": {}}, {"message": {"content": [{"type": "image"}]}}]
+)
+def test_an_answer_that_cannot_be_read_is_booked_and_not_stored(fake_server, store, choice):
+    usage = {"prompt_tokens": 10, "completion_tokens": 20}
+    server = fake_server(lambda body: json.dumps({"choices": [choice], "usage": usage}).encode())
+    with Policy(Endpoint("m", server.base_url, patience={**QUICK, "reasks": 1}), store) as policy:
+        with pytest.raises(PolicyError, match="a reply of another form"):
+            policy.sample([PROMPT], 1)
+    assert len(store) == 0 and store.spent() == Cost(2, 0, 20, 40, None) and len(server.bodies) == 2
+
+
+def test_what_a_server_that_ignores_n_returned_is_booked_and_stored(fake_server, store):
+    server = fake_server(lambda body: ["one", "two"])
+    with Policy(Endpoint("m", server.base_url), store) as policy:
+        for n in (5, 3):  # 0 and 1 are there, 2 comes
+            with pytest.raises(PolicyError, match=r"returned 2 samples instead of [13]|instead of 5.*takes_n"):
+                policy.sample([PROMPT], n)
+        assert [c.text for c in policy.sample([PROMPT], 3)[0]] == ["one", "two", "one"]
+    assert store.spent().answers == len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, {}, {"completion_tokens": -9, "prompt_tokens": -9}, {"completion_tokens": 0.5}, {"completion_tokens": 0}],
+)
+def test_a_bill_that_cannot_be_ends_a_budget_all_the_same(fake_server, store, usage):
+    def reply(body):
+        return json.dumps({"choices": [{"message": {"content": "漢" * 8}}], "usage": usage}).encode()
+
+    server = fake_server(reply)
+    endpoint = Endpoint("m", server.base_url, models=PRICED, budget={"tokens": 500})
+    with Policy(endpoint, store) as policy, pytest.raises(BudgetSpent):
+        policy.sample(prompts(50), 1, max_tokens=100)
+    spent = store.spent()
+    assert 0 < spent.answers == len(store) < 5 and endpoint.budget.covers(spent) and spent.dollars > 0
+    assert spent.tokens == 100 * spent.answers
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (b"<html><title>Sign in</title><body>Please <b>sign in</b> first.</body></html>", "Please sign in first."),
+        (b'{"error": {"message": "The model is loading.", "code": 503}}', "The model is loading."),
+        (b'{"detail": "no such route"}', "no such route"),
+        (b"upstream timed out", "upstream timed out"),
+    ],
+)
+def test_what_is_no_answer_is_reported_in_the_server_s_words(fake_server, store, answer, said):
+    server = fake_server(lambda body: answer)
+    with Policy(Endpoint("m", server.base_url, patience={**QUICK, "retries": 1}), store) as policy:
+        with pytest.raises(PolicyError) as error:
+            policy.sample([PROMPT], 1)
+    assert said in str(error.value) and len(server.bodies) == 2 and store.spent() == Cost()
+
+
+# ------------------------------------------------------------------------------------------------- the network
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://name:PASSWORD@127.0.0.1:9", "socks5://name:PASSWORD@127.0.0.1:9", "nonsense"]
+)
+def test_a_server_on_this_machine_is_asked_past_the_proxy(fake_server, store, monkeypatch, proxy):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("SSL_CERT_FILE", "/does/not/exist")
+    server = fake_server(echo)
+    with Policy(Endpoint("m", server.base_url, patience={**QUICK, "retries": 0}), store) as policy:
+        assert policy.sample([PROMPT], 1)
+
+
+@pytest.mark.parametrize(
+    "url, local",
+    [
+        *[
+            (f"http://{host}:1/v1", True)
+            for host in ("localhost", "127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "a.localhost")
+        ],
+        *[(f"http://{host}/v1", False) for host in ("api.openai.com", "10.0.0.1", "localhost.org", "128.0.0.1")],
+    ],
+)
+def test_the_addresses_of_this_machine_are_known(url, local):
+    assert is_loopback(url) == local
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("ALL_PROXY", "socks5://name:PASSWORD@127.0.0.1:9"),
+        ("HTTPS_PROXY", "socks://name:PASSWORD@127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/does/not/exist/PASSWORD"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_network_settings_that_cannot_be_used_are_named(store, monkeypatch, name, value):
+    for other in NETWORK:
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.delenv(other.lower(), raising=False)
+    monkeypatch.setenv(name, value)
+    with Policy(Endpoint("m", "https://model.invalid/v1", patience={"retries": 0, "timeout": 5}), store) as policy:
+        with pytest.raises(InputError, match=f"network settings of the environment .{name}.") as error:
+            policy.sample([PROMPT], 1)
+    assert "PASSWORD" not in str(error.value)
+
+
 # ------------------------------------------------------------------------------------------------- models
 
 
@@ -222,7 +345,7 @@ def test_the_table_knows_models_by_pattern_and_a_profile_comes_first(fake_server
     own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}})
     assert own.prefill and own.known.price == [1, 2]
     assert Endpoint("o4-mini", "openai", takes_n=True).takes_n  # what is said of one endpoint comes before any table
-    everything = Endpoint("o4-mini")  # a file of that name in the embedded server
+    everything = Endpoint("o4-mini")  # a file of that name for the embedded engine
     assert everything.prefill and everything.takes_n and everything.known.price == (0.0, 0.0)
 
 
@@ -343,12 +466,76 @@ def test_keys_do_not_belong_in_settings_and_are_not_repeated():
     for settings in (
         {"api_key": KEY},
         {"key_variable": KEY},
+        {"key_variable": KEY.replace("-", "_")},
+        {"key_variable": "0123456789abcdef" * 4},
+        {"key_variable": "AKIAIOSFODNN7EXAMPLE"},
+        {"key_variable": [KEY]},
         {"base_url": f"https://user:{KEY}@host/v1"},
+        {"base_url": f"https://:{KEY}@host/v1"},
+        {"base_url": f"https://host/v1?api-key={KEY}"},
+        {"base_url": f"https://host/v1#{KEY}"},
+        {"base_url": f"host/v1?{KEY}"},
+        {"base_url": [f"https://host/{KEY}"]},
+        {"budget": {"tokens": KEY}},
+        KEY,
         {"base_url": f"https://{KEY}@host/v1"},
     ):
         with pytest.raises(InputError) as error:
             endpoint_from(settings)
-        assert KEY not in str(error.value)
+        hidden = settings.get("key_variable") if isinstance(settings, dict) else None
+        shown = str(error.value) + "".join(traceback.format_exception(error.value))
+        assert KEY not in shown and not (isinstance(hidden, str) and hidden in shown)
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://user:{KEY}@host/v1", f"https://host/v1?key={KEY}", f"https://:{KEY}@host/v1"]
+)
+def test_no_address_of_the_environment_shows_a_key(store, monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with Policy(Endpoint("m", "openai"), store) as policy, pytest.raises(InputError) as error:
+        policy.sample([PROMPT], 1)
+    monkeypatch.setenv("DREAMPRM_BASE_URL", url)
+    monkeypatch.setenv("DREAMPRM_MODEL", "m")
+    with pytest.raises(InputError) as other:
+        open_policy({})
+    assert KEY not in str(error.value) + str(other.value)
+
+
+def test_a_key_that_a_server_repeats_is_nowhere(fake_server, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_KEY", KEY)
+    answers = iter([b"<p>" + b"x" * 270 + KEY.encode(), json.dumps({"choices": [{"text": f"key {KEY}"}]}).encode()])
+    server = fake_server(lambda body: next(answers))
+    endpoint = Endpoint("m", server.base_url, key_variable="MY_KEY", patience={**QUICK, "retries": 0})
+    with Policy(endpoint, store) as policy:
+        with pytest.raises(PolicyError) as error:
+            policy.sample([PROMPT], 1)
+        assert policy.sample([PROMPT], 1)[0][0].text == "key [key]"
+    assert "xx[key" in str(error.value) and KEY[:6] not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"budget": {"tokens": "2000"}}, "`budget`: the setting `tokens`"),
+        ({"budget": {"dollars": -1}}, "greater than or equal to 0"),
+        ({"budget": {"dollars": float("nan")}}, "finite"),
+        ({"budget": 5}, "`budget"),
+        ({"patience": {"timeot": 5}}, "did you mean `timeout`"),
+        ({"patience": {"retries": 1.5}}, "`retries`"),
+        ({"slots": 0}, "`slots`"),
+        ({"slots": True}, "`slots`"),
+        ({"extra": "x"}, "`extra`"),
+        (
+            {"model": "m", "base_url": "http://h/v1", "models": {"m": {"price": [1]}}},
+            "the model m: the setting `price`",
+        ),
+        ({"model": None}, "`model`"),
+    ],
+)
+def test_settings_of_another_type_are_named(settings, said):
+    with pytest.raises(InputError, match=said):
+        endpoint_from(settings)
 
 
 def test_a_notebook_without_settings_asks_the_server_of_the_environment(fake_server, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
+
+from dreamprm_lib.engine.files import from_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dreamprm_lib"
@@ -24,43 +25,53 @@ CHAPTERS = [
     "paper_scale",
 ]
 WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
-ANNEXES = {"compute": "test_time_scaling"}  # a module without a notebook of its own, and the chapter it stands on
 RUNNERS = ["run", "plan", "train", "record", "evaluate", "course", "__main__"]
+FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "artifacts": 2, "show": 20}
+FLOORS |= {name: 3 + number for number, name in enumerate(CHAPTERS)} | dict.fromkeys(RUNNERS, 30)
 
 
-def floor(module):
-    """The floor a module stands on; it may import its own floor's earlier rooms and all below."""
-    parts = module.split(".")[1:]
-    if not parts or parts[0] in ("errors", "__init__"):
-        return 0
-    if parts[0] == "engine":
-        return 1
-    if parts[0] == "artifacts":
-        return 2
-    if parts[0] in CHAPTERS:
-        return 3 + CHAPTERS.index(parts[0])
-    if parts[0] in ANNEXES:
-        return 3.5 + CHAPTERS.index(ANNEXES[parts[0]])
-    if parts[0] == "show":
-        return 20
-    assert parts[0] in RUNNERS, f"{module} has no room"
-    return 30
+def room(module):
+    """The room that a module is, or that its package is, however deep it lies there."""
+    return [*module.split("."), "__init__"][1]
 
 
-def imports(path):
+def imports(path, module):
+    """The modules that a file imports from the library, by `from . import x` and inside functions too."""
+    package = module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamprm_lib"):
-            yield node.module
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{base}.{name.name}" for name in node.names if base.split(".")[0] == "dreamprm_lib")
         elif isinstance(node, ast.Import):
-            yield from (n.name for n in node.names if n.name.startswith("dreamprm_lib"))
+            yield from (n.name for n in node.names if n.name.split(".")[0] == "dreamprm_lib")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     module = ".".join(["dreamprm_lib", *path.relative_to(PACKAGE).with_suffix("").parts])
-    for other in imports(path):
-        same_room = floor(other) == floor(module) and floor(module) in (0, 1, 20, 30)
-        assert floor(other) < floor(module) or same_room, f"{module} imports {other}"
+    own = room(module)
+    assert own in FLOORS, f"{module} has no room"
+    for other in imports(path, module):
+        below = FLOORS[room(other)] < FLOORS[own]
+        assert below or room(other) == own or {room(other), own} <= {*RUNNERS}, f"{module} imports {other}"
+
+
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("from dreamprm_lib import run", ["dreamprm_lib.run"]),
+        ("from dreamprm_lib.engine import losses as x", ["dreamprm_lib.engine.losses"]),
+        ("from ..show import figures", ["dreamprm_lib.show.figures"]),
+        ("from . import costs", ["dreamprm_lib.evidence.costs"]),
+        ("def f():\n    import dreamprm_lib.plan", ["dreamprm_lib.plan"]),
+        ("import numpy\nfrom pathlib import Path", []),
+    ],
+)
+def test_an_import_is_seen_in_each_form(tmp_path, line, found):
+    path = tmp_path / "x.py"
+    path.write_text(line)
+    assert list(imports(path, "dreamprm_lib.evidence.x")) == found
 
 
 def test_each_chapter_has_its_notebook():
@@ -88,7 +99,7 @@ def test_the_three_lists_of_packages_agree():
         assert tuple(map(int, lowest.split("."))) <= tuple(
             int(part) for part in re.findall(r"\d+", pinned[name_of(requirement)])
         )
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = from_yaml((ROOT / "environment.yml").read_text(), "x")["dependencies"]
     assert {"pip": ["-c constraints.txt", "-e .[test]"]} in conda
     assert any(entry.startswith("python=3.1") for entry in conda if isinstance(entry, str))
 

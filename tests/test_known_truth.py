@@ -7,6 +7,7 @@ from scipy import stats
 
 from dreamprm_lib import known_truth as kt
 from dreamprm_lib.engine.planted import planted_world
+from dreamprm_lib.engine.statistics import unbiased_squares
 from dreamprm_lib.label_correction import METHODS, Correction, Labelled
 
 
@@ -76,7 +77,7 @@ def test_squares_are_without_bias_by_enumeration():
     value, estimate, n = 0.3, 0.55, 5
     k = np.arange(n + 1)
     chance = stats.binom(n, value).pmf(k)
-    assert chance @ kt.unbiased_squares(estimate, k, n) == pytest.approx((estimate - value) ** 2)
+    assert chance @ unbiased_squares(estimate, k, n) == pytest.approx((estimate - value) ** 2)
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,27 @@ def test_the_verdict_says_surely_only_where_the_interval_does():
     assert "cannot be told from a constant share" in first
     assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not surely other" in second
     assert "not surely nearer" in third and "weaker policy's" in third
+
+
+GAINS = {"mended": (0.3, 0.1, 0.5), "made worse": (-3.0, -5.0, -2.0), "not surely either": (0.1, -0.4, 0.4)}
+
+
+@pytest.mark.parametrize("own", GAINS)
+@pytest.mark.parametrize("weak", GAINS)
+@pytest.mark.parametrize("planted", [0.04, 0.1, 0.25])
+def test_what_correction_did_is_said_of_planted_and_of_real_labels_alike(planted, own, weak):
+    """Each place gets its own sentence, whatever the others say."""
+    rows = [("by state", s, m, e) for s in range(3) for m, e in (("raw labels", 0.1), ("corrected", planted))]
+    worlds = pd.DataFrame([*rows, ("none", 0, "corrected", 9.0)], columns=["bias", "seed", "method", "label_mse"])
+    tables = [
+        pd.DataFrame([("corrected", 4, *GAINS[kind])], columns=["method", "rollouts", "gain", "gain_low", "gain_high"])
+        for kind in (own, weak)
+    ]
+    of_worlds, *of_real = kt.did_it_mend(worlds, *tables)
+    verdict = {0.04: "mended", 0.1: "not surely either", 0.25: "made worse"}[planted]
+    assert f"is {planted / 0.1:.2f} times" in of_worlds and of_worlds.endswith(f": {verdict}.")
+    for said, kind in zip(of_real, (own, weak), strict=True):
+        gain, low, high = GAINS[kind]
+        assert f"is {1 - gain:.2f} times that of the raw labels ({1 - high:.2f} to {1 - low:.2f}): {kind}." in said
+    assert "the policy's own" in of_real[0] and "the weaker policy's" in of_real[1]
+    assert len(kt.did_it_mend(worlds, *tables, method="weights")) == 0

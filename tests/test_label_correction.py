@@ -1,14 +1,17 @@
 """Label correction and the simpler uses of the same outcomes, against known truth."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dreamprm_lib import label_correction as lc
+from dreamprm_lib.engine.fine_tuning import Example, Recipe
 from dreamprm_lib.engine.hypergradient import unrolled
 from dreamprm_lib.engine.planted import pair_ranking, planted_world
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import fit_head
 
@@ -105,6 +108,43 @@ def test_the_number_of_iterations_is_chosen_on_held_out_meta_problems(world):
     noise = lc.Labelled(meta.features, np.random.default_rng(1).integers(0, 2, len(meta)).astype(float), meta.problems)
     stop_on_noise, _ = lc.choose_iterations(train, noise, settings, 3, np.random.default_rng(0))
     assert stop_on_noise <= stop or stop == 0
+
+
+LOOKED = {  # the loss of each of six meta problems by look, and the iteration that it chooses of 0, 10, 20
+    "the middle": ([0.7, 0.4, 0.5], 10),
+    "the end": ([0.7, 0.6, 0.5], 20),
+    "none: it only got worse": ([0.7, 0.8, 0.9], 0),
+}
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+@pytest.mark.parametrize("losses, stop", LOOKED.values(), ids=LOOKED)
+def test_correction_through_a_backbone_is_stopped_on_problems_that_did_not_teach(monkeypatch, losses, stop, folds):
+    problem = Problem("", "", "", "easy", "meta", (), ())
+    meta = [Example(replace(problem, id=f"m{k}"), [["x"]], [[1.0]]) for k in range(6)]
+    seen, recipe = [], Recipe(iterations=20)
+    monkeypatch.setattr(Recipe, "looks", [0, 10, 20])
+
+    def fake(_backbone, examples, recipe, taught, saved, held_out=()):
+        seen.append((recipe.iterations, {e.problem.id for e in taught}, [e.problem.id for e in held_out]))
+        return SimpleNamespace(held_out=np.outer(losses, np.ones(len(held_out))), labels="corrected")
+
+    monkeypatch.setattr(lc, "fine_tune", fake)
+    done = lc.correct_through("b", ["e"], meta, recipe, folds, np.random.default_rng(0), "folder")
+    names = {e.problem.id for e in meta}
+    *trials, last = seen
+    assert len(trials) == folds and all(n == 20 and taught == names - set(out) for n, taught, out in trials)
+    assert sorted(name for *_, out in trials for name in out) == sorted(names)
+    assert last == (stop, names, []) and (done.iterations, done.tuned.labels) == (stop, "corrected")
+    assert done.losses.to_dict() == pytest.approx(dict(zip([0, 10, 20], losses, strict=True)))
+
+
+def test_a_gain_on_few_problems_is_no_reason_to_correct():
+    """One problem of six gains much, the others lose a little: the mean is less, but not surely."""
+    losses = np.array([[0.7] * 6, [0.1] + [0.75] * 5])
+    assert lc._where_to_stop(losses, list("abcdef")) == 0
+    assert lc._where_to_stop(losses[::-1], list("abcdef")) == 0
+    assert lc._where_to_stop(np.array([[0.7] * 6, [0.6, 0.61, 0.6, 0.59, 0.6, 0.62]]), list("abcdef")) == 1
 
 
 def test_recalibration_keeps_the_raw_head_where_the_outcomes_say_nothing_new(world):

@@ -1,22 +1,31 @@
 """Labels by a scripted policy and a sandbox that looks for a word: every count is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from dreamprm_lib.artifacts import Program, StepLabel
+from dreamprm_lib.artifacts import OracleState, Program, StepLabel, read_rows
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.completions import Completion
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.statistics import wilson_interval
+from dreamprm_lib.engine.statistics import unbiased_squares, wilson_interval
+from dreamprm_lib.engine.step_values import Posterior
+from dreamprm_lib.errors import InputError, PolicyError
 from dreamprm_lib.monte_carlo_labels import (
+    continued,
     graded_rollouts,
+    label_error,
+    label_gain,
     label_steps,
+    oracle_draw,
     oracle_states,
+    posterior_labels,
     resampled_labels,
     rollout_prompt,
+    squared_errors,
     subsampled_labels,
     thinned_labels,
 )
@@ -107,6 +116,87 @@ def test_one_step_programs_need_no_rollouts_and_empty_ones_no_labels():
     assert [(x.label, x.clean) for x in labels] == [(1.0, True)]
 
 
+BEGUN = (
+    'def main():\n    """Strategy: add."""\n    print(add(read()))\n\n\ndef read():\n    return input().split()\n\n\n'
+)
+END = "def add(words):\n    return sum(map(int, words))\n\n\nmain()\n"
+OTHER = "def main():\n    print(sum(map(int, input().split())))\n\n\nmain()\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"```python\n{BEGUN}{END}```\nDone.",
+        f"{BEGUN}{END}",
+        f"```python\n{BEGUN}{END}```\nAnother way:\n```python\n{OTHER}```",
+        "```python\n" + BEGUN[BEGUN.index("def read") :] + END + "```",
+        BEGUN[BEGUN.index("    return input") :] + END + "```\nThe rest of the program.",
+    ],
+)
+def test_a_reply_that_goes_on_is_joined_where_it_overlaps(reply):
+    assert continued(BEGUN, reply) == BEGUN + END
+    spaced = reply.replace("\n\n\n", "\n").replace("\ndef read", "  \ndef read")
+    assert continued(BEGUN, spaced).split() == (BEGUN + END).split()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"```python\n{OTHER}```",
+        f"```python\n{BEGUN.replace('add.', 'sum.')}{END}```",
+        f"```python\n{END}```",  # it may go on, or be a part of another program
+        f"```python\n{BEGUN[:40]}",
+        "I cannot go on.",
+        "",
+    ],
+)
+def test_a_reply_that_begins_another_program_is_none(reply):
+    assert continued(BEGUN, reply) is None
+
+
+class Restarting:
+    """A chat model that begins another program in the first `restarts` of the samples; what it writes is right."""
+
+    def __init__(self, *restarts):
+        self.restarts = iter(restarts)
+
+    def sample(self, prompts, n, temperature):
+        begun = [prompt.prefill.removeprefix("```python\n") for prompt in prompts]
+        return [
+            [Completion(OTHER if i < other else prefix + "right = 1\n", 2, "stop") for i in range(n)]
+            for prefix, other in zip(begun, self.restarts, strict=False)
+        ]
+
+
+@pytest.mark.parametrize(
+    "restarts, rows",
+    [
+        ((0, 0), [(0, 4, 4, 0), (1, 4, 4, 0), (2, 1, 1, 0)]),
+        ((1, 3), [(0, 3, 3, 0), (1, 1, 1, 0), (2, 1, 1, 4)]),
+        ((4, 2), [(1, 2, 2, 0), (2, 1, 1, 6)]),
+        ((4, 4), [(2, 1, 1, 8)]),
+    ],
+)
+def test_rollouts_of_another_program_are_not_counted_but_told(restarts, rows):
+    labels = label_steps(Restarting(*restarts), WordSandbox(), [PROBLEM], [program(STEPS, True)], 4)
+    assert [(x.step, x.passes, x.rollouts, x.restarted) for x in labels] == rows
+    assert all(x.label == 1 for x in labels)
+
+
+def test_oracle_states_have_equally_many_rollouts_and_each_of_them_counts():
+    labels = [
+        x for x in label_steps(Restarting(0, 0), WordSandbox(), [PROBLEM], [program(STEPS, True)], 2) if not x.clean
+    ]
+
+    def states(own, weak):
+        return oracle_states(Restarting(*own), Restarting(*weak), WordSandbox(), [PROBLEM], labels, (4, 2))
+
+    assert [(x.step, x.outcomes, x.weak) for x in states((1, 2), (0, 1))] == [(0, [1, 1], [1]), (1, [1, 1], [1])]
+    assert [(x.step, x.outcomes, x.weak) for x in states((3, 1), (0, 0))] == [(1, [1, 1, 1], [1, 1])]
+    with pytest.raises(PolicyError, match="another program"):
+        states((3, 0), (0, 2))
+
+
 def test_a_rollout_is_opened_with_the_prefix():
     assert rollout_prompt(PROBLEM, STEPS[0]).prefill == "```python\n" + STEPS[0]
 
@@ -153,3 +243,107 @@ def test_a_resample_takes_all_labels_of_a_problem_or_none():
     assert all(
         x.problem == y.problem and (x.step, y.step) == (0, 1) for x, y in zip(drawn[::2], drawn[1::2], strict=True)
     )
+
+
+# ------------------------------------------------------------------------------------------------- posterior labels
+
+
+def rows(problem, sample, passes, verdict, n=4):
+    """A label for each of the open steps and one for the last, which is clean."""
+    steps = [StepLabel(problem, sample, k, "x", n, c, c / n, False) for k, c in enumerate(passes)]
+    return [*steps, StepLabel(problem, sample, len(passes), "x", 1, verdict, float(verdict), True)]
+
+
+SEEN = [*rows("p", 0, [1, 0], 0), *rows("p", 1, [2], 1), *rows("q", 0, [4, 4, 3], 1), *rows("q", 1, [], 1)]
+
+
+def test_a_posterior_label_lies_between_its_own_rollouts_and_the_rest_and_a_clean_one_is_its_verdict():
+    found = posterior_labels(SEEN)
+    low, high = found.interval()
+    for x, mean, a, b in zip(SEEN, found.mean, low, high, strict=True):
+        assert (mean, a, b) == (x.label,) * 3 if x.clean else 0 < a < mean < b < 1
+    assert 0 < found.mean[1] < found.mean[0] < 0.3 and 0.7 < found.mean[5] < 1
+
+
+def test_the_own_verdict_and_the_other_programs_move_a_label():
+    first = [0.0] * 3
+    for i, (own, other) in enumerate([(0, 0), (0, 1), (1, 1)]):
+        first[i] = posterior_labels([*rows("p", 0, [2], own), *rows("p", 1, [], other), *SEEN[6:]]).mean[0]
+    assert first[0] < first[1] < first[2]
+
+
+def test_verdicts_that_are_no_fair_draws_are_not_used():
+    turned = [replace(x, passes=1 - x.passes, label=1 - x.label) if x.clean else x for x in SEEN]
+    mine, other = (posterior_labels(labels, verdicts=False).mean for labels in (SEEN, turned))
+    opened = [not x.clean for x in SEEN]
+    assert mine[opened] == pytest.approx(other[opened])
+    assert posterior_labels(turned).mean[opened] != pytest.approx(mine[opened], abs=0.01)
+
+
+def test_the_order_of_labels_does_not_matter():
+    order = np.random.default_rng(3).permutation(len(SEEN))
+    assert posterior_labels([SEEN[i] for i in order]).mean == pytest.approx(posterior_labels(SEEN).mean[order])
+
+
+def test_a_step_with_two_labels_is_an_error():
+    with pytest.raises(InputError, match="Step 1 of program 0 of p has two labels"):
+        posterior_labels([*SEEN, SEEN[1]])
+
+
+ORACLE = [
+    OracleState("p", 0, 0, "x", [1] * 8, []),
+    OracleState("q", 0, 1, "x", [0] * 8, []),
+    OracleState("q", 0, 0, "x", [1, 0] * 4, []),
+]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_draw_gives_each_rollout_to_the_label_or_to_the_oracle(n):
+    drawn = oracle_draw(SEEN, ORACLE, n, np.random.default_rng(n))
+    of_labels = [drawn.labels[i] for i in drawn.states]
+    assert [(x.problem, x.sample, x.step) for x in of_labels] == [("p", 0, 0), ("q", 0, 1), ("q", 0, 0)]
+    assert [x.passes for x in of_labels] + drawn.passes == pytest.approx([8, 0, 4]) and drawn.rollouts == 8 - n
+    others = [x for i, x in enumerate(drawn.labels) if i not in drawn.states and not x.clean]
+    assert [x.rollouts for x in others] == ([] if n == 0 else [n] * 3)
+
+
+@pytest.mark.parametrize(
+    "labels, n, told", [(SEEN, 7, "7 of the oracle's 8 rollouts"), (SEEN[3:], 2, "step 0 of program 0 of p")]
+)
+def test_an_oracle_that_cannot_judge_the_labels_is_an_error(labels, n, told):
+    with pytest.raises(InputError, match=told):
+        oracle_draw(labels, ORACLE, n, np.random.default_rng(0))
+
+
+def test_errors_of_labels_are_the_squares_without_the_oracles_noise():
+    methods = {
+        "raw": lambda labels: np.array([x.label for x in labels]),
+        "half": lambda labels: np.full(len(labels), 0.5),
+        "beyond": lambda labels: np.full(len(labels), 1.5),
+    }
+    squares = squared_errors(methods, SEEN, ORACLE[:2], rollouts=(1, 2), draws=3)
+    table = label_error(squares, draws=200).set_index(["labels", "n"])
+    assert list(table) == ["mse", "ci_low", "ci_high", "states", "problems"]
+    assert table.mse.tolist() == [0, 0.25, 1.25, 0, 0.25, 1.25]
+    assert table.loc[("beyond", 1)].tolist() == [1.25, 0.25, 2.25, 2, 2]
+    assert label_gain(squares, ("half", 2), ("beyond", 1))[0] == pytest.approx(0.8)
+    assert label_gain(squares, ("raw", 1), ("half", 1), draws=50) == (1, 1, 1)
+
+
+def test_the_error_of_raw_labels_is_their_binomial_noise():
+    """A state that passes half the time: the label of n rollouts has the variance 1/4n, whatever the oracle drew."""
+    oracle = [replace(ORACLE[2], outcomes=[1, 0] * 200)]
+    raw = {"raw": lambda labels: np.array([x.label for x in labels])}
+    squares = squared_errors(raw, SEEN, oracle, rollouts=(1, 4), draws=400).square
+    assert squares.tolist() == pytest.approx([1 / 4, 1 / 16], rel=0.1)
+
+
+def test_posterior_labels_are_nearer_to_the_recorded_oracle_and_know_how_near():
+    folder = Path(__file__).parent.parent / "outputs" / "reference"
+    labels, oracle = (read_rows(folder / f, t) for f, t in (("labels.jsonl", StepLabel), ("oracle.jsonl", OracleState)))
+    drawn = oracle_draw(labels, oracle, 4, np.random.default_rng(0))
+    found = Posterior(posterior_labels(drawn.labels).weights[drawn.states])
+    raw = np.array([drawn.labels[i].label for i in drawn.states])
+    ours, theirs = (unbiased_squares(x, drawn.passes, drawn.rollouts).mean() for x in (found.mean, raw))
+    assert ours < 0.75 * theirs
+    assert 0.82 < found.coverage(drawn.passes, drawn.rollouts).mean() < 0.97

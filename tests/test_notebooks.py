@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
 from nbclient import NotebookClient
 
 from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.engine import hypergradient as hg
+from dreamprm_lib.engine.losses import LOSSES
 from dreamprm_lib.reward_model import RewardModel
 from dreamprm_lib.run import load_profile, notebook_path, run, stage_parameters
 
@@ -39,9 +42,9 @@ class TestRules:
 
     def test_one_parameters_cell_of_commented_literals(self, path):
         (cell,) = tagged(path, "parameters")
-        for line in cell.source.splitlines():
-            assert "#" in line, line
-            (node,) = ast.parse(line).body
+        lines = cell.source.splitlines()
+        for node in ast.parse(cell.source).body:
+            assert "#" in lines[node.end_lineno - 1], ast.unparse(node)
             ast.literal_eval(node.value)
 
     def test_cells_are_small_and_each_is_introduced(self, path):
@@ -71,6 +74,35 @@ class TestRules:
         assert len(tagged(path, "solution")) == len(checked)
         prose = "\n".join(c.source for c in cells_of(path, "markdown"))
         assert "You will" in prose and "## Exercises" in prose and "## References" in prose
+
+
+def cells_until(name, marker):
+    """The code cells of a chapter before the one markdown cell that holds the marker."""
+    (path,) = (path for path in NOTEBOOKS if path.stem == name)
+    before = itertools.takewhile(lambda cell: marker not in cell.source, cells_of(path))
+    return [cell.source for cell in before if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_formula_of_chapter_5_is_the_derivative_for_either_loss(seed, loss, capsys):
+    """Its cells on toys of other seeds, against nudging by the library."""
+    scope = {}
+    for source in cells_until("05_label_correction", "Other labels, other meta sets"):
+        exec(source, scope)
+        if "seed = 0" in source:
+            scope["seed"] = seed
+    lower = hg.Lower(scope["linear"], scope["y"], 0.5, loss)
+    expected = hg.nudged(lower, scope["phi"], scope["meta_loss"]).numpy()
+    np.testing.assert_allclose(scope["formula"](loss).numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(scope["nudging"](loss).numpy(), expected, atol=1e-9)
+    said = capsys.readouterr().out
+    assert loss in said and float(re.search(r"largest gap (\S+)", said)[1]) < 1e-8
+
+
+def test_chapter_5_claims_of_correction_only_what_it_computes():
+    text = "\n".join(c.source for path in NOTEBOOKS if path.stem[:2] == "05" for c in cells_of(path))
+    assert "kt.did_it_mend(" in text and not re.search(r"correction (mends it|pays)", text)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +215,7 @@ class TestSmoke:
             shutil.copy(smoke.folder / file, tmp_path / "paper")
         parameters = dict(load_profile("paper").sections["04_reward_model"])
         parameters |= {"study": "paper", "outputs": str(tmp_path), "backbones": [tiny_backbone], "layers": [3]}
+        parameters["dtype"] = "float32"
         parameters["recipe"] = parameters["recipe"] | {"epochs": 1}
         path = ROOT / "notebooks" / "04_reward_model.ipynb"
         papermill.execute_notebook(path, tmp_path / "04.ipynb", parameters, cwd=path.parent, progress_bar=False)

@@ -14,11 +14,8 @@ from dreamprm_lib.errors import InputError
 from dreamprm_lib.paper_scale import (
     PUBLISHED,
     PUBLISHED_PROBLEMS,
-    Scale,
-    UnitCosts,
     compare_splitters,
     discordant_shares,
-    growth,
     labels_and_weights_toy,
     on_three_lines,
     parses,
@@ -29,7 +26,6 @@ from dreamprm_lib.paper_scale import (
     reading_costs,
     released_cuts,
     released_split,
-    rollout_budget,
     settling_sizes,
     smallest_p_value,
     splitter_summary,
@@ -197,26 +193,3 @@ def test_one_pass_reads_the_statement_once():
     assert table.characters["whole programs alone"] == 2 * (statement + whole)
     assert table.characters["every function, a pass a prefix"] == 2 * (2 * statement + first + whole)
     assert table.characters["every function, a pass a problem"] == statement + 2 * whole
-
-
-def test_the_budget_is_plain_multiplication():
-    scale = dict(problems=10, programs=2, steps=3, rollouts=4, test_problems=5, candidates=8, program_tokens=100)
-    table = rollout_budget(scale).set_index("stage")
-    assert table.completions.to_dict() == {"programs": 20, "rollouts": 160, "candidates": 40}
-    assert table.tokens.to_dict() == {"programs": 2000, "rollouts": 8000, "candidates": 4000}
-
-
-def test_growth_by_hand():
-    costs = UnitCosts(program=3.6, written=0.036, scored=0.0036, trained=0.01, corrected=0.03)
-    select = growth(Scale(problems=1000, select=64_000), costs).set_index("work")
-    assert list(select.index) == ["write programs", "grade programs", "score candidates"]
-    assert select.amount.to_dict() == {
-        "write programs": 19_200_000, "grade programs": 64_000, "score candidates": 19_700_000
-    }  # fmt: skip
-    assert select.core_hours.to_dict() == pytest.approx(
-        {"write programs": 192, "grade programs": 64, "score candidates": 19.7}
-    )
-    assert select.share.sum() == pytest.approx(1) and select.dollars["grade programs"] == pytest.approx(2.56)
-    learn = growth(Scale(problems=10, learn=100, rollouts=4, epochs=2), costs).set_index("work")
-    assert learn.amount["grade rollouts"] == 800 and learn.amount["write rollouts"] == 120_000
-    assert learn.amount["train"] == learn.amount["correct labels"] == 2 * (5000 + 30_000)

@@ -33,8 +33,8 @@ EXAMPLES = [
 META = [Example(replace(PROBLEM, statement=f"{s} Twice."), [GOOD], [[np.nan, float(k % 2)]])
         for k, s in enumerate(STATEMENTS[:3])]  # fmt: skip
 RECIPE = Recipe(
-    Lora(rank=2, alpha=4), epochs=4, learning_rate=1e-2, accumulation=3, precision="double", warm_up=1, meta_lr=0.05,
-    smoothing=0.1, save_every=1,
+    Lora(rank=2, alpha=4), epochs=1, iterations=6, learning_rate=1e-2, accumulation=3, iteration_accumulation=3,
+    precision="double", meta_lr=0.05, smoothing=0.1, save_every=1,
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_sharded_weights_train_what_whole_ones_do(tiny_backbone, alone):
 def test_only_open_labels_move_and_only_after_the_warm_up(tiny_backbone, alone):
     moved = np.array(alone.labels[1][0]) - EXAMPLES[1].labels[0]
     assert abs(moved[0]) > 0.05 and moved[1] == 0 and np.isnan(alone.labels[1][1][0])
-    warm = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, warm_up=4), META)
+    warm = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, epochs=4, iterations=0), META)
     assert [e[0] for e in warm.labels] == [e.labels[0] for e in EXAMPLES]
     plain = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE)
     assert (plain.weight == warm.weight).all() and (plain.weight != alone.weight).any()
@@ -88,7 +88,7 @@ def test_only_open_labels_move_and_only_after_the_warm_up(tiny_backbone, alone):
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_labels_move_by_the_exact_derivative(tiny_backbone, part, loss):
     """Against double backward through the same step, its preconditioner held fixed."""
-    recipe = replace(RECIPE, part=part, loss=loss, accumulation=9, warm_up=0, epochs=2)
+    recipe = replace(RECIPE, part=part, loss=loss, iteration_accumulation=9, epochs=0, iterations=2)
     backbone = eye(tiny_backbone)
     torch.manual_seed(0)
     scorer, batches, _ = ft._prepared(backbone, [*EXAMPLES, *META], recipe)
@@ -139,8 +139,32 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_backbone, alone, tmp_pa
     np.testing.assert_array_equal(all_of(complete), all_of(alone))
 
 
+@pytest.mark.parametrize("iterations, looks", [(0, [0]), (3, [0, 1, 2, 3]), (50, [0, 2, 5, 8, 10, 12, 15, 18, 20])])
+def test_held_out_examples_are_looked_at_evenly(iterations, looks):
+    found = Recipe(iterations=iterations).looks
+    assert found[: len(looks)] == looks and found[-1] == iterations and len(found) <= ft.LOOKS
+
+
+def test_held_out_examples_teach_nothing_and_their_loss_is_that_of_the_model_as_it_stands(tiny_backbone, tmp_path):
+    """Each look equals the loss of a training that ends there; one that was stopped goes on with the same looks."""
+    taught, unseen = META[:1], [*META[1:], Example(PROBLEM, [GOOD, BAD], [[0.0, 1.0], [1.0]])]
+    recipe = replace(RECIPE, iterations=2, save_every=2)
+    done = fine_tune(eye(tiny_backbone), EXAMPLES, recipe, taught, tmp_path, unseen)
+    assert done.held_out.shape == (3, 3)
+    for look in range(3):
+        there = fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, iterations=look), taught)
+        judge = replace(eye(tiny_backbone), tuning=there.tuning)
+        for example, loss in zip(unseen, done.held_out[look], strict=True):
+            states = np.concatenate(judge.features(example.problem, example.programs))[:, 0]
+            z, y = states @ there.weight + there.bias, np.concatenate(example.labels)
+            assert loss == pytest.approx(np.nansum(np.logaddexp(0, z) - y * z), rel=1e-4)
+    again = fine_tune(eye(tiny_backbone), EXAMPLES, recipe, taught, tmp_path, unseen)
+    np.testing.assert_array_equal(all_of(again), all_of(done))
+    np.testing.assert_array_equal(again.held_out, done.held_out)
+
+
 def test_another_training_does_not_go_on_from_this_one(tiny_backbone, tmp_path):
-    recipe = replace(RECIPE, epochs=1)
+    recipe = replace(RECIPE, epochs=1, iterations=0)
     for other in ({}, {"learning_rate": 1.0}, {"save_every": 2}):
         fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, **other), (), tmp_path)
     fine_tune(eye(tiny_backbone), EXAMPLES[:4], recipe, (), tmp_path)
@@ -148,7 +172,7 @@ def test_another_training_does_not_go_on_from_this_one(tiny_backbone, tmp_path):
 
 
 def test_mixed_precision_is_near_and_an_unknown_one_is_named(tiny_backbone):
-    recipe = replace(RECIPE, epochs=2)
+    recipe = replace(RECIPE, iterations=2)
     full, mixed = (fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, precision=p), META)
                    for p in ("backbone", "mixed"))  # fmt: skip
     np.testing.assert_allclose(mixed.losses, full.losses, rtol=0.05)
@@ -166,15 +190,15 @@ def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, 
     study.write("labels.jsonl", labels)
     options = [f"04.backbones=[{tiny_backbone}]", "04.layers=[3]", "04.dtype=float32"]
     for chapter in ("04", "05"):
-        options += [f"{chapter}.training=lora", f"{chapter}.recipe={{epochs: 1}}"]
-    for method, states in {"prm_cof": 1, "dreamprm_code": 2}.items():
+        options += [f"{chapter}.training=lora", f"{chapter}.recipe={{epochs: 1, iterations: 0}}"]
+    for method, states in {"prm_cof": 1, "dreamprm_code": 3}.items():  # the last one with a fold held out, and whole
         folder = train(load_profile("quick"), method, "s", options, tmp_path)
         assert len(list(folder.glob("*.pt"))) == states
     examples, _ = training_examples(
         {p.id: p for p in problems}, study.read("solutions.jsonl", Program), labels, "prm_cof"
     )
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")}
-    fine_tune(eye(tiny_backbone), examples, recipe_of("lora", {"epochs": 1}, 0), saved=folder)
+    fine_tune(eye(tiny_backbone), examples, recipe_of("lora", {"epochs": 1, "iterations": 0}, 0), saved=folder)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")} == before
     with pytest.raises(InputError, match="one backbone and one layer"):
         train(load_profile("quick"), "prm_cof", "s", options[:1], tmp_path)

@@ -33,8 +33,13 @@ def test_the_paper_s_plan_by_hand():
     assert rows.dollars.drop("candidates").sum() == 0 and candidates["GPU hours"] == 0
     assert rows["GPU hours"]["rollouts"] == pytest.approx(490 * 2 * 16 * 150 / 2500 / 3600)
     training = found.computed.set_index("what")["GPU hours"]
-    texts = (490 + 122 * 8) * 300 + 612 * 900
-    assert training["ORM and PRM-CoF"] == pytest.approx(2 * 3 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    texts = (490 + 122 * 8) * 300 + 612 * 500
+    assert training["ORM and PRM-CoF"] == pytest.approx(2 * 2.25 * 2 * 3e9 * texts * 5 / 3e14 / 3600)
+    assert training["correction"] == pytest.approx(  # six trainings: five epochs, then 10,000 iterations of 8 packs
+        2 * 3e9 * texts * (5 * 2.25 + 10_000 * 8 / 612 * 7.5) * 6 / 3e14 / 3600
+    )
+    grading = found.computed.query("what == 'grading'").set_index("stage")["core hours"]
+    assert grading["03"] == pytest.approx(131 * 8 * 30 * 0.0049 / 3600)
     assert found.disk["backbones"] == 6.0
 
 
@@ -69,6 +74,27 @@ def test_a_profile_sets_the_assumptions(monkeypatch):
     assert plan(profile).assumptions == Assumptions(late=10, reasoning_tokens=0)
     with pytest.raises(InputError, match="known are early"):
         plan(replace(profile, plan={"colour": 1}))
+
+
+@pytest.mark.parametrize("others", [[], ["a/b-7B"], ["a/b-0.5b", "c-7B"]])
+def test_every_candidate_is_trained_and_the_chosen_one_alone_scores(others):
+    profile = load_profile("paper")
+    found = plan(profile, {"04_reward_model": {"backbones": ["Qwen/Qwen2.5-Coder-3B", *others]}})
+    hours = found.computed.set_index("what")["GPU hours"]
+    sizes = [3e9, *(7e9 if "7B" in name else 5e8 for name in others)]
+    assert hours["ORM and PRM-CoF"] / plan(profile).computed.set_index("what")["GPU hours"]["ORM and PRM-CoF"] == (
+        pytest.approx(sum(sizes) / 3e9)
+    )
+    texts = 131 * 8 * 300 + 131 * 500
+    assert hours["scoring"] == pytest.approx(2 * max(sizes) * texts * 3 / 3e14 / 3600)
+
+
+@pytest.mark.parametrize(
+    "section, said", [({"early": "many"}, "`early` is 'many'"), ({"flop": 1.0}, "you mean `flops")]
+)
+def test_assumptions_that_do_not_fit_are_named(section, said):
+    with pytest.raises(InputError, match=said):
+        plan(replace(load_profile("paper"), plan=section))
 
 
 @pytest.mark.parametrize(

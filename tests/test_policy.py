@@ -1,21 +1,10 @@
 """The policy asks once for each completion, resumes where it was, and never asks when it is offline."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
-from faults import forward, in_order
 
-from dreamprm_lib import run as runner
-from dreamprm_lib.artifacts import Program
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
 from dreamprm_lib.engine.endpoint import Endpoint
-from dreamprm_lib.engine.policy import EmbeddedServer, Policy, Prompt, open_policy, render_chatml
-from dreamprm_lib.engine.weights import fetch
+from dreamprm_lib.engine.policy import Policy, Prompt, open_policy, render_chatml
 from dreamprm_lib.errors import InputError, MissingCompletion, PolicyError
 
 PROMPT = Prompt((("system", "Be brief."), ("user", "Count.")), prefill="```python\nx = ")
@@ -105,6 +94,32 @@ def test_recordings_answer_first_and_offline_never_asks(store):
         offline.sample([PROMPT], 3)
 
 
+@pytest.mark.parametrize("n, missing", [(1, 1), (3, 3), (5, 5)])
+def test_what_is_missing_in_a_replay_is_advised_by_the_parameter_s_name(store, n, missing):
+    with pytest.raises(MissingCompletion, match=f"{missing} completions.*set `replay` to false") as error:
+        Policy(Endpoint("m"), store, offline=True).sample([PROMPT], n)
+    assert "offline" not in str(error.value)
+
+
+def test_the_weaker_policy_is_where_the_policy_is(fake_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
+    for name in ("DREAMPRM_BASE_URL", "DREAMPRM_MODEL", "DREAMPRM_WEAK_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    with open_policy({}, weaker=True) as policy:
+        assert policy.endpoint.model == "qwen2.5-coder-0.5b-instruct-q4_k_m" and policy.endpoint.base_url is None
+    server = fake_server(counting)
+    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+    monkeypatch.setenv("DREAMPRM_MODEL", "large")
+    with open_policy({}, weaker=True) as policy:
+        policy.sample([PROMPT], 1)
+    monkeypatch.setenv("DREAMPRM_WEAK_MODEL", "small")
+    with open_policy({}, weaker=True) as policy:
+        policy.sample([PROMPT], 1)
+    with open_policy({"model": "named"}, weaker=True) as policy:
+        assert policy.endpoint.model == "named"
+    assert [body["model"] for _, body in server.bodies] == ["large", "small"]
+
+
 def test_settings_that_do_not_fit_are_named():
     with pytest.raises(InputError, match="colour"):
         open_policy({"colour": "red"})
@@ -114,73 +129,3 @@ def test_the_key_comes_from_the_environment_alone(store, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Policy(Endpoint("m", "openai"), store) as policy, pytest.raises(InputError, match="OPENAI_API_KEY"):
         policy.sample([PROMPT], 1)
-
-
-@pytest.fixture(scope="module")
-def llama_server():
-    """A real llama.cpp server, such as a user may have."""
-    fetch("smollm2-135m-instruct-q4_1")
-    server = EmbeddedServer("smollm2-135m-instruct-q4_1", slots=2, threads=1)
-    yield server.base_url
-    server.stop()
-
-
-@pytest.mark.weights
-def test_two_variables_point_a_notebook_at_a_real_server_that_fails_now_and_then(
-    llama_server, fake_server, tmp_path, monkeypatch
-):
-    faulty = fake_server(forward(llama_server, most=40), in_order("500", "cut", "half"))
-    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    monkeypatch.setenv("DREAMPRM_BASE_URL", faulty.base_url)
-    monkeypatch.setenv("DREAMPRM_MODEL", "smollm2-135m-instruct")
-    stage = runner.STAGES[3]
-    monkeypatch.setattr(runner, "STAGES", (stage,))
-    monkeypatch.setattr(runner, "write_report", lambda study, manifest: None)
-    profile = runner.Profile("t", (), {"replay": True}, {stage.notebook: {"limit": 1, "samples": 2}})
-    study = runner.run(runner.elsewhere(profile), outputs=tmp_path / "outputs")
-    programs = study.read("candidates.jsonl", Program)
-    asked = json.loads((study.folder / "manifest.json").read_text())["stages"][stage.notebook]["asked"]
-    assert len(programs) == 2 and all(p.code and p.tokens and p.logprob < 0 for p in programs)
-    assert asked["completions"] == 2 and asked["tokens"] == sum(p.tokens for p in programs)
-    assert [path for path, _ in faulty.bodies] == ["/v1/completions"] * 4
-
-
-@pytest.mark.weights
-def test_a_real_server_is_asked_by_chat_too(llama_server, store):
-    endpoint = Endpoint("smollm2:135m", llama_server)
-    with Policy(endpoint, store) as policy:
-        replies = policy.sample([Prompt((("user", "Count from one to one hundred."),))], 2, max_tokens=8)[0]
-    assert not endpoint.prefill and all(0 < reply.tokens <= 8 and reply.text for reply in replies)
-
-
-@pytest.mark.weights
-def test_the_embedded_server_answers_and_ends_with_its_parent(tmp_path):
-    """A real llama.cpp server (the smallest pinned model), whose parent is killed."""
-    fetch("smollm2-135m-instruct-q4_1")
-    script = (
-        "import sys, time\n"
-        "from dreamprm_lib.engine.completions import CompletionStore\n"
-        "from dreamprm_lib.engine.endpoint import Endpoint\n"
-        "from dreamprm_lib.engine.policy import Policy, Prompt\n"
-        "policy = Policy(Endpoint('smollm2-135m-instruct-q4_1', slots=2, threads=1), CompletionStore(sys.argv[1]))\n"
-        "rows = policy.sample([Prompt((('user', 'Say hello.'),))], 2, max_tokens=8)\n"
-        "import json\n"
-        "print(json.dumps([[c.text, c.tokens, c.logprob] for c in rows[0]]))\n"
-        "print(policy._server._process.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "s.sqlite")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    answers = json.loads(parent.stdout.readline())
-    server = int(parent.stdout.readline())
-    assert len(answers) == 2 and all(0 < tokens <= 8 and logprob < 0 for _, tokens, logprob in answers)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and os.path.exists(f"/proc/{server}"):
-        time.sleep(0.1)
-    assert not os.path.exists(f"/proc/{server}")

@@ -1,17 +1,21 @@
 """Problems load whole or not at all, with an error that names file, line and field; and nothing in them is run."""
 
 import base64
+import gzip
 import json
 import pickle
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import SPLITS, describe, load_problems, split_of
+from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, named, split_of
 from dreamprm_lib.errors import InputError
 
+UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
+BOM = b"\xef\xbb\xbf"
 TOML = """
 id = "p"
 title = "P"
@@ -50,10 +54,15 @@ def test_similarity_is_the_share_of_common_word_triples():
     assert similarity[0].tolist() == pytest.approx([1, 2 / 4, 0, 0]) and similarity[1, 0] == similarity[0, 1]
 
 
-def test_starter_statements_are_far_from_one_another():
-    similarity = statement_similarity([p.statement for p in load_problems("starter")])
+def test_our_problems_are_of_many_kinds_no_two_alike_and_some_kinds_are_met_in_the_test_split_alone():
+    problems = load_problems("starter") + load_problems(UNRECORDED)
+    assert len({p.id for p in problems}) == len(problems)
+    kinds = {p.kind for p in problems}
+    assert kinds <= set(KINDS) and len(kinds) >= 12
+    assert {p.split for p in problems if p.kind in TEST_ONLY_KINDS} == {"test"}
+    similarity = statement_similarity([p.statement for p in problems])
     np.fill_diagonal(similarity, 0)
-    assert similarity.max() < 0.6
+    assert similarity.max() < 0.5
 
 
 def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
@@ -70,6 +79,9 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
     with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% alike.*\?drop="):
         load_problems(path)
     assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
+    assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
+    with pytest.raises(InputError, match="first='few'"):
+        load_problems(f"{path}?first=few")
 
 
 def test_a_toml_file_round_trips(tmp_path):
@@ -85,10 +97,21 @@ def test_a_toml_file_round_trips(tmp_path):
         (lambda t: t.replace('statement = "Add."', ""), "`statement` is missing"),
         (lambda t: t.replace("easy", "trivial"), "'trivial'"),
         (lambda t: t.replace("train", "holdout"), "'holdout'"),
+        (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
         (lambda t: t.replace("[[tests]]", "[[trials]]"), "`tests` is missing"),
         (lambda t: t.replace('rules = ["add"]', "colour = 1"), "no field `colour`"),
-        (lambda t: t.replace('output = "4\\n"', "output = 4"), r"tests\[0\]: the field `output`"),
+        (lambda t: t.replace('output = "4\\n"', "output = 4"), r"`tests\[0\]\.output` is 4: it should be"),
         (lambda t: t + "]", "not readable as TOML"),
+        (lambda t: t + "x = " + "[" * 5000, "not readable as TOML"),
+        (lambda t: t.replace('split = "train"', "date = 2024"), "`date` is 2024"),
+        (lambda t: t.replace('split = "train"', "tolerance = true"), "`tolerance` is True"),
+        (lambda t: t.replace('split = "train"', "tolerance = inf"), "`tolerance` is inf"),
+        (lambda t: t.replace('rules = ["add"]', 'rules = "add"'), "`rules` is 'add'"),
+        (lambda t: t.replace('rules = ["add"]', 'rules = ["add", 3]'), r"`rules\[1\]` is 3"),
+        (lambda t: t.replace('id = "p"', 'id = " "'), "`id` is ' '"),
+        (lambda t: t.replace("difficulty", "dificulty"), r"no field `dificulty` \(did you mean `difficulty`\?\)"),
+        (lambda t: 'id = "p"', "`title` is missing, and so are `statement`, `difficulty`, `samples`, `tests`, `refer"),
+        (lambda t: 'title = 5\nid = ""', "the field `id` is ''.*; the field `title` is 5"),
     ],
 )
 def test_a_malformed_toml_file_is_named(tmp_path, change, said):
@@ -198,6 +221,32 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         (lcb_row() + "\n" + "{}", "line 2: the field `"),
         (lcb_row(private_test_cases="!!!"), "line 1, field `private_test_cases`: cannot be decoded"),
         (lcb_row() + "\n" + lcb_row(), "'1873_A' stands twice"),
+        (lcb_row(question_title=None), "line 1: the field `question_title` is None"),
+        (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
+        (lcb_row(contest_date="yesterday"), "`contest_date` is 'yesterday'"),
+        (lcb_row(split="holdout"), "`split` is 'holdout'"),
+        (lcb_row(difficulty="trivial"), "`difficulty` is 'trivial'"),
+        (lcb_row(metadata="[1"), "field `metadata`: not JSON"),
+        (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
+        (lcb_row(metadata=[]), r"field `metadata`: \[\] where"),
+        (lcb_row(public_test_cases="[3]"), r"`public_test_cases`: the field `tests\[0\]` is 3"),
+        (lcb_row(public_test_cases=None), "`public_test_cases`: the field `tests` is None"),
+        (
+            lcb_row(private_test_cases='[{"input": "1"}]'),
+            r"`private_test_cases`: the field `tests\[0\]\.output` is",
+        ),
+        (
+            lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'),
+            r"`tests\[0\]\.testtype` is 'x'",
+        ),
+        (lcb_row(private_test_cases=packed([1])), r"`private_test_cases`: the field `tests\[0\]` is 1"),
+        (lcb_row(private_test_cases=packed("x")[:-9]), "`private_test_cases`: cannot be decoded"),
+        (lcb_row(private_test_cases="[" * 90_000), "`private_test_cases`: lists or objects are nested too deeply"),
+        ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
+        ("\n [\n" + lcb_row() + "\n]", "line 2: a list where"),
+        ("3", "line 1: 3 where an object was expected"),
+        ('"x"', 'line 1: "x" where an object was expected'),
+        ('{"a":' * 90_000, "line 1: lists or objects are nested too deeply"),
     ],
 )
 def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
@@ -205,10 +254,63 @@ def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
         load_problems(write(tmp_path / "test.jsonl", text))
 
 
+@pytest.mark.parametrize(
+    "pack",
+    [
+        gzip.compress,
+        lambda b: b"\xef\xbb\xbf" + b,
+        lambda b: gzip.compress(b"\xef\xbb\xbf" + b),
+        lambda b: b + b"\r\n\n",
+    ],
+)
+def test_packed_files_and_byte_order_marks_are_simply_read(tmp_path, pack):
+    (tmp_path / "a.jsonl").write_bytes(pack(lcb_row(question_content="Zähle bis \u2028 drei.").encode()))
+    (tmp_path / "b.toml").write_bytes(pack(TOML.encode()))
+    (row,), (problem,) = load_problems(tmp_path / "a.jsonl"), load_problems(tmp_path / "b.toml")
+    assert row.statement == "Zähle bis \u2028 drei." and problem.id == "p"
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"PAR1\x15\x04\x15", "this is a Parquet file"),
+        (lcb_row().encode("utf-16"), "this is UTF-16 text"),
+        (lcb_row().encode("utf-16-le"), "a zero byte"),
+        (lcb_row(question_title="é").replace("\\u00e9", "é").encode("latin-1"), "the byte 0xe9 is not UTF-8"),
+        (b"PK\x03\x04rest", "this is a zip archive"),
+        (gzip.compress(lcb_row().encode())[:-20], "packed by gzip, and damaged or cut short"),
+        (gzip.compress(lcb_row().encode())[:40] + b"xx", "packed by gzip, and damaged or cut short"),
+    ],
+)
+@pytest.mark.parametrize("name", ["p.jsonl", "p.toml"])
+def test_a_file_that_is_no_utf8_text_is_named_for_what_it_is(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=f"{name}.*{said}"):
+        load_problems(tmp_path / name)
+
+
 def test_humaneval_loads_from_its_package():
     problems = load_problems("humaneval")
     assert len(problems) == 164 and problems[0].tests[0].kind == "check"
-    assert {p.split for p in problems} == set(SPLITS)
+    assert [sum(p.split == split for p in problems) for split in SPLITS] == [67, 26, 71]
+
+
+def test_several_sources_are_one_set(tmp_path):
+    first = write(tmp_path / "a.toml", TOML)
+    second = write(tmp_path / "b.toml", TOML.replace('"p"', '"q"').replace("Add.", "Subtract one from the other."))
+    rows = "\n".join(lcb_row(question_id=name, question_content=f"Task {name * 9}") for name in "xyz")
+    third = write(tmp_path / "c.jsonl", rows)
+    assert [p.id for p in load_problems([first, str(second)])] == ["p", "q"]
+    assert [p.id for p in load_problems(f"{second},{first}", "train")] == ["q", "p"]
+    assert [p.id for p in load_problems(f"{first},{third}?drop=x,z")] == ["p", "y"]
+    both = {p.id for p in load_problems("humaneval,starter")}
+    assert both == {p.id for source in ("starter", "humaneval") for p in load_problems(source)}
+
+
+@pytest.mark.parametrize("source", ["starter,starter", ["humaneval", "starter", "humaneval"], ["starter"] * 3])
+def test_equal_ids_of_several_sources_are_refused(source):
+    with pytest.raises(InputError, match="stands twice"):
+        load_problems(source)
 
 
 def test_the_hash_split_is_stable_and_has_its_shares():
@@ -222,3 +324,13 @@ def test_the_hash_split_is_stable_and_has_its_shares():
 def test_what_is_not_there_is_named(source, split, said):
     with pytest.raises(InputError, match=said):
         load_problems(source, split)
+
+
+def test_named_problems_are_there_or_named_in_the_error():
+    problems = load_problems("starter", "train")
+    ids = [p.id for p in problems]
+    assert named(problems, [ids[5], ids[2]]) == [problems[2], problems[5]]
+    assert named(problems, []) == problems[:3] and named(problems[:1], []) == problems[:1]
+    for strange in (["gone"], [ids[0], "gone"], [ids[0][:-1]], [""]):
+        with pytest.raises(InputError, match=f"no problem '{strange[-1]}' among these {len(problems)}"):
+            named(problems, strange)

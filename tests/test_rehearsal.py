@@ -1,15 +1,18 @@
 """The `paper` profile, rehearsed in small: all of it runs on replies that often fail, and says that it is no result."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from rehearsal import NOTE, SIZES, chosen_problems, rehearse, variants, write_livecodebench
 
-from dreamprm_lib.artifacts import STAGES, Program, StepLabel
+from dreamprm_lib.artifacts import STAGES, CorrectedLabel, Program, StepLabel
 from dreamprm_lib.engine.completions import CompletionStore
+from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox import Sandbox
-from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.label_correction import correct_through
+from dreamprm_lib.reward_model import RewardModel, labels_by_step, training_examples
 
 
 def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatch):
@@ -28,7 +31,18 @@ def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatc
     labels = study.read("labels.jsonl", StepLabel)
     assert {x.rollouts for x in labels if not x.clean} == {16}
     prm, corrected = (RewardModel.load(study.folder / f"{name}.safetensors") for name in ("prm_cof", "dreamprm"))
-    assert prm.backbone.tuning.lora and corrected.about["labels_moved"] > 0
+    assert prm.backbone.tuning.lora and corrected.backbone.tuning.lora
+    chapter = manifest["stages"]["05_label_correction"]["parameters"]
+    of_id, solutions = {p.id: p for p in load_problems(chapter["problems"])}, study.read("solutions.jsonl", Program)
+    again = correct_through(  # all of it is saved, so that nothing trains
+        replace(prm.backbone, tuning=None), *training_examples(of_id, solutions, labels, "dreamprm_code"),
+        recipe_of("lora", chapter["recipe"], 0, smoothing=chapter["smoothing"], meta_lr=chapter["meta_lr"]),
+        chapter["folds"], np.random.default_rng(0), study.folder / "training",
+    )  # fmt: skip
+    rolled = [p for p in solutions if (p.problem, p.sample) in {(x.problem, x.sample) for x in labels}]
+    written = {(x.problem, x.sample, x.step): x.after for x in study.read("corrected_labels.jsonl", CorrectedLabel)}
+    assert written == labels_by_step(rolled, again.tuned.labels)  # the labels are those of the model that is written
+    np.testing.assert_array_equal(corrected.head.weight, again.tuned.weight)
     with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
         states = sum(not x.clean for x in labels)
         assert len(store) == len(server.delivered) >= len(candidates) + 16 * states

@@ -1,7 +1,10 @@
 """The head against closed forms, ranking literals, and checkpoints that refuse what does not fit."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_lib import reward_model as rm
@@ -123,8 +126,6 @@ def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint, ragged_prog
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint, change, said):
     _, path = checkpoint
-    from safetensors import safe_open
-
     with safe_open(str(path), "numpy") as file:
         metadata = file.metadata()
     save_file(load_file(path), path, metadata | change)
@@ -183,3 +184,125 @@ def test_each_method_s_examples():
     assert np.isnan(taught.labels[0][0]) and taught.labels[0][1] == 0
     with pytest.raises(InputError, match="'consensus' is not fine-tuned"):
         rm.training_examples(problems, programs, labels, "consensus")
+
+
+def test_labels_of_examples_are_found_again_by_their_step():
+    """Programs of two problems, mingled, as a table may have them."""
+    rows = [("b", 1, 0.1, 0.2), ("a", 0, 0.3, 0.4), ("b", 0, 0.5, 0.6), ("a", 2, 0.7, 0.8)]
+    problems = {name: Problem(name, name, "Add.", "easy", "train", (), ()) for name in "ab"}
+    programs = [Program(name, sample, "xy", ["x", "y"], True, "passed", 2) for name, sample, *_ in rows]
+    labels = [
+        StepLabel(name, sample, step, "x", 1, 1, y, False) for name, sample, *ys in rows for step, y in enumerate(ys)
+    ]
+    examples = rm.labelled_examples(problems, programs, labels)
+    found = rm.labels_by_step(programs, [example.labels for example in examples])
+    assert found == {(x.problem, x.sample, x.step): x.label for x in labels}
+
+
+# ------------------------------------------------------------------------------------------------- what is no number
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"features": (2, np.nan)}, "features: row 2 holds nan"),
+        ({"features": (1, -np.inf)}, "features: row 1 holds -inf"),
+        ({"labels": (3, np.nan)}, "labels: row 3 holds nan"),
+        ({"labels": (0, 7.0)}, "labels: row 0 holds 7"),
+        ({"labels": (2, -0.5)}, "labels: row 2 holds -0.5"),
+        ({"weights": (1, np.nan)}, "weights: row 1 holds nan"),
+        ({"offset": (3, np.inf)}, "offset: row 3 holds inf"),
+    ],
+)
+def test_a_head_is_fitted_to_numbers_alone(change, said):
+    given = {"features": np.eye(4), "labels": np.array([0, 1, 0, 1.0]), "weights": np.ones(4), "offset": np.zeros(4)}
+    for name, (row, value) in change.items():
+        given[name][row] = value
+    with pytest.raises(InputError, match=said):
+        rm.fit_head(given["features"], given["labels"], 1.0, given["weights"], given["offset"])
+
+
+@pytest.mark.parametrize("how", rm.AGGREGATIONS)
+def test_step_scores_that_are_no_numbers_are_refused(how):
+    with pytest.raises(InputError, match="step scores: row 1 holds nan"):
+        rm.aggregate([0.5, float("nan"), 0.5], how)
+
+
+def change_tensor(path, name, value):
+    with safe_open(str(path), "numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(path) | {name: np.asarray(value, float)}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("weight", [np.nan] * 32, "weight holds values that are no numbers"),
+        ("bias", [np.inf], "bias holds values that are no numbers"),
+        ("mean", [np.nan] * 32, "mean holds values that are no numbers"),
+        ("scale", [0.0] * 32, "`scale` holds zero or less"),
+        ("scale", [-1.0] * 32, "`scale` holds zero or less"),
+        ("weight", np.ones(31), "shapes .* do not fit"),
+        ("weight", np.ones((2, 16)), "shapes .* do not fit"),
+        ("scale", np.ones(1), "shapes .* do not fit"),
+        ("bias", [], "shapes .* do not fit"),
+        ("replaced.norm.weight", [np.nan] * 32, r"replaced\.norm\.weight holds values that are no numbers"),
+        ("lora.layers.0.self_attn.q_proj.A", np.ones((4, 32)), r"lacks lora\.layers\.0\.self_attn\.q_proj\.B"),
+    ],
+)
+def test_a_checkpoint_that_no_training_gives_is_refused(checkpoint, name, value, said):
+    _, path = checkpoint
+    change_tensor(path, name, value)
+    with pytest.raises(WeightsError, match=said):
+        rm.RewardModel.load(path)
+
+
+@pytest.mark.parametrize("shapes", [((4, 32), (32, 3)), ((4,), (32, 4)), ((4, 32, 1), (32, 4))])
+def test_lora_matrices_that_do_not_fit_together_are_refused(checkpoint, shapes):
+    _, path = checkpoint
+    for side, shape in zip("AB", shapes, strict=True):
+        change_tensor(path, f"lora.layers.0.self_attn.q_proj.{side}", np.ones(shape))
+    with pytest.raises(WeightsError, match="LoRA"):
+        rm.RewardModel.load(path)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"layer": "two"}, "`layer` is 'two'"),
+        ({"alpha": "nan"}, "`alpha` is"),
+        ({"template": "{"}, "not JSON"),
+        ({"template": '{"before": 3}'}, "`before` is 3"),
+        ({"about": ""}, "not JSON"),
+        ({"dtype": "float8"}, "no precision 'float8'"),
+        ({"backbone": None, "template": None}, "`backbone` is missing, and so is `template`"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_named(checkpoint, change, said):
+    _, path = checkpoint
+    with safe_open(str(path), "numpy") as file:
+        metadata = {name: value for name, value in (file.metadata() | change).items() if value is not None}
+    save_file(load_file(path), path, metadata)
+    with pytest.raises(WeightsError, match=said):
+        rm.RewardModel.load(path)
+
+
+def test_a_head_of_another_width_than_the_backbone_is_refused(checkpoint):
+    _, path = checkpoint
+    with safe_open(str(path), "numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(path) | {name: np.ones(31) for name in ("weight", "mean", "scale")}, path, metadata)
+    with pytest.raises(WeightsError, match=r"reads states of 31 numbers, and .* gives 32"):
+        rm.RewardModel.load(path).score(PROBLEM, ["x = 1\n"])
+
+
+def test_equal_models_are_equal_files_with_their_metadata_in_order(checkpoint):
+    model, path = checkpoint
+    first = path.read_bytes()
+    for _ in range(5):
+        model.save(path)
+        assert path.read_bytes() == first
+    size = int.from_bytes(first[:8], "little")
+    header = json.loads(first[8 : 8 + size])
+    assert list(header) == sorted(header) and size % 8 == 0
+    assert list(header["__metadata__"]) == sorted(header["__metadata__"])

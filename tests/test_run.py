@@ -1,16 +1,28 @@
 """The runner refuses what it does not know, names what failed, and resumes; the command line keeps its exit codes."""
 
+import errno
 import functools
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+from dreamprm_lib import evaluate
 from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import Program, Stage, Study
+from dreamprm_lib.artifacts import SHIPPED, Program, Stage, Study
+from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.interrupts import KEPT
 from dreamprm_lib.show.report import _stages
@@ -122,6 +134,55 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
     assert seconds_of(run(project, overrides=settings)) == done  # more money is no reason to do it again
 
 
+SECRET = "sk-0123456789-must-not-be-seen"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"base_url": f"https://host/v1?api-key={SECRET}"},
+        {"base_url": f"https://:{SECRET}@host/v1"},
+        {"base_url": "https://host/v1", "key_variable": SECRET},
+        {"base_url": "https://host/v1", "key_variable": "sk_0123456789_must_not_be_seen"},
+        {"base_url": "https://host/v1", "api_key": SECRET},
+    ],
+)
+@pytest.mark.parametrize("name", ["policy", "weak_policy"])
+def test_a_secret_among_the_settings_is_refused_before_anything_is_written(project, caplog, policy, name):
+    start = f'outputs = "../outputs"  # a\nstudy = "x"  # b\n{name} = {{}}  # c\n'
+    write_notebook(project / "notebooks" / "02_second.ipynb", start, "1")
+    (project / "profiles" / "tiny.yaml").write_text("note: none\n")
+    with pytest.raises(InputError) as error:
+        run(project, overrides={"02_second": {name: policy}})
+    written = "".join(p.read_text() for p in (project / "outputs").rglob("*") if p.is_file())
+    shown = str(error.value) + caplog.text + written
+    assert not any(secret in shown for secret in (SECRET, SECRET.replace("-", "_")))
+
+
+@pytest.mark.parametrize("weak, models", [("", ["large", "large"]), ("small", ["large", "small"])])
+def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, weak, models):
+    monkeypatch.setenv("DREAMPRM_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("DREAMPRM_MODEL", "large")
+    monkeypatch.setenv("DREAMPRM_WEAK_MODEL", weak)
+    for name in ("live", "quick", "paper"):
+        profile = runner.elsewhere(runner.load_profile(name))
+        found = runner.stage_parameters(runner.STAGES[2], profile, {}, {})
+        assert [found[p]["model"] for p in ("policy", "weak_policy")] == models
+        assert {found[p]["base_url"] for p in ("policy", "weak_policy")} == {"http://127.0.0.1:9/v1"}
+    assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
+
+
+def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project, monkeypatch):
+    rows = [{"restarted": n} for n in (0, 3, 4)] + [{}]
+    monkeypatch.setattr(runner, "STAGES", (Stage("01_first", (), ("a.jsonl",)),))
+    code = f"import json\nfrom pathlib import Path\nlines = [json.dumps(row) + '\\n' for row in {rows}]\n"
+    code += "Path(outputs, study, 'a.jsonl').write_text(''.join(lines))"
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b\n', code)
+    (project / "profiles" / "tiny.yaml").write_text("note: one stage\n")
+    study = run(project)
+    assert json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["restarted"] == 7
+
+
 def test_the_report_tells_costs_where_there_are_any():
     stage = {"seconds": 1.5, "tokens": 7}
     nothing = {"answers": 0, "completions": 0, "prompt_tokens": 0, "tokens": 0, "dollars": None}
@@ -224,6 +285,31 @@ def test_an_interrupted_run_keeps_what_was_complete_and_says_so(project, capsys,
     assert "[1/2] 01_first: complete, skipped" in caplog.text and (study.folder / "b.csv").read_text() == "11"
 
 
+SLEEPING = {
+    "asleep": "import time\ntime.sleep(60)",
+    "busy": "while True:\n    pass",
+    "waiting": "import subprocess\nsubprocess.run(['sleep', '60'])",
+}
+
+
+@pytest.mark.parametrize("cell", SLEEPING.values(), ids=SLEEPING)
+def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
+    """As a terminal sends it: to all processes of the command."""
+    code = f"from pathlib import Path\nPath('../started').write_text('')\n{cell}"
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b', code)
+    child = subprocess.Popen(
+        [sys.executable, __file__, str(project)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not (project / "started").exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    time.sleep(0.5)
+    os.killpg(child.pid, signal.SIGINT)
+    told = child.communicate(timeout=120)[1]
+    assert child.returncode == 1 and told.endswith("the same command goes on from there.\n")
+    assert "Traceback" not in told and "ZMQ" not in told
+
+
 def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():
     start = "from dreamprm_lib.show.figures import use_style\nuse_style()"
     stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)"
@@ -263,6 +349,198 @@ def test_unknown_parameters_are_errors(project, options, said):
         run(project, overrides=runner.parse_overrides(options))
 
 
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("04.layers=twelve", r"04_reward_model: the parameter `layers` is 'twelve': it should be a valid list"),
+        ("04.layers=12", "`layers` is 12"),
+        ("04.layers=[2, 2.5]", r"`layers\[1\]` is 2.5: it should be a valid integer"),
+        ("04.ridges=[0.1, off]", r"`ridges\[1\]` is 'off': it should be a valid number"),
+        ("01.replay=off", "`replay` is 'off': it should be a valid boolean"),
+        ("01.train_limit=many", "`train_limit` is 'many': it should be a valid integer"),
+        ("06.uses=1.5", "`uses` is 1.5: it should be a valid integer"),
+        ("05.planted_methods=raw labels", "`planted_methods` is 'raw labels'"),
+        ("01.temperature=12:30", "`temperature` is '12:30'"),
+        ("01.temperature=.nan", "`temperature` is nan: it should be a finite number"),
+        ("04.folds=1e1", "`folds` is 10.0"),
+        ("04.seed=true", "`seed` is True"),
+        ("04.dtype=16", "`dtype` is 16: it should be a valid string"),
+        ("04.layer=[2]", r"no parameter `layer` \(did you mean `layers`\?\)"),
+        ("01.problems=", "`problems` is None"),
+        ("04.layers=[12", "-p 04.layers, line 1: not YAML"),
+        ("reward_modle.seed=1", r"-p reward_modle.seed: there is no notebook .* \(did you mean `04_reward_model`"),
+        ("01.study=other", "`study` cannot be set. A study is named by --study"),
+    ],
+)
+def test_every_parameter_is_checked_by_the_notebook_s_literal_before_anything_runs(tmp_path, monkeypatch, option, said):
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("a notebook ran"))
+    with pytest.raises(InputError, match=said):
+        runner.run(runner.load_profile("quick"), overrides=runner.parse_overrides([option]), outputs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("06.policy_parameters=3300000000", 3_300_000_000),
+        ("04.ridges=[1, 1e-2]", [1, 0.01]), ("04.dtype=~", None), ("01.temperature=1", 1), ("04.training=off", "off"),
+        ("01.problems=2024-08-01", "2024-08-01"), ("01.policy={extra: {a: 1e2}}", {"extra": {"a": 100.0}}),
+    ],
+)  # fmt: skip
+def test_values_are_yaml_1_2(option, value):
+    overrides = runner.parse_overrides([option])
+    ((notebook, section),) = overrides.items()
+    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
+    ((name, _),) = section.items()
+    assert runner.stage_parameters(stage, runner.load_profile("quick"), overrides, {})[name] == value
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("comon: {replay: true}", r"tiny.yaml: there is no notebook 'comon' \(did you mean `common`\?\)"),
+        ("02_secnd: {n: 2}", r"no notebook '02_secnd' \(did you mean `02_second`\?\)"),
+        ("common: {m: 2}", "in `common` there is no parameter `m` of any notebook: known are n"),
+        ("common: 3", "`common` is 3"),
+        ("weights: smollm2", "`weights` is 'smollm2'"),
+        ("note: [a]", r"`note` is \['a'\]"),
+        ("02_second: 5", "the section '02_second' is 5"),
+        ("'02': {n: 1}\n02_second: {n: 2}", "the section '02_second' stands there twice"),
+        ("- a\n- b", r"\['a', 'b'\] where sections"),
+        ("a: [", "tiny.yaml, line 1: not YAML"),
+        ("7: {n: 1}", "no notebook '07'"),
+    ],
+)
+def test_what_a_profile_says_is_never_passed_over(project, text, said):
+    (project / "profiles" / "tiny.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        runner.load_profile("tiny")
+
+
+@pytest.mark.parametrize("key", ["02", '"02"', "second", "02_second"])
+def test_a_section_may_go_by_its_short_name(project, key):
+    (project / "profiles" / "tiny.yaml").write_text(f"{key}: {{n: 7}}\ncommon:\n")
+    parameters = runner.stage_parameters(runner.STAGES[1], runner.load_profile("tiny"), {}, {})
+    assert parameters["n"] == 7
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "..", ".", "/tmp/x", "a\0"])
+def test_a_study_lies_in_outputs_and_nowhere_else(project, name):
+    with pytest.raises(InputError, match="A study's name is that of one folder in outputs/"):
+        Study(project / "outputs", name)
+
+
+def test_a_stage_runs_again_when_a_file_that_a_parameter_names_changes(project, monkeypatch):
+    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = [""]  # c\n'
+    write_notebook(project / "notebooks" / "01_first.ipynb", start, "1")
+    (project / "set").mkdir()
+    (project / "set" / "a.toml").write_text("1")
+    (project / "one.jsonl").write_text("1")
+    ran = []
+
+    def execute(stage, study, *_):
+        study.path(stage.writes[0]).write_text("1")
+        ran.append(stage.notebook)
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    overrides = {"01_first": {"n": ["../set", f"{project / 'one.jsonl'}?before=2024-08-01", "a name"]}}
+    run(project, overrides=overrides)
+    run(project, overrides=overrides)
+    assert ran == ["01_first", "02_second"]
+    for change in (
+        lambda: (project / "set" / "a.toml").write_text("2"),
+        lambda: (project / "set" / "b.toml").write_text("1"),
+        lambda: (project / "set" / "b.toml").rename(project / "set" / "c.toml"),
+        lambda: (project / "one.jsonl").write_text("2"),
+    ):
+        ran.clear()
+        change()
+        run(project, overrides=overrides)
+        assert ran == ["01_first"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda manifest: [],
+        lambda manifest: {"stages": None},
+        lambda manifest: {"stages": {"01_first": 5}},
+        lambda manifest: {"stages": {"01_first": {}}},
+        lambda manifest: {"stages": {"01_first": manifest["stages"]["01_first"] | {"outputs": ["a.csv"]}}},
+    ],
+)
+def test_a_damaged_manifest_only_costs_a_new_run(project, monkeypatch, damage):
+    def execute(stage, study, *_):
+        study.path(stage.writes[0]).write_text("1")
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    study = run(project)
+    path = study.folder / "manifest.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    run(project)
+    assert set(seconds_of(study)) == {"01_first", "02_second"}
+
+
+def own_problems(folder, splits):
+    folder.mkdir()
+    for number, split in enumerate(splits):
+        (folder / f"{number}.toml").write_text(
+            f'id = "p{number}"\ntitle = "P"\ndifficulty = "easy"\nsplit = "{split}"\n'
+            f'statement = "{chr(97 + number) * 9}"\nreference = "x"\n'
+            '[[samples]]\ninput = ""\noutput = ""\n[[tests]]\ninput = ""\noutput = ""\n'
+        )
+    return folder
+
+
+ENOUGH = ["train", "train", "meta", "meta", "test"]
+
+
+@pytest.mark.parametrize(
+    "splits, options, said",
+    [
+        (["train", "test"], [], "has 1 train problems. A study needs at least 2 train, 2 meta, 1 test problems"),
+        (["train", "train", "meta", "test"], [], "has 1 meta problems"),
+        (["train", "train", "meta", "meta"], [], "has 0 test problems"),
+        (ENOUGH, ["03.limit=0"], "03: `limit` is 0"),
+        (ENOUGH, ["01.train_limit=-1"], "01: `train_limit` is -1"),
+        (ENOUGH, [], "no problem 'alternating-sum' among these 2: known are p0, p1"),
+        (ENOUGH, ["01.compared=[p0]", "04.training=lorra"], "`training` is 'lorra'"),
+        (
+            ENOUGH,
+            ["01.compared=[]", "05.training=lora", "05.recipe={epoch: 1}"],
+            "`epoch`",
+        ),
+    ],
+)
+def test_what_a_study_lacks_is_said_before_anything_runs(tmp_path, monkeypatch, splits, options, said):
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("a notebook ran"))
+    monkeypatch.setattr(runner, "fetch", lambda name: pytest.fail("weights were fetched"))
+    profile = runner.load_profile("quick")
+    profile.common["problems"] = str(own_problems(tmp_path / "mine", splits))
+    with pytest.raises(InputError, match=said):
+        runner.run(profile, overrides=runner.parse_overrides(options), outputs=tmp_path)
+
+
+def test_validation_says_how_many_problems_a_study_needs(capsys, tmp_path):
+    main(["problems", "validate", str(own_problems(tmp_path / "mine", ["train", "test"]))])
+    assert "1 train (needed: 2), 0 meta (needed: 2), 1 test (needed: 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [(errno.ENOSPC, "Make room on that disk"), (errno.EACCES, "Get leave to write"), (errno.EROFS, "is read-only")],
+)
+def test_what_the_system_refuses_is_told_with_a_way_out(capsys, monkeypatch, number, said):
+    def refused(*_):
+        raise OSError(number, os.strerror(number), "outputs/x")
+
+    monkeypatch.setattr("dreamprm_lib.engine.problems.load_problems", refused)
+    assert main(["problems", "list", "mine"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: outputs/x: ") and said in error and "Errno" not in error
+
+
 def test_a_notebook_without_the_tag_is_an_error(project):
     write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass", tags=())
     with pytest.raises(InputError, match="no cell tagged `parameters`"):
@@ -282,6 +560,40 @@ def test_the_shipped_profiles_fit_the_notebooks():
             runner.stage_parameters(stage, profile, {}, {})
 
 
+@pytest.mark.parametrize("notebook", [s.notebook for s in runner.STAGES])
+def test_a_notebook_run_by_hand_is_part_of_the_default_study(notebook):
+    """Its cell's literals, among them the study's name, are the parameters of `quick`."""
+    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
+    nothing = runner.Profile("none", (), {}, {})
+    by_hand, by_profile = (runner.stage_parameters(stage, p, {}, {}) for p in (nothing, runner.load_profile("quick")))
+    assert by_hand == by_profile and by_hand["study"] == "quick"
+
+
+ORIGINAL = {  # what the paper says of its settings, by notebook
+    "01": {"temperature": 0.2, "train_samples": 1, "model": "Qwen/Qwen3-Coder-30B-A3B-Instruct"},
+    "02": {"temperature": 0.3, "rollouts": 16, "model": "Qwen/Qwen3-Coder-30B-A3B-Instruct"},
+    "03": {"model": "o4-mini", "extra": {"reasoning_effort": "high"}},
+    "04": {"backbones": ["Qwen/Qwen2.5-Coder-3B"], "losses": ["mse"], "training": "lora"},
+    "05": {"training": "lora"},
+}
+LORA = {"rank": 8, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
+WARM_UP = {"epochs": 5, "learning_rate": 1e-4, "accumulation": 32, "loss": "mse"}
+BILEVEL = {"iterations": 10_000, "iteration_accumulation": 8, "meta_lr": 0.01, "smoothing": 0.1}
+
+
+def test_the_paper_profile_is_the_original_s():
+    profile = runner.load_profile("paper")
+    parameters = {s.notebook[:2]: runner.stage_parameters(s, profile, {}, {}) for s in runner.STAGES}
+    for notebook, facts in ORIGINAL.items():
+        found = parameters[notebook] | parameters[notebook].get("policy", {})
+        assert {name: found[name] for name in facts} == facts
+    for notebook, facts in (("04", WARM_UP), ("05", WARM_UP | BILEVEL)):
+        mine = parameters[notebook]
+        recipe = asdict(recipe_of(mine["training"], mine["recipe"], mine["seed"]))
+        assert {name: recipe[name] for name in facts} == facts and recipe["part"] == LORA
+    assert parameters["04"]["problems"].endswith("train_before=2024-08-01&test_from=2025-02-01")
+
+
 @pytest.mark.parametrize(
     "arguments, status, said",
     [
@@ -296,6 +608,35 @@ def test_errors_are_one_paragraph_on_stderr_with_their_status(capsys, arguments,
     assert main(arguments) == status
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.startswith("error: ") and "Traceback" not in captured.err
+
+
+TEMPORARY = "out/quick/.table.csv.1f.tmp"
+TROUBLES = [
+    (OSError(errno.ENOSPC, "No space left on device", TEMPORARY), "out/quick: no space is left there. Free some"),
+    (OSError(errno.ENOSPC, "No space left on device"), "On this disk: no space is left there. Free some"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x/cache"), "/home/x/cache: no space is left there"),
+    (
+        PermissionError(errno.EACCES, "Permission denied", "out/quick"),
+        "out/quick: nothing may be written there. Change",
+    ),
+    (OSError(errno.EROFS, "Read-only file system", "/mnt/book/figures"), "/mnt/book/figures: nothing may be written"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "a b.txt"), "a b.txt: no such file or directory"),
+    (OSError(errno.ENOSPC, "No space left on device", ".x.tmp", None, "x"), ".: no space is left there"),
+]
+
+
+@pytest.mark.parametrize("error, said", TROUBLES)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["here", "in a cell"])
+def test_trouble_with_the_disk_names_the_place_and_the_fix(capsys, monkeypatch, error, said, wrapped):
+    """In this process, or told by a notebook's."""
+
+    def fails(*_):
+        raise StudyError(f"04_reward_model failed in cell 3 with OSError: {error}\nSee there.") if wrapped else error
+
+    monkeypatch.setattr("dreamprm_lib.run.run", fails)
+    assert main(["run", "--profile", "smoke"]) == 1
+    told = capsys.readouterr().err
+    assert said in told and "Errno" not in told and ("See there." in told) == wrapped
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["weights"]])
@@ -313,6 +654,75 @@ def test_help_names_every_command(capsys):
     assert all(word in text for word in ("run", "weights", "record", "problems", "evaluate"))
 
 
+@pytest.fixture
+def shipped(tmp_path):
+    """The outputs of a project that ships a study, `reference`, of one table and one label."""
+    folder = tmp_path / "outputs" / "reference"
+    folder.mkdir(parents=True)
+    (folder / SHIPPED).write_text("read only")
+    (folder / "table.csv").write_text("method,pass_rate\nrandom,0.5\n")
+    (folder / "solutions.jsonl").write_text("")
+    (folder / "labels.jsonl").write_text("")
+    return folder
+
+
+CURVE = pd.DataFrame([dict(method="random", n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
+WRITERS = {
+    "a table": lambda study: study.write_table("table.csv", pd.DataFrame({"a": [1]})),
+    "rows": lambda study: study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)]),
+    "a figure": lambda study: study.save_figure(plt.figure(), "00_x", "A figure."),
+    "a file in a folder": lambda study: study.path("training/state.pt").write_text("1"),
+    "an evaluation": lambda study: evaluate.write({"curve": CURVE}, study.shipped),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("name", ["reference", "linked"])
+def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, write, name):
+    if name == "linked":
+        (shipped.parent / name).symlink_to(shipped)
+    before = {path: path.read_bytes() for path in shipped.rglob("*")}
+    study = Study(shipped.parent, name)
+    assert study.read_table("table.csv").pass_rate.tolist() == [0.5]
+    write(study)
+    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
+    assert study.folder == shipped.parent / f"{name}-mine" and any(study.folder.rglob("*.*"))
+    assert study.existing("labels.jsonl").samefile(shipped / "labels.jsonl")
+
+
+def test_what_was_made_of_a_shipped_study_is_read_before_it(shipped):
+    study = Study(shipped.parent, "reference")
+    study.write_table("table.csv", pd.DataFrame({"pass_rate": [0.9]}))
+    again = Study(shipped.parent, "reference")
+    assert again.read_table("table.csv").pass_rate.tolist() == [0.9]
+    assert Study(shipped.parent, "other").folder == shipped.parent / "other"
+
+
+def test_a_run_into_a_shipped_study_is_refused_before_it_begins(project, monkeypatch):
+    (project / "outputs" / "tiny").mkdir(parents=True)
+    (project / "outputs" / "tiny" / SHIPPED).write_text("read only")
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("it ran"))
+    for options in ({}, {"fresh": True}, {"study_name": "tiny"}):
+        with pytest.raises(InputError, match=r"tiny is shipped and only read: name another one with --study"):
+            run(project, **options)
+    assert [p.name for p in (project / "outputs").rglob("*")] == ["tiny", SHIPPED]
+
+
+def test_the_reference_is_shipped():
+    assert Study(runner.PROJECT / "outputs", "reference").shipped
+
+
+@pytest.mark.parametrize("study, file, maker", [
+    ("mine", "labels.jsonl", "02_monte_carlo_labels"), ("class-7", "prm_cof.safetensors", "04_reward_model"),
+    ("quick", "scores.jsonl", "06_test_time_scaling"),
+])  # fmt: skip
+def test_a_missing_table_is_told_with_advice_that_works(tmp_path, study, file, maker):
+    """A study's name is none of a profile."""
+    with pytest.raises(StudyError, match=f"{file} is missing: {maker} makes it.* run --study {study}`") as error:
+        Study(tmp_path, study).existing(file)
+    assert f"--profile {study}" not in str(error.value)
+
+
 def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
     study = Study(tmp_path, "s")
     rows = [Program("p", 0, "x\n", ["x\n"], True, "passed", 3, -0.5)]
@@ -323,3 +733,11 @@ def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
         study.read("solutions.jsonl", Program)
     with pytest.raises(StudyError, match=r"labels\.jsonl is missing: 02_monte_carlo_labels makes it"):
         study.existing("labels.jsonl")
+
+
+if __name__ == "__main__":  # the command, in the project of a test
+    runner.PROJECT = Path(sys.argv[1])
+    runner.STAGES = (Stage("01_first", (), ("a.csv",)),)
+    runner.run.__defaults__ = (*runner.run.__defaults__[:3], runner.PROJECT / "outputs", None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main(["run", "--profile", "tiny"]))

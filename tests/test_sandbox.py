@@ -5,6 +5,7 @@ bomb runs only after a counted number of forks has shown that the limit of proce
 tested too: that a program written to attack a `check` test is *not* kept from it is said in the module, not here.
 """
 
+import ast
 import contextlib
 import json
 import os
@@ -473,6 +474,22 @@ def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
     some = load_problems("humaneval")[:40]
     assert {v.kind for v in box.grade([(p, p.reference) for p in some])} == {"passed"}
     assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in some]))
+
+
+def function_alone(problem):
+    """The reference's function without the imports and helpers that the prompt gives."""
+    body = ast.parse(problem.reference).body
+    return ast.unparse(next(n for n in body if getattr(n, "name", "") == problem.entry_point))
+
+
+def test_a_program_need_not_write_what_humanevals_prompt_gives(box):
+    problems = load_problems("humaneval")
+    assert {v.kind for v in box.grade([(p, function_alone(p)) for p in problems])} == {"passed"}
+    leaning = [p for p in problems if p.id.removeprefix("HumanEval/") in ("10", "32", "38", "50")]
+    future = [(p, "from __future__ import annotations\n" + function_alone(p)) for p in leaning]
+    own = [(p, "is_palindrome = poly = encode_cyclic = encode_shift = None\n") for p in leaning]
+    kinds = [v.kind for v in box.grade(future + own)]
+    assert kinds == ["passed"] * 4 + ["runtime_error"] * 4
 
 
 def test_programs_of_livecodebench_find_its_imports(box):

@@ -1,6 +1,6 @@
 """Best-of-N against enumeration, intervals against simulated coverage, tests against known values."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,17 @@ from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
 from dreamprm_lib.candidate_solutions import pass_at_k
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.statistics import holm, interval, mcnemar, mcnemar_power, problems_needed, resamples
+from dreamprm_lib.engine.statistics import (
+    counted,
+    holm,
+    interval,
+    mcnemar,
+    mcnemar_power,
+    problems_needed,
+    problems_to_settle,
+    resamples,
+    sign_flip_test,
+)
 from dreamprm_lib.errors import InputError
 
 
@@ -41,6 +51,19 @@ def test_best_of_n_literals():
     assert tts.best_of_n([0.9, 0.1, 0.5], [True, False, False], 2) == pytest.approx(2 / 3)
     assert tts.best_of_n([0.5, 0.5], [True, False], 2) == 0.5
     assert tts.best_of_n([float("-inf"), 0.2], [True, False], 2) == 0.0
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_scores_that_are_no_numbers_are_named_by_their_row(row):
+    scores = np.array([0.1, 0.2, 0.3])
+    scores[row] = np.nan
+    with pytest.raises(InputError, match=f"scores: row {row} holds nan"):
+        tts.best_of_n(scores, [True, False, True], 2)
+    with pytest.raises(InputError, match=f"passed: row {row} holds nan"):
+        tts.best_of_n([0.1, 0.2, 0.3], scores, 2)
+    one = Problem("p", "P", "Do.", "easy", "test", (), ())
+    with pytest.raises(InputError, match=f"The scores of `m` for p: row {row} holds nan"):
+        tts.Pool([one], [np.array([True, False, True])], {"random": [np.zeros(3)], "m": [scores]})
 
 
 @pytest.mark.parametrize("n", [0, 3])
@@ -110,10 +133,100 @@ def test_differences_and_their_verdict():
     rows = tts.differences(make_pool(), [("good", "bad"), ("good", "good")], 200)
     assert rows.difference.tolist() == [1.0, 0.0] and rows.wins.tolist() == [2, 0] and rows.losses.tolist() == [0, 0]
     assert rows.p_value.tolist() == [0.5, 1.0]
-    better, same = tts.verdict(rows)
+    better, same = rows.verdict
     assert "`good` may be better than `bad`" in better and "cannot be told apart" in same
+    assert "ahead on 2 problems, behind on 0, exact sign-flip p = 0.5 (1 by Holm for 2 comparisons)" in better
     worse = tts.verdict(pd.DataFrame([dict(rows.iloc[0], difference=-0.2, ci_low=-0.3, ci_high=-0.1)]))
     assert "may be worse than" in worse[0]
+
+
+def fractional_pool(passed, **scores):
+    """A pool of one difficulty: outcomes and scores, a list a problem."""
+    problems = [make_problem(f"p{k}") for k in range(len(passed))]
+    outcomes = [np.array(ok, bool) for ok in passed]
+    zeros = [np.zeros(len(ok)) for ok in outcomes]
+    return tts.Pool(problems, outcomes, {"random": zeros, **{m: [*map(np.array, s)] for m, s in scores.items()}})
+
+
+HALF = [[1, 0], [0, 1]]  # of two candidates one passes
+TIED = [[0.5, 0.5, 0.1]]  # the first two tie for the top
+
+
+@pytest.mark.parametrize(
+    "passed, scores, gains",
+    [
+        (HALF, [[2, 1], [2, 1]], [0.5, -0.5]),  # always the first: no better than chance, won and lost once
+        ([[0, 0, 1, 1]] * 3, [[4, 3, 2, 1]] * 3, [-0.5] * 3),
+        ([[1, 0, 0]], TIED, [1 / 2 - 1 / 3]),
+        ([[0, 1, 1]], TIED, [1 / 2 - 2 / 3]),
+        ([[1, 1], [0, 0]], [[1, 2], [2, 1]], [0, 0]),  # nothing to choose
+        ([[1, 0], [0, 1]], [[7, 7], [-1, -1]], [0, 0]),  # scores that are all alike are `random` by another name
+    ],
+)
+def test_interval_test_and_counts_are_of_the_same_gains(passed, scores, gains):
+    """Ties are averaged on both sides: `random` is every candidate alike, not the first one."""
+    row = tts.differences(fractional_pool(passed, it=scores), [("it", "random")], 200).iloc[0]
+    flips = [abs(np.dot(signs, gains)) for signs in product((1, -1), repeat=len(gains))]
+    assert row.difference == pytest.approx(np.mean(gains)) and row.spread == pytest.approx(np.std(gains))
+    assert (row.wins, row.losses) == (sum(g > 0 for g in gains), sum(g < 0 for g in gains))
+    assert row.p_value == pytest.approx(np.mean([f >= abs(sum(gains)) - 1e-12 for f in flips]))
+    assert row.ci_low <= row.difference <= row.ci_high
+
+
+gain_lists = st.lists(st.sampled_from([-1, -2 / 3, -0.5, -1 / 16, 0, 1 / 7, 0.25, 1 / 3, 1]), max_size=9)
+
+
+@given(gain_lists)
+@settings(max_examples=80, deadline=None)
+def test_the_sign_flip_test_equals_enumeration(gains):
+    gains = np.array(gains, float)
+    flips = [abs(np.dot(signs, gains)) for signs in product((1, -1), repeat=len(gains))]
+    p = sign_flip_test(gains)
+    assert p == pytest.approx(np.mean([f >= abs(gains.sum()) - 1e-9 for f in flips])) and p == sign_flip_test(-gains)
+
+
+@pytest.mark.parametrize(
+    "wins, losses, ties", [(0, 0, 5), (1, 0, 0), (6, 1, 9), (19, 0, 21), (40, 25, 3), (200, 150, 0)]
+)
+def test_for_whole_problems_it_is_mcnemars_test(wins, losses, ties):
+    gains = np.repeat([1.0, -1.0, 0.0], [wins, losses, ties])
+    assert sign_flip_test(gains) == pytest.approx(mcnemar(wins, losses))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.05])
+def test_with_sums_too_many_to_follow_it_stays_near_a_simulation(shift):
+    gains = np.random.default_rng(0).uniform(-0.5, 0.5, 300) + shift
+    signs = np.random.default_rng(1).choice([-1, 1], (40_000, 300))
+    assert sign_flip_test(gains) == pytest.approx((abs(signs @ gains) >= abs(gains.sum())).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("mean, spread", [(0.05, 0.2), (0.1, 0.45), (-0.15, 0.5)])
+def test_the_problems_that_settle_a_gain_give_the_power(mean, spread):
+    """Fractional gains: the test rejects four times in five."""
+    needed = problems_to_settle(mean, spread)
+    rng = np.random.default_rng(0)
+    rejected = np.mean([sign_flip_test(rng.normal(mean, spread, needed), 100) <= 0.05 for _ in range(60)])
+    assert rejected == pytest.approx(0.8, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "mean, spread, needed", [(0.0, 0.3, None), (0.001, 0.5, None), (1.0, 0.0, 6), (-0.5, 0.0, 6), (0.1, 0.3, 71)]
+)
+def test_what_no_number_of_problems_settles_has_none(mean, spread, needed):
+    assert problems_to_settle(mean, spread) == needed
+
+
+@pytest.mark.parametrize(
+    "number, noun, said",
+    [
+        (0, "problem", "0 problems"),
+        (1, "problem", "1 problem"),
+        (1, "state", "1 state"),
+        (2000, "label", "2,000 labels"),
+    ],
+)
+def test_one_is_one(number, noun, said):
+    assert counted(number, noun) == said
 
 
 def test_a_pool_without_candidates_is_refused():
@@ -218,9 +331,9 @@ def test_a_search_meets_best_of_n_at_equal_tokens(searched):
     assert table.baseline.tolist() == ["good", "random", "oracle"]
     # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 surely; `random` solves each with 1/3.
     assert table.difference.tolist() == pytest.approx([(0.5 - 1) / 2, (2 / 3 - 1 / 3) / 2, 0.5 / 2])
-    # 1.5 is rounded to 2, an even number: the first two candidates of a hold the passing one, as do those of b.
-    assert table.wins.tolist() == [0, 0, 0] and table.losses.tolist() == [1, 0, 0]
-    assert tts.verdict(table)[0].startswith("`beam search` ")
+    # Problem a: solved, against chances of 1/2, 1/3 and 1/2; b: the pick fails and a program passes, against 1, 1/3, 1.
+    assert table.wins.tolist() == [1, 1, 1] and table.losses.tolist() == [1, 1, 0]
+    assert table.verdict[0].startswith("`beam search` ")
 
 
 def test_the_curve_of_a_search_has_its_tokens(searched):
@@ -270,9 +383,10 @@ def test_the_aggregation_table_compares_with_the_chosen_rule():
 
 
 def test_what_would_settle_a_difference_is_said_from_the_table():
-    rows = [("a", "b", 5, 1, 100.0), ("c", "b", 2, 2, None), ("d", "b", 9, 0, 20.0)]
-    table = pd.DataFrame(rows, columns=["method", "baseline", "wins", "losses", "problems_needed"])
+    rows = [("a", "b", 0.1, 100.0), ("c", "b", 0.0, None), ("d", "b", 0.225, 20.0), ("e", "b", 0.001, None)]
+    table = pd.DataFrame(rows, columns=["method", "baseline", "difference", "problems_needed"])
     said, pair = tts.settled_by(table, 40, "a", "b")
-    assert "2 of 3 differences" in said and "by 60 problems or fewer; 1 by the 40" in said
-    assert "`a` against `b` (5 won, 1 lost) would take 100 problems" in pair
+    assert "2 of 4 differences" in said and "by 60 problems or fewer; 1 by the 40" in said
+    assert "`a` against `b` (+10.0 points) would take 100 problems" in pair
     assert "settle nothing" in tts.settled_by(table, 40, "c", "b")[1]
+    assert "would take over 20,000 problems" in tts.settled_by(table, 40, "e", "b")[1]

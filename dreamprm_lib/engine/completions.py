@@ -5,6 +5,8 @@ run can stop at any moment and goes on where it was, and *n* = 16 extends a run 
 ledger of what each answer cost.  A `Recording` is a store exported to compressed JSON Lines with a manifest beside it;
 a study replays it without a model.
 
+The text of a problem that is not ours is never part of a recording: a `WithheldRequest` stands for the request.
+
 Not covered: two processes that ask for the same missing sample at the same time both pay for it, and the first answer
 is kept.
 """
@@ -22,9 +24,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock
+from pydantic import FiniteFloat, NonNegativeInt, Strict, StringConstraints
 
+from dreamprm_lib.engine.files import (
+    as_json_lines,
+    file_digest,
+    from_json,
+    json_lines,
+    read_json,
+    to_json,
+    write_atomically,
+)
+from dreamprm_lib.engine.schema import Form, checked, row_of
 from dreamprm_lib.errors import InputError
 
 
@@ -50,7 +64,11 @@ class Request:
     def digest(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+
+    def as_row(self) -> dict:
+        """What a recording says of it."""
+        return {"request": self.as_dict()}
 
     def as_dict(self) -> dict:
         """The fields; without `extra` where there is nothing in it."""
@@ -58,8 +76,25 @@ class Request:
         return fields if self.extra else {name: value for name, value in fields.items() if name != "extra"}
 
     @classmethod
-    def from_dict(cls, fields: dict) -> Request:
-        return cls(**{**fields, "stop": tuple(fields["stop"])})
+    def from_dict(cls, fields: dict, where: object = "request") -> Request:
+        """The request of such fields.  Raises `InputError`, which begins with `where`, if they are not a request's."""
+        request = row_of(cls, fields, where)
+        return dataclasses.replace(request, stop=tuple(request.stop))
+
+
+@dataclass(frozen=True)
+class WithheldRequest:
+    """A request whose text is not ours to pass on: its digest, and the id of the problem that it asks about.
+
+    Whoever has the problem makes the same prompt from it, and finds the completions by the digest.
+    """
+
+    digest: str
+    problem: str
+
+    def as_row(self) -> dict:
+        """What a recording says of it."""
+        return {"digest": self.digest, "problem": self.problem}
 
 
 @dataclass(frozen=True)
@@ -68,13 +103,23 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not tell).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `content_filter`, or `empty`.
+    `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
+    log-probabilities, and the lowest of these; only the embedded engine tells them.
     """
 
     text: str
-    tokens: int
+    tokens: NonNegativeInt
     finish: str
-    logprob: float | None = None
+    logprob: FiniteFloat | None = None
+    lines: tuple[Annotated[tuple[int, float, float], Strict(False)], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
+
+    def as_dict(self) -> dict:
+        """The fields; without `lines` where they are not known."""
+        fields = dataclasses.asdict(self)
+        return fields if self.lines else {name: value for name, value in fields.items() if name != "lines"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +139,8 @@ class Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in counts), sum(money) if money else None)
 
 
-Rows = dict[str, tuple[Request, dict[int, Completion]]]  # requests and their completions by sample index, by digest
+# Requests and their completions by sample index, by the request's digest.
+Rows = dict[str, tuple[Request | WithheldRequest, dict[int, Completion]]]
 
 
 SCHEMA = """
@@ -104,35 +150,42 @@ CREATE TABLE IF NOT EXISTS ledger
     (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT, finishes TEXT,
      answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
 """
+LEDGER = "id, time, account, model, digest, finishes, answers, completions, prompt_tokens, tokens, dollars"
+INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 11)})"
 
 
 class CompletionStore:
     """An SQLite file of completions and of what they cost; several processes may share it.
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
-    context manager, or call `close`.  Raises `InputError` for a file that is no such store, or is damaged.
+    context manager, or call `close`.  Raises `InputError` for a file that is no such store, is damaged, or
+    cannot be written: opening it tries whether an answer can be booked, before one is paid for.
     """
 
     def __init__(self, path: Path | str):
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        with FileLock(f"{path}.lock"), damage_named(path):
-            # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
+        self._path = path = Path(path)
+        with faults_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            with FileLock(f"{path}.lock"):
+                # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(SCHEMA)
+                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 11)
+                self._db.rollback()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
-        rows = self._db.execute(
-            "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
-        )
-        return {sample: Completion(**json.loads(body)) for sample, body in rows}
+        with faults_named(self._path):
+            rows = self._db.execute(
+                "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
+            ).fetchall()
+        return {sample: from_body(body, f"{self._path}, sample {sample} of {request.digest}") for sample, body in rows}
 
     def put(self, request: Request, completions: dict[int, Completion]) -> None:
         """Store completions by sample index, all or none; a sample that is already there stays as it is."""
-        with self._db:
+        with faults_named(self._path), self._db:
             self._insert(request.digest, completions)
 
     def pay(
@@ -144,20 +197,19 @@ class CompletionStore:
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
         row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
-        with self._db:
+        with faults_named(self._path), self._db:
             self._insert(request.digest, completions)
-            self._db.execute(
-                "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *dataclasses.astuple(cost))
-            )
+            self._db.execute(f"INSERT {INTO_LEDGER}", (*row, *dataclasses.astuple(cost)))
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
-        *counts, dollars = self._db.execute(
-            "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
-            " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
-            " AND (?2 IS NULL OR model = ?2)",
-            (account, model),
-        ).fetchone()
+        with faults_named(self._path):
+            *counts, dollars = self._db.execute(
+                "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
+                " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
+                " AND (?2 IS NULL OR model = ?2)",
+                (account, model),
+            ).fetchone()
         return Cost(*(count or 0 for count in counts), dollars)
 
     def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
@@ -171,7 +223,7 @@ class CompletionStore:
                 " WHERE excluded.body < completions.body",
                 completions,
             ).rowcount
-            self._db.executemany("INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ledger)
+            self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
         return max(changed, 0)
 
     def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
@@ -181,7 +233,8 @@ class CompletionStore:
         )
 
     def __len__(self) -> int:
-        return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
+        with faults_named(self._path):
+            return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
 
     def close(self) -> None:
         self._db.close()
@@ -195,16 +248,24 @@ class CompletionStore:
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
-    return json.dumps(dataclasses.asdict(completion))
+    return json.dumps(completion.as_dict())
+
+
+def from_body(body: str, where: object) -> Completion:
+    """The completion that the store kept.  Raises `InputError`, which begins with `where`."""
+    return row_of(Completion, from_json(body, where), where)
 
 
 @contextmanager
-def damage_named(path: Path | str) -> Iterator[None]:
-    """SQLite's complaints about a file that it cannot read, as `InputError`."""
+def faults_named(path: Path | str) -> Iterator[None]:
+    """What SQLite and the disk say of a store that cannot be read or written, as `InputError`."""
     try:
         yield
-    except sqlite3.OperationalError:
-        raise  # locked, full, not allowed: nothing is wrong with the file
+    except (sqlite3.OperationalError, OSError) as error:  # locked, full, not allowed: nothing is wrong with the file
+        raise InputError(
+            f"The store of completions {path} cannot be used ({error}); what it held is there as it was. Make room or "
+            "get leave to write there, or set DREAMPRM_CACHE to another folder."
+        ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
             f"{path} is no store of completions, or is damaged ({error}). Put it aside and restore a copy; "
@@ -227,45 +288,63 @@ class Recording:
         return sum(len(completions) for _, completions in self.rows.values())
 
 
-def load_recording(path: Path | str) -> Recording:
+def load_recording(path: Path | str, repair: bool = False) -> Recording:
     """Read `NAME.jsonl.gz` and the manifest `NAME.manifest.json` beside it.
 
-    Raises `InputError` if the file is not the one that its manifest describes (SHA-256), or a row is malformed.
+    Raises `InputError` if the file is not the one that its manifest describes (SHA-256), or a row is malformed.  With
+    `repair` rows that are whole are believed without the manifest: an export that was killed between its two files
+    leaves a new recording under an old manifest.
     """
     path = Path(path)
-    manifest = json.loads(_manifest_path(path).read_text())
-    packed = path.read_bytes()
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != manifest["sha256"]:
+    manifest = checked(_Manifest, read_json(_manifest_path(path)), _manifest_path(path))
+    rows: Rows = {}
+    if not repair and (digest := file_digest(path)) != manifest.sha256:
         raise InputError(
-            f"{path} has SHA-256 {digest}, its manifest says {manifest['sha256']}: the recording was changed or cut "
+            f"{path} has SHA-256 {digest}, its manifest says {manifest.sha256}: the recording was changed or cut "
             "short. Restore both files from version control, or export them again with `record`."
         )
-    rows: Rows = {}
-    for number, line in enumerate(gzip.decompress(packed).decode().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            request = Request.from_dict(row["request"])
-            rows[request.digest] = (request, {int(i): Completion(**c) for i, c in row["completions"].items()})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: not a recorded request ({error!r}).") from error
-    return Recording(rows, manifest)
+    for where, line in json_lines(path):
+        if isinstance(line, dict) and "digest" in line:
+            row = checked(_WithheldRow, line, where)
+            request = WithheldRequest(row.digest, row.problem)
+        else:
+            row = checked(_RecordedRow, line, where)
+            request = Request.from_dict(row.request, where)
+        recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
+        rows.setdefault(request.digest, (request, {}))[1].update(recorded)
+    if repair and not rows:
+        raise InputError(f"{path} holds nothing. Restore it and its manifest from version control.")
+    return Recording(rows, manifest.model_dump())
+
+
+class _Manifest(Form, extra="allow"):
+    sha256: str
+
+
+class _Recorded(Form):
+    completions: dict[Annotated[int, Strict(False)], dict]  # JSON's keys are texts
+
+
+class _RecordedRow(_Recorded):
+    request: dict
+
+
+class _WithheldRow(_Recorded):
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    problem: str
 
 
 def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     """Write requests with their completions as a recording; the same rows give the same bytes."""
     path = Path(path)
-    lines = [
-        json.dumps(
-            {
-                "request": request.as_dict(),
-                "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
-            },
-            ensure_ascii=False,
-        )
+    lines = (
+        {
+            **request.as_row(),
+            "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
+        }
         for _, (request, completions) in sorted(rows.items())
-    ]
-    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), compresslevel=9, mtime=0)
+    )
+    packed = gzip.compress(as_json_lines(lines), compresslevel=9, mtime=0)
     manifest = {
         **manifest,
         "requests": len(rows),
@@ -275,19 +354,8 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, packed)
-    write_atomically(_manifest_path(path), (json.dumps(manifest, indent=2) + "\n").encode())
+    write_atomically(_manifest_path(path), to_json(manifest, indent=2) + b"\n")
     return load_recording(path)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside `path`, then rename: a reader sees the old file or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _manifest_path(path: Path) -> Path:

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from importlib import resources
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from dreamprm_lib.engine.completions import Cost, Request
+from dreamprm_lib.engine.files import from_yaml, read_text
+from dreamprm_lib.engine.schema import checked, form_of
 from dreamprm_lib.errors import InputError
 
+T = TypeVar("T")
 EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+WEAKER = {"model": "qwen2.5-coder-0.5b-instruct-q4_k_m"}  # the policy whose rollouts show a bias in chapter 2
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Model:
     n: bool = True
     prefill: bool = True
     sampling: bool = True
-    reasoning: int = 0
-    price: tuple[float, float] | None = None
+    reasoning: NonNegativeInt = 0
+    price: Annotated[Sequence[NonNegativeFloat], Field(min_length=2, max_length=2)] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,16 @@ class Patience:
     - `retries`: further tries after a failure that may pass (rate limit, server error, cut connection, nonsense), each
       after what `Retry-After` demands and a random time of up to `backoff` seconds, doubled with each try.
     - `longest`: seconds that it waits at most between two tries; who demands more is asked another day.
-    - `reasks`: further tries after a chat reply that is a refusal, empty or cut short.  The last one is kept as what it
-      is.  Raw completions are never asked anew: there, a short or a long one is a sample like any other.
+    - `reasks`: further tries after a reply that failed (an error, a content filter, a form that cannot be read), which
+      is never a sample; and after a chat reply that is a refusal, a call of a tool, empty or cut short.  The last one
+      of these is kept as what it is.  Of raw completions, a short or a long one is a sample like any other.
     """
 
-    timeout: float = 1800
-    retries: int = 6
-    backoff: float = 0.5
+    timeout: Annotated[float, Field(gt=0)] = 1800
+    retries: NonNegativeInt = 6
+    backoff: NonNegativeFloat = 0.5
     longest: float = 300
-    reasks: int = 2
+    reasks: NonNegativeInt = 2
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class Budget:
     Outside a study the limit is for all that is spent outside of studies.
     """
 
-    dollars: float | None = None
-    tokens: int | None = None
+    dollars: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    tokens: NonNegativeInt | None = None
 
     def covers(self, cost: Cost) -> bool:
         """Whether so much may be spent; a cost without a price is no money."""
@@ -79,12 +85,13 @@ class Budget:
 class Endpoint:
     """Where and how a model is asked.
 
-    - `base_url`: an OpenAI-compatible API; None starts the embedded server; "openai" is the client's own default.
+    - `base_url`: an OpenAI-compatible API; None is the embedded engine; "openai" is the client's own default.
     - `prefill`, `takes_n`, `takes_sampling`: see `Model`; None asks the table.  A model that is not there is taken for
       one that can do all of it: set `prefill` to false if it does not speak ChatML.
-    - `slots`: samples under way at once.
-    - `threads`: of the embedded server.
-    - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example).
+    - `slots`: samples under way at once (64 by the embedded engine, 32 elsewhere).
+    - `threads`: of the embedded engine.
+    - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example), or
+      of the embedded engine's `GenerationConfig`.
     - `key_variable`: the environment variable that holds the API key.  It is read from there and nowhere else.
     - `patience`, `budget`: a `Patience` and a `Budget`, or their fields.
     - `models`: entries that come before those of `data/models.yaml`.
@@ -95,33 +102,36 @@ class Endpoint:
     prefill: bool | None = None
     takes_n: bool | None = None
     takes_sampling: bool | None = None
-    slots: int = 32
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    slots: PositiveInt | None = None
+    threads: PositiveInt = field(default_factory=lambda: os.cpu_count() or 1)
     extra: dict = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
     patience: Patience | dict | None = None
     budget: Budget | dict = field(default_factory=Budget)
-    models: dict = field(default_factory=dict)
+    models: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):
-            raise InputError("`key_variable` must be the name of an environment variable, not a key.")
-        if self.base_url and urlsplit(self.base_url).username:
-            raise InputError("`base_url` holds a name or a key: set the environment variable `key_variable` instead.")
+        if self.key_variable not in os.environ and not re.fullmatch(r"[A-Z_]+", self.key_variable):
+            raise InputError(
+                "`key_variable` must be the name of an environment variable, not a key: one that is set, or capitals "
+                "such as MY_API_KEY."
+            )
+        if self.base_url not in (None, "openai"):
+            refuse_secrets(self.base_url)
         known = self.known
         fields = {"prefill": known.prefill, "takes_n": known.n, "takes_sampling": known.sampling}
+        fields["slots"] = 64 if self.base_url is None else 32
         fields = {name: value for name, value in fields.items() if getattr(self, name) is None}
         if not isinstance(self.patience, Patience):
-            embedded = {"retries": 0} if self.base_url is None else {}
-            fields["patience"] = Patience(**{**embedded, **(self.patience or {})})
+            fields["patience"] = settings_of(Patience, self.patience or {}, "`patience`")
         if not isinstance(self.budget, Budget):
-            fields["budget"] = Budget(**self.budget)
+            fields["budget"] = settings_of(Budget, self.budget or {}, "`budget`")
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     @cached_property
     def known(self) -> Model:
-        """What is known of the model; the embedded server can do everything, for nothing."""
+        """What is known of the model; the embedded engine can do everything, for nothing."""
         if self.base_url is None:
             return Model(price=(0.0, 0.0))
         return find_model(self.model, self.models) or Model()
@@ -140,28 +150,44 @@ class Endpoint:
 def endpoint_from(settings: Mapping | None) -> Endpoint:
     """The endpoint of a notebook's or a profile's settings: fields of `Endpoint` (empty: the embedded model).
 
-    Raises `InputError` for a field that is not known; values are not repeated, they may be secret.
+    Raises `InputError` for a field that is not known or has another type; values are not repeated, they may be secret.
     """
-    settings = settings or {}
+    return settings_of(Endpoint, settings or {}, "the settings of the policy")
+
+
+def settings_of(kind: type[T], settings: Any, where: str) -> T:
+    """The settings as a dataclass.  Raises `InputError`, without any value, for what does not fit."""
+    checked(form_of(kind), settings, where, "setting", secret=True)
+    return kind(**settings)
+
+
+def refuse_secrets(url: str) -> None:
+    """Raise `InputError` for an address that holds more than its host and path; it is not repeated."""
     try:
-        return Endpoint(**settings)
-    except TypeError as error:
-        known = ", ".join(Endpoint.__dataclass_fields__)
+        where = urlsplit(url)
+        plain = not (where.query or where.fragment or "@" in where.netloc)
+    except ValueError:
+        plain = False
+    if not (plain and where.scheme in ("http", "https") and where.hostname):
         raise InputError(
-            f"The policy settings ({', '.join(map(str, settings))}) do not fit ({error}): known are {known}."
-        ) from None
+            "The address of an endpoint must be like https://host/v1, without a name, a key or a query. The key "
+            "belongs in the environment variable that `key_variable` names."
+        )
 
 
-def settings_from_environment() -> dict | None:
+def settings_from_environment(weaker: bool = False) -> dict | None:
     """The server that `DREAMPRM_BASE_URL` and `DREAMPRM_MODEL` name, as fields of `Endpoint`; None if neither is set.
 
-    A model that is not in the table is asked as every server can be: by chat, one sample a request.
+    A model that is not in the table is asked as every server can be: by chat, one sample a request.  The `weaker` model
+    of that server is `DREAMPRM_WEAK_MODEL`, or the same one if that is not set.
     """
     base_url, model = os.environ.get("DREAMPRM_BASE_URL"), os.environ.get("DREAMPRM_MODEL")
     if not base_url and not model:
         return None
     if not (base_url and model):
         raise InputError("Set both DREAMPRM_BASE_URL (an OpenAI-compatible API) and DREAMPRM_MODEL, or neither.")
+    if weaker:
+        model = os.environ.get("DREAMPRM_WEAK_MODEL") or model
     careful = {} if find_model(model) else {"prefill": False, "takes_n": False}
     return {"model": model, "base_url": base_url, **careful}
 
@@ -171,10 +197,11 @@ def find_model(name: str, own: Mapping[str, dict] | None = None) -> Model | None
     name = name.lower()
     for pattern, fields in [*(own or {}).items(), *_table().items()]:
         if any(fnmatchcase(part, pattern.lower()) for part in (name, name.rsplit("/", 1)[-1])):
-            return Model(**fields)
+            return settings_of(Model, fields, f"the model {pattern}")
     return None
 
 
 @cache
 def _table() -> dict[str, dict]:
-    return yaml.safe_load((resources.files("dreamprm_lib") / "data" / "models.yaml").read_text())
+    path = resources.files("dreamprm_lib") / "data" / "models.yaml"
+    return from_yaml(read_text(path), path)

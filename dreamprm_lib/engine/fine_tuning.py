@@ -17,30 +17,39 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.hypergradient import Lower, by_sample, forward_mode, two_forwards
 from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("backbone", "mixed", "double")
+LOOKS = 21  # at held-out examples, evenly over the iterations
+
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -72,56 +81,67 @@ class Example:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What trains, and how: AdamW, one pack of candidates a pass, `accumulation` passes a step.
+    """What trains, and how: AdamW, one pack of candidates a pass, `accumulation` passes a step, for `epochs` rounds of
+    all packs; then `iterations` more steps of `iteration_accumulation` passes, at which labels move too, by Adam with
+    `meta_lr`, if there is a meta set.
 
     `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
     `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
-    `double`.  Labels move, if there is a meta set, after the first `warm_up` epochs, by Adam with `meta_lr`.
+    `double`.
 
     `processes` of this machine train together; `shard` spreads the frozen weights over them.  Every `save_every` steps
     it is saved where training stands.
     """
 
     part: Lora | LastLayers = field(default_factory=Lora)
-    epochs: int = 5
-    learning_rate: float = 1e-4
+    epochs: Positive = 5
+    iterations: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Rate = 1e-4
     loss: str = "mse"
-    smoothing: float = 0.0
-    accumulation: int = 8
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    accumulation: Positive = 8
+    iteration_accumulation: Positive = 8
     checkpointing: bool = False
     seed: int = 0
     precision: str = "backbone"
-    warm_up: int = 0
-    meta_lr: float = 0.02
-    processes: int = 1
+    meta_lr: Rate = 0.02
+    processes: Positive = 1
     shard: bool = False
-    save_every: int = 50
+    save_every: Positive = 50
+
+    @property
+    def looks(self) -> list[int]:
+        """The iterations before which the loss of held-out examples is measured, and the last one: `LOOKS` in all."""
+        return sorted({round(k) for k in np.linspace(0, self.iterations, LOOKS)})
 
 
 PARTS = {"lora": Lora, "last_layers": LastLayers}
+CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that hold for a head and a recipe alike
 
 
-def recipe_of(training: str, settings: dict, seed: int) -> Recipe:
-    """A recipe from a profile: `training` names what trains, `settings` are fields of `Recipe`."""
+def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
+    """A recipe from a profile: `training` names what trains, `settings` are fields of `Recipe`, and `defaults` those
+    that hold where it says nothing.
+
+    Raises `InputError` for what is no recipe, field by field.
+    """
     if training not in PARTS:
         raise InputError(f"`training` is {training!r}: fine-tuning takes one of {', '.join(PARTS)}.")
-    try:
-        return Recipe(**{"part": PARTS[training](), "seed": seed} | settings)
-    except TypeError as error:
-        known = ", ".join(Recipe.__dataclass_fields__)
-        raise InputError(f"The recipe {settings} does not fit ({error}): known are {known}.") from error
+    return row_of(Recipe, {"part": PARTS[training](), "seed": seed} | defaults | settings, "The recipe")
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every epoch, and the labels as
-    they ended, in the shape of the examples'."""
+    """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every round of all packs, the
+    labels as they ended, in the shape of the examples', and the loss (summed over its steps) of each held-out example
+    at each of `Recipe.looks` [looks, held out]."""
 
     tuning: Tuning
     weight: np.ndarray
     bias: float
     losses: list[float]
     labels: list[list[list[float]]]
+    held_out: np.ndarray
 
 
 OUTCOMES = Recipe(loss="cross_entropy")  # the upper level's loss
@@ -149,30 +169,34 @@ def fine_tune(
     recipe: Recipe,
     meta: Sequence[Example] = (),
     saved: Path | None = None,
+    held_out: Sequence[Example] = (),
 ) -> FineTuned:
     """Train a head and a part of the backbone on labelled steps; the last of `backbone.layers` is the state's layer.
 
-    The labels of the `meta` examples are clean outcomes, which teach the others' labels.  `saved` is a folder that
+    The labels of the `meta` examples are clean outcomes, which teach the others' labels; those of the `held_out` ones
+    are outcomes that teach nothing and are only looked at.  `saved` is a folder that
     keeps how far each training got, in a file named by all that it depends on; if its file is there, training goes on.
 
-    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already, or
-    examples without any label.
+    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already,
+    examples without any label, a label outside [0, 1], a saved state that is damaged, and if training diverges.
     """
     if backbone.tuning:
         raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
     check_loss(recipe.loss)
     if recipe.precision not in PRECISIONS:
         raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    _refuse_strange_labels([*examples, *meta, *held_out])
     if recipe.processes > 1 and parallel.size() == 1:
         alone = replace(recipe, processes=1)
-        return parallel.launch(recipe.processes, fine_tune, backbone, examples, alone, meta, saved)
+        return parallel.launch(recipe.processes, fine_tune, backbone, examples, alone, meta, saved, held_out)
     torch.manual_seed(recipe.seed)
-    scorer, batches, extract = _prepared(backbone, [*examples, *meta], recipe)
-    train, outcomes = ([b for b in batches if (b["example"] < len(examples)) == own] for own in (True, False))
+    scorer, batches, extract = _prepared(backbone, [*examples, *meta, *held_out], recipe)
+    of = [[b for b in batches if b["example"] == k] for k in range(len(examples) + len(meta) + len(held_out))]
+    train, outcomes = (list(itertools.chain(*part)) for part in (of[: len(examples)], of[len(examples) :][: len(meta)]))
     if not train:
         raise InputError("No step of the examples has a label, so nothing can be trained.")
-    training = _Training(scorer, train, outcomes, recipe)
-    state = saved / f"{_fingerprint(backbone, examples, recipe, meta)}.pt" if saved else None
+    training = _Training(scorer, train, outcomes, recipe, of[len(examples) + len(meta) :])
+    state = saved / f"{_fingerprint(backbone, recipe, examples, meta, held_out)}.pt" if saved else None
     if state and state.exists():
         training.load(state)
     with tqdm(total=training.steps, initial=training.done, desc="fine-tuning", unit="step") as bar:
@@ -181,16 +205,31 @@ def fine_tune(
             bar.update()
             if state and (training.done % recipe.save_every == 0 or training.done == training.steps):
                 training.save(state)
+    training.look()
+    looked = np.array(training.looked).reshape(len(training.looked), len(held_out))
     head = scorer.head.cpu()
     weight = head.weight[0].detach().double().numpy()
-    return FineTuned(extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples))
+    return FineTuned(
+        extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples), looked
+    )
 
 
-def _fingerprint(backbone: Backbone, examples: Sequence[Example], recipe: Recipe, meta: Sequence[Example]) -> str:
+def _refuse_strange_labels(examples: Sequence[Example]) -> None:
+    for example in examples:
+        for number, row in enumerate(example.labels):
+            for step, label in enumerate(row):
+                if not (0 <= label <= 1 or np.isnan(label)):
+                    raise InputError(
+                        f"{example.problem.id}, program {number}, step {step}: the label {label} lies outside [0, 1]."
+                    )
+
+
+def _fingerprint(backbone: Backbone, recipe: Recipe, *parts: Sequence[Example]) -> str:
     """What tells one training from another; how many processes share it, and how often it is saved, does not."""
     fixed = replace(recipe, processes=1, shard=False, save_every=1)
-    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {len(meta)}".encode())
-    for x in (*examples, *meta):
+    sizes = list(map(len, parts))
+    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {sizes}".encode())
+    for x in itertools.chain(*parts):
         rows = [list(map(float, row)) for row in x.labels]
         movable = x.movable and [list(map(bool, row)) for row in x.movable]
         said = (backbone.template.root(x.problem), backbone.template.after, [*map(list, x.programs)], rows, movable)
@@ -204,8 +243,16 @@ class _Training:
     The order of batches follows from the seed and the number of the step alone.
     """
 
-    def __init__(self, scorer: StepScorer, train: list[dict], meta: list[dict], recipe: Recipe):
+    def __init__(
+        self,
+        scorer: StepScorer,
+        train: list[dict],
+        meta: list[dict],
+        recipe: Recipe,
+        held_out: Sequence[list[dict]] = (),
+    ):
         self.scorer, self.train, self.meta, self.recipe = scorer.train(), train, meta, recipe
+        self.held_out, self.looked = held_out, []
         self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
         self.table = torch.cat([batch["labels"] for batch in train]).double()
@@ -217,19 +264,25 @@ class _Training:
             batch["ids"] = torch.arange(first, first := first + len(batch["labels"]))
 
     @property
-    def per_epoch(self) -> int:
-        return -(-len(self.train) // self.recipe.accumulation)
+    def warm_up(self) -> int:
+        """The steps before the first iteration."""
+        return self.recipe.epochs * -(-len(self.train) // self.recipe.accumulation)
 
     @property
     def steps(self) -> int:
-        return self.per_epoch * self.recipe.epochs
+        return self.warm_up + self.recipe.iterations
 
     def step(self) -> None:
         """One step of the model on the next group of batches, and one of their labels."""
-        epoch, place = divmod(self.done, self.per_epoch)
-        first = place * self.recipe.accumulation
-        group = self._shuffled(self.train, epoch)[first : first + self.recipe.accumulation]
-        correcting = bool(self.meta) and epoch >= self.recipe.warm_up
+        self.look()
+        iteration, size = self.done - self.warm_up, self.recipe.accumulation
+        rounds, place = divmod(self.done, -(-len(self.train) // size))
+        if iteration >= 0:
+            size = self.recipe.iteration_accumulation
+            rounds, place = divmod(iteration, -(-len(self.train) // size))
+            rounds += self.recipe.epochs
+        group = self._shuffled(self.train, rounds)[place * size : (place + 1) * size]
+        correcting = bool(self.meta) and iteration >= 0
         before = {name: p.detach().clone() for name, p in self.trained.items()} if correcting else {}
         mine, logits, losses = parallel.share(group, self.recipe.shard), [], torch.zeros(1, dtype=torch.float64)
         for batch, part in mine:
@@ -241,12 +294,17 @@ class _Training:
         parallel.sum_up([losses, *(p.grad for p in self._with_gradients())])
         length = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimiser.step()
+        if not (np.isfinite(float(losses) + float(length)) and self._is_finite()):
+            raise InputError(
+                f"Fine-tuning diverged in step {self.done + 1} of {self.steps} (loss {float(losses):.3g}, gradient "
+                f"{float(length):.3g}). Lower `learning_rate`, which is {self.recipe.learning_rate}."
+            )
         if correcting:
             self._correct(before, group, mine, logits, clipped=min(1.0, 1.0 / (float(length) + 1e-6)))
         self.optimiser.zero_grad()
         self.running += losses.item() * len(group) / len(self.train)
         self.done += 1
-        if place == self.per_epoch - 1:
+        if (place + 1) * size >= len(self.train):
             self.losses.append(self.running)
             self.running = 0.0
 
@@ -257,7 +315,7 @@ class _Training:
         ε); momentum scales all derivatives alike and is left out, for Adam on the labels takes no notice.
         """
         self.optimiser.zero_grad()
-        outcomes = self._shuffled(self.meta, self.done)[: self.recipe.accumulation]
+        outcomes = self._shuffled(self.meta, self.done)[: self.recipe.iteration_accumulation]
         for batch, part in parallel.share(outcomes, self.recipe.shard):
             (part / len(outcomes) * _loss(self._logits(batch), batch["labels"], OUTCOMES)).backward()
         parallel.sum_up(p.grad for p in self._with_gradients())
@@ -278,6 +336,19 @@ class _Training:
         self.table.grad = torch.sparse_coo_tensor(ids[None], gradient, self.table.shape, check_invariants=False)
         self.table_optimiser.step()
         self.table.clamp_(0.0, 1.0)
+
+    def look(self) -> None:
+        """Measure the loss of each held-out example, where it is time to."""
+        if not self.held_out or self.done - self.warm_up not in self.recipe.looks[len(self.looked) :]:
+            return
+        losses = torch.zeros(len(self.held_out), dtype=torch.float64)
+        packs = [(number, batch) for number, mine in enumerate(self.held_out) for batch in mine]
+        for (number, batch), part in parallel.share(packs, self.recipe.shard):
+            with torch.no_grad():
+                mean = _loss(self._logits(batch), batch["labels"], OUTCOMES)
+            losses[number] += part * mean.item() * int((~torch.isnan(batch["labels"])).sum())
+        parallel.sum_up([losses])
+        self.looked.append(losses.tolist())
 
     def _preconditioned(self, parameter: torch.Tensor, clipped: float) -> torch.Tensor:
         state, options = self.optimiser.state[parameter], self.optimiser.param_groups[0]
@@ -321,6 +392,7 @@ class _Training:
             "done": self.done,
             "losses": self.losses,
             "running": self.running,
+            "looked": self.looked,
             "trained": {name: p.detach() for name, p in self.trained.items()},
             "optimiser": self.optimiser.state_dict(),
             "table": self.table,
@@ -333,17 +405,32 @@ class _Training:
         write_atomically(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state of this training."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
-        with torch.no_grad():
-            for name, p in self.trained.items():
-                p.copy_(state["trained"][name])
-            self.table.copy_(state["table"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.table_optimiser.load_state_dict(state["table_optimiser"])
-        torch.set_rng_state(state["random"])
+        """Go on from a saved state of this training.  Raises `InputError` for one that is damaged."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
+            self.looked = state["looked"]
+            with torch.no_grad():
+                for name, own in [*self.trained.items(), ("table", self.table)]:
+                    kept = state["table"] if name == "table" else state["trained"][name]
+                    if kept.shape != own.shape:
+                        raise ValueError(f"{name} has the shape {tuple(kept.shape)}, not {tuple(own.shape)}")
+                    own.copy_(kept)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.table_optimiser.load_state_dict(state["table_optimiser"])
+            torch.set_rng_state(state["random"])
+            if self.done not in range(1, self.steps + 1) or len(self.losses) != self.done // self.per_epoch:
+                raise ValueError(f"it stands at step {self.done} of {self.steps} with {len(self.losses)} epochs")
+            if not self._is_finite():
+                raise ValueError("its weights are no numbers")
+        except Exception as error:  # a damaged file raises whatever it happens to
+            raise InputError(
+                f"{path}, where training stands, is damaged ({error!r}). Delete it: training then begins anew."
+            ) from error
         log.info("training goes on at step %d of %d (%s)", self.done, self.steps, path)
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.trained.values())
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:

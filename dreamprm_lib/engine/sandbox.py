@@ -30,6 +30,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import select
 import shutil
@@ -649,9 +650,22 @@ def _request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Li
     output_bytes = limits.output_bytes(test.output)
     if test.kind == "stdin":
         return _Request(limits, output_bytes, code, test.input, given)
+    if test.kind == "check":
+        code = _behind_the_prompt(problem, code)
     call = (nonce + test.input).encode("utf-8", "surrogatepass")
     given = given or test.kind == "functional"
     return _Request(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
+
+
+
+def _behind_the_prompt(problem: Problem, code: str) -> str:
+    """A program with the imports and helpers of its problem's prompt in front: it may use them without writing them
+    again.  Imports from `__future__`, which Python wants first, lead the whole."""
+    given = re.split(rf"^(?=def {problem.entry_point}\b)", problem.starter_code, maxsplit=1, flags=re.MULTILINE)[0]
+    if not given.strip():
+        return code
+    future = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+    return "\n".join([*future.findall(code), given, future.sub("", code)])
 
 
 def _judge(problem: Problem, test: Test, execution: Execution, nonce: str, limits: Limits) -> tuple[str, str]:

@@ -234,12 +234,12 @@ def answer(link: _socket.socket, request: int, kind: str, name: str, names: dict
 
 
 def call_function(text: str, name: str, names: dict):
-    """Call the method of `Solution`, or else the function, with one JSON argument a line.
+    """Call the method of `Solution` if it has it, or else the function, with one JSON argument a line.
 
     Arguments are read without the interpreter's limit to the digits of a number, and the call is made with it.
     """
     solution = names.get("Solution")
-    function = getattr(solution(), name) if isinstance(solution, type) else names[name]
+    function = getattr(solution(), name) if hasattr(solution, name) else names[name]
     digits = sys.get_int_max_str_digits()
     _set_digits(0)
     arguments = [json.loads(line) for line in text.split("\n") if line.strip()]

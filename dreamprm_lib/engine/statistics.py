@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+
+from dreamprm_lib.errors import InputError
+
+
+def numbers(what: str, values, finite: bool = False) -> np.ndarray:
+    """The values as an array of floats.  Raises `InputError` for NaN (with `finite` also for infinity), by its row."""
+    array = np.asarray(values, float)
+    wrong = np.argwhere(~np.isfinite(array) if finite else np.isnan(array))
+    if len(wrong):
+        raise InputError(f"{what}: row {wrong[0][0]} holds {array[tuple(wrong[0])]} where a number was expected.")
+    return array
 
 
 def resamples(problems: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -27,6 +40,30 @@ def mean_with_interval(values, draws: int = 4000, seed: int = 0) -> tuple[float,
         return float("nan"), float("nan"), float("nan")
     counts = resamples(len(values), draws, np.random.default_rng(seed))
     return float(values.mean()), *interval(values, counts)
+
+
+def problem_weights(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:
+    """Weights of rows that belong to `problems` [1 + draws, rows], each line of sum 1: alike, and then as bootstrap
+    resamples of the problems give them.  Use the same ones for all that is compared."""
+    problem, names = pd.factorize(np.asarray(problems))
+    counts = resamples(len(names), draws, np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(names)), counts])[:, problem].astype(float)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The first of the values, and the 95 % interval of the others, which are draws of it."""
+    return float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975]))
+
+
+def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
+    """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
+
+    (y - v̂)² exceeds (y - v)² by the variance of v̂, which v̂ (1 - v̂) / (n - 1) estimates without bias, if y does not
+    come from the same rollouts.  Single values may be negative; means are right.
+    """
+    share = passes / rollouts
+    return (estimates - share) ** 2 - share * (1 - share) / (rollouts - 1)
 
 
 def wilson_interval(passes, rollouts, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +96,23 @@ def mcnemar(wins: int, losses: int) -> float:
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)
 
 
+def sign_flip_test(gains: np.ndarray, distinct: int = 5000) -> float:
+    """Exact two-sided test of paired gains [problems]: the chance of a sum at least as far from 0, if the sign of every
+    gain were a fair coin's.
+
+    A gain may be a fraction, as it is where ties are averaged; a gain of 0 does not count.  For gains of 1 and -1 this
+    is McNemar's exact test.  All sums are followed; only where more than `distinct` of them differ are they rounded, to
+    a grid of so many.
+    """
+    sums, chances, grid = np.zeros(1), np.ones(1), 1e-9
+    for size in np.abs(gains[gains != 0]):
+        places, where = np.unique(np.round(np.concatenate([sums - size, sums + size]) / grid), return_inverse=True)
+        sums, chances = places * grid, np.bincount(where, np.tile(chances, 2) / 2)
+        if len(sums) > distinct:
+            grid = 2 * sums.max() / distinct
+    return float(min(1.0, chances[np.abs(sums) >= abs(gains.sum()) - max(1e-6, grid / 2)].sum()))
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's adjustment of p-values for so many comparisons: reject where the result is at most the level."""
     p = np.asarray(p_values, float)
@@ -83,6 +137,18 @@ def mcnemar_power(problems: int, win: float, loss: float, level: float = 0.05) -
     return float(weights @ rejected)
 
 
+def problems_to_settle(
+    mean: float, spread: float, power: float = 0.8, level: float = 0.05, most: int = 20_000
+) -> int | None:
+    """How many problems settle a mean gain, if its standard deviation over problems is `spread`; None if more than
+    `most` are needed.  By the normal approximation, ((z of the level + z of the power) · spread / mean)², and never
+    fewer than with which an exact test can reject."""
+    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    if abs(mean) * math.sqrt(most) < z * spread or not mean:
+        return None
+    return max(math.ceil((z * spread / mean) ** 2), math.ceil(math.log2(2 / level)))
+
+
 def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 0.05, most: int = 20_000) -> int | None:
     """How many problems settle a difference of win - loss with this power; None if more than `most` are needed."""
     if win == loss:
@@ -96,3 +162,8 @@ def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 
         middle = (low + high) // 2
         low, high = (low, middle) if mcnemar_power(middle, win, loss, level) >= power else (middle, high)
     return high
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A count in words: `1 problem`, `2 problems`; the plural where it is more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

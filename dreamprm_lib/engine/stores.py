@@ -9,7 +9,6 @@ both files to another machine, or merge the store into a new one first.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, as_body, load_recording
+from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, from_body, load_recording
 from dreamprm_lib.errors import InputError
 
 
@@ -92,12 +91,7 @@ def _completions(path: Path) -> Iterator[tuple[str, int, str]]:
         return
     with _opened(path) as db:
         for digest, sample, text in db.execute("SELECT digest, sample, body FROM completions"):
-            try:
-                yield digest, sample, as_body(Completion(**json.loads(text)))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{path} is damaged: sample {sample} of {digest} is no completion ({error!r}). Nothing was merged."
-                ) from error
+            yield digest, sample, as_body(from_body(text, f"{path}, sample {sample} of {digest}"))
 
 
 def _ledger(path: Path) -> Iterator[tuple]:
@@ -105,7 +99,7 @@ def _ledger(path: Path) -> Iterator[tuple]:
         return
     with _opened(path) as db:
         if _has_ledger(db):
-            yield from db.execute("SELECT * FROM ledger")
+            yield from db.execute(f"SELECT {LEDGER} FROM ledger")
 
 
 def _has_ledger(db: sqlite3.Connection) -> bool:

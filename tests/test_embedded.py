@@ -1,0 +1,170 @@
+"""The embedded engine: the smallest pinned model writes in this process, and nothing is lost or paid twice."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dreamprm_lib.engine import policy as policies
+from dreamprm_lib.engine.completions import CompletionStore, Request
+from dreamprm_lib.engine.embedded import Engine, readable_file
+from dreamprm_lib.engine.endpoint import Endpoint
+from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.weights import fetch
+from dreamprm_lib.errors import InputError
+
+MODEL = "smollm2-135m-instruct-q4_1"
+PROMPTS = [Prompt((("user", f"Write a Python function that returns {x}."),), "```python\ndef ") for x in ("1", "x + 1")]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    fetch(MODEL)
+    return Engine(MODEL, slots=4, threads=2, cache_gigabytes=1)
+
+
+def requests(max_tokens=12, stop=("\n```",)):
+    with_stop = Policy(Endpoint(MODEL), None)
+    return [with_stop.request(prompt, 0.8, 0.95, max_tokens, stop) for prompt in PROMPTS]
+
+
+def answers(engine, wanted):
+    return {(request.digest, sample): completion for request, sample, completion in engine.ask(wanted)}
+
+
+@pytest.mark.weights
+def test_a_sample_is_the_same_whatever_is_written_beside_it(engine):
+    first, second = requests()
+    alone = answers(engine, [(first, [1])])
+    together = answers(engine, [(second, [0, 1, 2]), (first, [0, 1, 2, 3])])
+    assert len(together) == 7 and len({c.text for c in together.values()}) > 2
+    assert together[first.digest, 1] == alone[first.digest, 1]
+
+
+@pytest.mark.weights
+def test_tokens_and_log_probabilities_are_told_line_by_line(engine):
+    for completion in answers(engine, [(requests(40)[0], [0, 1, 2])]).values():
+        tokens, logprobs, lowest = zip(*completion.lines, strict=True)
+        assert len(completion.lines) == completion.text.count("\n") + 1
+        assert sum(tokens) == completion.tokens <= 40
+        assert sum(logprobs) == pytest.approx(completion.logprob, abs=0.01 * len(tokens)) and completion.logprob < 0
+        assert all(low <= 0 and low >= total - 0.01 for total, low in zip(logprobs, lowest, strict=True))
+
+
+@pytest.mark.weights
+def test_the_prefills_lines_have_no_tokens_of_the_model(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(policies, "Engine", lambda *_: engine)
+    with CompletionStore(tmp_path / "s.sqlite") as store, Policy(Endpoint(MODEL), store) as policy:
+        reply = policy.sample(PROMPTS[:1], 1, max_tokens=6)[0][0]
+        again = policy.sample(PROMPTS[:1], 1, max_tokens=6)[0][0]
+        assert store.spent(model=MODEL).completions == 1
+    assert again == reply and reply.text.startswith("```python\ndef ")
+    assert reply.lines[0] == (0, 0.0, 0.0) and reply.lines[1][0] > 0
+
+
+@pytest.mark.weights
+def test_a_reply_ends_before_a_stop_or_at_its_limit(engine):
+    (stopped,) = answers(engine, [(requests(200, ("(",))[0], [0])]).values()
+    assert stopped.finish == "stop" and "(" not in stopped.text and stopped.tokens < 200
+    (cut,) = answers(engine, [(requests(3)[0], [0])]).values()
+    assert cut.finish == "length" and cut.tokens == 3
+
+
+@pytest.mark.weights
+def test_an_engine_that_is_stopped_half_way_goes_on_with_other_work(engine):
+    first, second = requests(60)
+    started = engine.ask([(first, list(range(8)))])
+    next(started)
+    started.close()
+    assert len(answers(engine, [(second, [0])])) == 1
+
+
+@pytest.mark.weights
+def test_settings_of_the_engine_are_taken_and_strange_ones_named(engine):
+    greedy = Request(MODEL, "completion", "1, 2, 3,", 0.0, None, 4, (), json.dumps({"repetition_penalty": 1.1}))
+    assert len(answers(engine, [(greedy, [0])])) == 1
+    strange = Request(MODEL, "completion", "1, 2, 3,", 0.8, 0.95, 4, (), json.dumps({"colour": "red"}))
+    with pytest.raises(InputError, match="colour"):
+        answers(engine, [(strange, [0])])
+
+
+def test_a_model_that_is_none_is_named(tmp_path):
+    broken = tmp_path / "model.gguf"
+    broken.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(InputError, match=r"model\.gguf"):
+        Engine(str(broken), 1, 1)
+
+
+def test_tensors_that_the_engine_cannot_read_are_rewritten_once(tmp_path, monkeypatch):
+    import gguf
+
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "cache"))
+    kinds = gguf.GGMLQuantizationType
+    weights = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
+    for name, kind in (("old", kinds.Q5_0), ("known", kinds.Q4_0)):
+        writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+
+    copy = readable_file(tmp_path / "m.gguf")
+    assert copy != tmp_path / "m.gguf" and readable_file(tmp_path / "m.gguf") == copy
+    old, new = (gguf.GGUFReader(path) for path in (tmp_path / "m.gguf", copy))
+    assert {t.name: t.tensor_type.name for t in new.tensors} == {"old": "Q8_0", "known": "Q4_0"}
+    before, after = (
+        {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors} for reader in (old, new)
+    )
+    assert np.array_equal(before["known"], after["known"])
+    assert np.abs(before["old"] - after["old"]).max() < np.abs(before["old"]).max() / 240
+    for name, field in old.fields.items():
+        if not name.startswith("GGUF."):
+            assert new.fields[name].contents() == field.contents()
+
+
+SLOW_ENGINE = """
+import sys, time
+from dreamprm_lib.engine import policy
+from dreamprm_lib.engine.completions import Completion, CompletionStore
+from dreamprm_lib.engine.endpoint import Endpoint
+
+class Slow:
+    def __init__(self, *_): pass
+    def prompt_tokens(self, request): return 1
+    def ask(self, wanted):
+        for request, samples in wanted:
+            for sample in samples:
+                time.sleep(0.002)
+                yield request, sample, Completion(f"{sample}", 1, "stop", -1.0)
+
+policy.Engine = Slow
+prompts = [policy.Prompt((("user", str(i)),)) for i in range(20)]
+with CompletionStore(sys.argv[1]) as store, policy.Policy(Endpoint(), store) as asked:
+    print("ready", flush=True)
+    asked.sample(prompts, 20)
+print("done", flush=True)
+"""
+
+
+def test_a_recording_that_is_killed_loses_nothing_and_pays_nothing_twice(tmp_path):
+    rng, path, before = random.Random(1), tmp_path / "s.sqlite", 0
+    for kill in range(11):
+        command = [sys.executable, "-c", SLOW_ENGINE, str(path)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert child.stdout.readline() == "ready\n"
+        if kill < 10:
+            time.sleep(rng.uniform(0, 0.12))
+            child.send_signal(signal.SIGKILL)
+        assert child.stdout.read() in ("", "done\n")
+        child.wait()
+        with CompletionStore(path) as store:
+            assert before <= len(store) == store.spent().completions
+            before = len(store)
+    assert before == 400
