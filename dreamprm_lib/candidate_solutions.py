@@ -41,8 +41,9 @@ def free_scores(
     """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
 
     `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
-    `longest` (by characters); and with a sandbox `consensus` (`engine.consensus`) and `public_samples` (1 if it passes
-    those of the statement).  No hidden test is touched.  A method that lacks a score for any candidate is left out.
+    `longest` (by characters); and with a sandbox `consensus` (`engine.consensus`) and `public_samples`, which has a
+    score for each sample of the statement: 1 if the program passes it.  No hidden test is touched.  A method that lacks
+    a score for any candidate is left out.
     """
     rows = []
     label, quiet = "running on made-up inputs", sandbox is None
@@ -56,15 +57,15 @@ def free_scores(
         }
         if sandbox:
             found["consensus"] = agreement(problem, [c.code for c in mine], sandbox)
-            shown = replace(problem, tests=problem.samples)
-            samples = sandbox.grade([(shown, c.code) for c in mine]) if problem.samples else []
-            found["public_samples"] = [float(v.passed) for v in samples] or [0.0] * len(mine)
+            each = [replace(problem, tests=(sample,)) for sample in problem.samples]
+            verdicts = iter(sandbox.grade([(one, c.code) for c in mine for one in each]))
+            found["public_samples"] = [[float(next(verdicts).passed) for _ in each] for _ in mine]
         rows += [
-            CandidateScores(method, problem.id, c.sample, [float(score)])
+            CandidateScores(method, problem.id, c.sample, score if isinstance(score, list) else [float(score)])
             for method, scores in found.items()
             for c, score in zip(mine, scores, strict=True)
         ]
-    lacking = {row.method for row in rows if np.isnan(row.scores[0])}
+    lacking = {row.method for row in rows if np.isnan(row.scores).any()}
     return [row for row in rows if row.method not in lacking]
 
 

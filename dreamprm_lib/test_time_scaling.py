@@ -3,13 +3,17 @@
 A selector scores every candidate of a problem and picks the best; best-of-N is the chance that its pick among N random
 candidates passes.  From the n recorded candidates that is computed in closed form over all N-subsets, not by drawing.
 Problems are the sample: intervals come from a bootstrap over problems, with the same resamples for all methods.
+
+What a selector is worth depends on what is known before it chooses.  So all is told for one that may first run 0, 1 or
+2 of the statement's public samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from math import comb, floor
 
 import numpy as np
@@ -70,9 +74,21 @@ def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> f
 # ------------------------------------------------------------------------------------------------- all methods at once
 
 
+SAMPLES = "public_samples"  # of `free_scores`: which of them each candidate passes
+MOST_SAMPLES = 2
+
+
+def after_samples(scores: np.ndarray, passes: np.ndarray) -> np.ndarray:
+    """Scores [n] of a selector that first runs public samples: a candidate that fails any of them, by `passes`
+    [n, samples] bool, ranks below all that pass; among themselves both keep the order of `scores`."""
+    rank = np.unique(scores, return_inverse=True)[1]
+    return (rank + len(rank) * passes.all(axis=1)).astype(float)
+
+
 @dataclass(frozen=True)
 class Pool:
-    """Candidates of one study with every method's scores: for each problem, passed [n] and scores[method] [n].
+    """Candidates of one study with every method's scores: for each problem, passed [n], scores[method] [n], and which
+    of its public samples each candidate passes, samples [n, their number] bool (none where that is not known).
 
     Raises `InputError` for a score that is NaN: nothing could be picked by it.
     """
@@ -80,6 +96,12 @@ class Pool:
     problems: list[Problem]
     passed: list[np.ndarray]
     scores: dict[str, list[np.ndarray]]
+    samples: list[np.ndarray] | None = None
+
+    @property
+    def regimes(self) -> range:
+        """How many public samples a selector may run first: 0, and so many more as are known, up to 2."""
+        return range(min(max((s.shape[1] for s in self.samples or []), default=0), MOST_SAMPLES) + 1)
 
     def __post_init__(self):
         for method, rows in self.scores.items():
@@ -91,9 +113,12 @@ class Pool:
         """The number of candidates that every problem has at least."""
         return min(len(p) for p in self.passed)
 
-    def best_of(self, method: str, n: int) -> np.ndarray:
-        """Best-of-n of a method for each problem [problems]."""
-        return np.array([best_of_n(s, p, n) for s, p in zip(self.scores[method], self.passed, strict=True)])
+    def best_of(self, method: str, n: int, samples: int = 0) -> np.ndarray:
+        """Best-of-n of a method, after so many public samples, for each problem [problems]."""
+        scores = self.scores[method]
+        if samples:
+            scores = [after_samples(s, ok[:, :samples]) for s, ok in zip(scores, self.samples, strict=True)]
+        return np.array([best_of_n(s, p, n) for s, p in zip(scores, self.passed, strict=True)])
 
 
 def make_pool(
@@ -104,7 +129,8 @@ def make_pool(
 ) -> Pool:
     """Bring candidates and step scores together, with `random` (all scores equal) and `oracle` (the verdict itself).
 
-    `aggregation` names one rule for all methods, or one for each.
+    The rows of `public_samples` are no method: they tell which samples a candidate passes.  `aggregation` names one
+    rule for all methods, or one for each.
     """
     by_problem = {p.id: sorted((c for c in candidates if c.problem == p.id), key=lambda c: c.sample) for p in problems}
     kept = [p for p in problems if by_problem[p.id]]
@@ -113,23 +139,16 @@ def make_pool(
     passed = [np.array([c.passed for c in by_problem[p.id]]) for p in kept]
     found = {(s.method, s.problem, s.sample): s.scores for s in scores}
     table = {"random": [np.zeros(len(ok)) for ok in passed]}
-    for method in dict.fromkeys(s.method for s in scores):
+    for method in dict.fromkeys(s.method for s in scores if s.method != SAMPLES):
         how = aggregation if isinstance(aggregation, str) else aggregation[method]
         table[method] = [
             np.array([aggregate(found[method, p.id, c.sample], how) for c in by_problem[p.id]]) for p in kept
         ]
     table["oracle"] = [ok.astype(float) for ok in passed]
-    return Pool(kept, passed, table)
-
-
-def ordered_by(pool: Pool, *methods: str) -> list[np.ndarray]:
-    """Scores that order the candidates of each problem by the first method, equals by the next, and so on."""
-    found = []
-    for columns in zip(*(pool.scores[method] for method in methods), strict=True):
-        keys = list(zip(*columns, strict=True))
-        rank = {key: place for place, key in enumerate(sorted(set(keys)))}
-        found.append(np.array([float(rank[key]) for key in keys]))
-    return found
+    samples = None
+    if any(s.method == SAMPLES for s in scores):
+        samples = [np.array([found[SAMPLES, p.id, c.sample] for c in by_problem[p.id]], bool) for p in kept]
+    return Pool(kept, passed, table, samples)
 
 
 def weighted_votes(
@@ -160,65 +179,61 @@ def powers_of_two(n: int) -> list[int]:
 
 
 def scaling_curve(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Best-of-N of every method at N = 1, 2, 4, …: columns method, n, pass_rate, ci_low, ci_high (95 %)."""
+    """Best-of-N of every method at N = 1, 2, 4, …: columns method, samples (that are run first), n, pass_rate, ci_low,
+    ci_high (95 %)."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
-    for method in pool.scores:
-        for n in powers_of_two(pool.size):
-            values = pool.best_of(method, n)
-            low, high = interval(values, counts)
-            rows.append({"method": method, "n": n, "pass_rate": values.mean(), "ci_low": low, "ci_high": high})
-    return pd.DataFrame(rows)
+    for samples, method, n in product(pool.regimes, pool.scores, powers_of_two(pool.size)):
+        values = pool.best_of(method, n, samples)
+        rows.append((method, samples, n, values.mean(), *interval(values, counts)))
+    return pd.DataFrame(rows, columns=["method", "samples", "n", "pass_rate", "ci_low", "ci_high"])
 
 
 def difficulty_table(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Best-of-N at the pool's size by difficulty: columns method, difficulty (… overall), n, pass_rate, ci_low,
-    ci_high (95 %), problems."""
-    n = pool.size
+    """Best-of-N at the pool's size by difficulty: columns method, samples (that are run first), difficulty (… overall),
+    n, pass_rate, ci_low, ci_high (95 %), problems."""
     level = np.array([p.difficulty for p in pool.problems])
     rows = []
-    for method in pool.scores:
-        values = pool.best_of(method, n)
+    for samples, method in product(pool.regimes, pool.scores):
+        values = pool.best_of(method, pool.size, samples)
         for name in (*DIFFICULTIES, "overall"):
             mine = values if name == "overall" else values[level == name]
-            if not len(mine):
-                continue
-            low, high = interval(mine, resamples(len(mine), draws, np.random.default_rng(seed)))
-            rows.append(
-                {
-                    "method": method,
-                    "difficulty": name,
-                    "n": n,
-                    "pass_rate": mine.mean(),
-                    "ci_low": low,
-                    "ci_high": high,
-                    "problems": len(mine),
-                }
-            )
-    return pd.DataFrame(rows)
+            if len(mine):
+                rates = mean_with_interval(mine, draws, seed)
+                rows.append((method, samples, name, pool.size, *rates, len(mine)))
+    columns = ["method", "samples", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Paired differences in best-of-N at the pool's size, ties averaged: columns method, baseline, difference, ci_low,
-    ci_high (95 %, paired bootstrap), wins and losses (problems on which the method's chance is the higher and the
-    lower), p_value (exact sign-flip test), p_holm (adjusted for the number of rows), spread (standard deviation over
-    problems), problems_needed to settle the difference with a power of 0.8 (empty: over 20,000), and verdict, the
-    sentence that all this allows.  All of them are of the same gains, one a problem."""
+    """Paired differences in best-of-N at the pool's size, ties averaged, both after the same number of samples; and
+    what the samples alone give, `random` after them against `random` without.
+
+    Columns: method, baseline, samples (that are run first), difference, ci_low, ci_high (95 %, paired bootstrap), wins
+    and losses (problems on which the method's chance is the higher and the lower), p_value (exact sign-flip test),
+    p_holm (adjusted for the number of rows), spread (standard deviation over problems), problems_needed to settle the
+    difference with a power of 0.8 (empty: over 20,000), and verdict, the sentence that all this allows.  All of them
+    are of the same gains, one a problem."""
     counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
-    for method, baseline in tqdm(pairs, desc="comparing", unit="pair"):
-        gain = pool.best_of(method, pool.size) - pool.best_of(baseline, pool.size)
-        rows.append(_difference(method, baseline, gain, counts))
+    for samples in tqdm(pool.regimes, desc="comparing", unit="regime"):
+        if samples:
+            gain = pool.best_of("random", pool.size, samples) - pool.best_of("random", pool.size)
+            rows.append(_difference("random", "random without samples", gain, counts, samples))
+        for method, baseline in pairs:
+            gain = pool.best_of(method, pool.size, samples) - pool.best_of(baseline, pool.size, samples)
+            rows.append(_difference(method, baseline, gain, counts, samples))
     return _adjusted(rows)
 
 
-def _difference(method: str, baseline: str, gain: np.ndarray, counts: np.ndarray) -> dict:
+def _difference(method: str, baseline: str, gain: np.ndarray, counts: np.ndarray, samples: int = 0) -> dict:
     """A row of `differences`, for the gain on each problem [problems]."""
     gain = np.where(np.abs(gain) < 1e-9, 0.0, gain)
     low, high = interval(gain, counts)
     return {
         "method": method,
         "baseline": baseline,
+        "samples": samples,
         "difference": gain.mean(),
         "ci_low": low,
         "ci_high": high,
@@ -313,8 +328,9 @@ def verdict(table: pd.DataFrame) -> list[str]:
             said = f"{surely} worse than"
         else:
             said = "cannot be told apart from"
+        after = f"After {counted(row.samples, 'sample')} " if row.samples else ""
         sentences.append(
-            f"`{row.method}` {said} `{row.baseline}` on these problems: {points}; "
+            f"{after}`{row.method}` {said} `{row.baseline}` on these problems: {points}; "
             f"ahead on {counted(row.wins, 'problem')}, behind on {row.losses}, exact sign-flip p = {row.p_value:.3g} "
             f"({row.p_holm:.3g} by Holm for {counted(len(table), 'comparison')})."
         )
@@ -322,13 +338,13 @@ def verdict(table: pd.DataFrame) -> list[str]:
 
 
 def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -> list[str]:
-    """What `problems_needed` of `differences` comes to: over all comparisons, and for one of them."""
+    """What `problems_needed` of `differences` comes to: over all comparisons, and for one of them, without samples."""
     needed = table.problems_needed.dropna()
     said = f"{len(needed)} of {len(table)} differences could be settled, if they are as large as seen here"
     if len(needed):
         now = int((needed <= problems).sum())
         said += f", half of them by {needed.median():,.0f} problems or fewer; {now} by the {problems} of this study"
-    (row,) = table[(table.method == method) & (table.baseline == baseline)].itertuples()
+    (row,) = table[(table.method == method) & (table.baseline == baseline) & (table.samples == 0)].itertuples()
     pair = f"`{method}` against `{baseline}` ({100 * row.difference:+.1f} points)"
     if not round(row.difference, 9):
         return [f"{said}.", f"{pair}: no difference, so that more problems like these would settle nothing."]
@@ -377,9 +393,9 @@ def search_differences(
 def search_curve(
     pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram], draws: int = 4000, seed: int = 0
 ) -> pd.DataFrame:
-    """`scaling_curve` with the mean `tokens` a problem, and the search as two more methods (with n missing): its pick,
-    and whether any of its finished programs passes."""
-    curve = scaling_curve(pool, draws, seed)
+    """`scaling_curve` without samples, with the mean `tokens` a problem, and the search as two more methods (with n
+    missing): its pick, and whether any of its finished programs passes."""
+    curve = scaling_curve(replace(pool, samples=None), draws, seed).drop(columns="samples")
     cost = _tokens_each(pool, candidates).mean()
     paid = np.mean([row.search_tokens for row in found if row.rank == 0])
     rows = []
@@ -441,7 +457,7 @@ def study_bill(
 
     `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
     has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
-    prompts; `candidates`, `scoring`, `samples` and `consensus` are means over the test problems.
+    prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.
     """
     tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
 
@@ -475,7 +491,7 @@ def study_bill(
         ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),
         ("scoring", "problem", root / here, 0, reading, 0),
         ("scoring", "candidate", branch / many, 0, reading, 0),
-        ("samples", "candidate", 0, 0, 0, sum(len(p.samples) for p in test) / here),
+        ("samples", "candidate", 0, 0, 0, 1),
         ("consensus", "candidate", 0, 0, 0, INPUTS),
     ]
     return bill(rows, machine)

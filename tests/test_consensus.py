@@ -79,10 +79,22 @@ def test_free_scores_touch_no_hidden_test(box):
         for k, code in enumerate([RIGHT, trap, WRONG, BROKEN])
     ]
     rows = free_scores([LARGEST], programs, box)
+    assert [r.scores for r in rows if r.method == "public_samples"] == [[1], [1], [1], [0]]  # LARGEST shows one
     found = {m: [r.scores[0] for r in rows if r.method == m] for m in dict.fromkeys(r.method for r in rows)}
     assert found["public_samples"] == [1, 1, 1, 0] and found["first"] == [0, -1, -2, -3]
     assert found["self_certainty"] == pytest.approx([-0.2, -0.4, -0.6, -0.8])
     assert found["shortest"] == [-len(p.code) for p in programs] == [-x for x in found["longest"]]
+
+
+@pytest.mark.parametrize("shown", [0, 1, 2, 3])
+def test_each_sample_has_its_own_verdict(box, shown):
+    """A program that knows the first answer alone passes the first sample and no other."""
+    samples = [replace(LARGEST.samples[0], input=f"2\n{k} {k + 1}\n", output=f"{k + 1}\n") for k in range(shown)]
+    problem = replace(LARGEST, samples=tuple(samples))
+    first = "input()\ninput()\nprint(1)\n"
+    programs = [Program("largest", k, code, [code], False, "", 10) for k, code in enumerate([RIGHT, first, BROKEN])]
+    rows = [r.scores for r in free_scores([problem], programs, box) if r.method == "public_samples"]
+    assert rows == [[1.0] * shown, ([1.0] + [0.0] * shown)[:shown], [0.0] * shown]
 
 
 def test_a_score_that_one_candidate_lacks_is_left_out_for_all(box):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_the_bill_equals_sums_by_hand(tiny_backbone):
     assert table.tokens.tolist() == [letters[0] + 10, letters[1], 33, 2 + 8, letters[2], 20, 2, 8, 0, 0]
     assert table.flops["rollouts", "study"] == 2 * 1000 * 33
     assert table.flops["training", "study"] == 2 * parameters_read(tiny_backbone, 2) * 10
-    assert table.runs.tolist() == [3, 0, 12, 0, 0, 0, 0, 0, 2, 8]
+    assert table.runs.tolist() == [3, 0, 12, 0, 0, 0, 0, 0, 1, 8]
     assert table.seconds["rollouts", "study"] == pytest.approx(33 / 4 + 12 * 0.5)
     assert table.seconds["prefixes", "study"] == pytest.approx(2 * 1000 * letters[1] / 1e9)
 
@@ -79,7 +80,7 @@ BILL = pd.DataFrame(
         ("candidates", "candidate", 10.0, 0),
         ("scoring", "candidate", 1.0, 0),
         ("consensus", "candidate", 0.0, 8),
-        ("samples", "candidate", 0.0, 2),
+        ("samples", "candidate", 0.0, 1),
     ],
     columns=["part", "each", "tokens", "runs"],
 ).assign(flops=lambda t: 2 * t.tokens, seconds=lambda t: t.tokens + t.runs)
@@ -94,7 +95,6 @@ BILL = pd.DataFrame(
         ("orm", 4, 10, 90 + 100 + 4, 1),
         ("prm_cof", 4, 10, 90 + 150 + 4, 3),
         ("prm_cof", 4, np.inf, 90 + 4, 0),
-        ("samples, prm_cof", 4, 10, 90 + 150 + 4, 3 + 8),
         ("prm_cof x consensus", 4, 10, 90 + 150 + 4, 3 + 32),
     ],
 )
@@ -102,6 +102,20 @@ def test_what_a_problem_costs(method, n, uses, tokens, runs):
     cost = costs.cost_of(BILL, method, n, uses)
     assert (cost.tokens, cost.runs) == pytest.approx((tokens, runs))
     assert cost.flops == 2 * cost.tokens and cost.seconds == pytest.approx(tokens + runs)
+
+
+@pytest.mark.parametrize(
+    "method, n, samples, tokens, runs",
+    [
+        ("prm_cof", 4, 2, 90 + 150 + 4, 3 + 4 * 2),
+        ("random", 4, 1, 90, 4),  # every candidate is run, so that one is not enough
+        ("random", 4, 0, 60, 0),
+        ("consensus", 2, 2, 70, 16 + 2 * 2),
+    ],
+)
+def test_samples_that_are_run_first_cost_a_run_of_each_candidate(method, n, samples, tokens, runs):
+    cost = costs.cost_of(BILL, method, n, 10, samples)
+    assert (cost.tokens, cost.runs) == pytest.approx((tokens, runs))
 
 
 def test_a_share_of_the_rollouts_changes_nothing_else():
@@ -154,6 +168,8 @@ def test_the_curve_has_the_cost_of_each_point(pool):
     curve = costs.cost_curve(scaling_curve(pool, 100).query("method != 'self_certainty'"), price(10))
     assert curve.n.tolist() == [1, 1, 2, 4] and curve.pass_rate.tolist() == pytest.approx([0.25, 0.25, 0.5, 1])
     assert curve.tokens.tolist() == [60, 60 + 150 + 1, 70 + 150 + 2, 90 + 150 + 4]
+    after = costs.cost_curve(scaling_curve(replace(pool, samples=[np.ones((4, 1), bool)] * 2), 100), price(10))
+    assert after[(after.method == "random") & (after.samples == 1)].runs.tolist() == [1, 2, 4]
 
 
 @pytest.mark.parametrize("uses, n", [(10, 0), (50, 0), (150, 2), (np.inf, 3)])

@@ -118,12 +118,13 @@ def make_pool():
 def test_tables_of_a_pool_have_the_contract_columns_and_the_right_numbers():
     pool = make_pool()
     table = tts.difficulty_table(pool, 200)
-    assert list(table.columns) == ["method", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
+    columns = ["method", "samples", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
+    assert list(table.columns) == columns and table.samples.eq(0).all()
     rate = table.set_index(["method", "difficulty"]).pass_rate
     assert rate["good", "overall"] == rate["oracle", "overall"] == 1 and rate["bad", "hard"] == 0
     assert rate["random", "easy"] == pytest.approx(1 / 3)
     curve = tts.scaling_curve(pool, 200)
-    assert list(curve.columns) == ["method", "n", "pass_rate", "ci_low", "ci_high"]
+    assert list(curve.columns) == ["method", "samples", "n", "pass_rate", "ci_low", "ci_high"]
     assert sorted(curve.n.unique()) == [1, 2, 3]
     at_one = curve[curve.n == 1].pass_rate
     np.testing.assert_allclose(at_one, 1 / 3)
@@ -276,21 +277,99 @@ def small_pool():
     return tts.Pool([problem], [np.array([False, False, True])], scores)
 
 
-def test_ties_of_one_selector_are_broken_by_the_next(small_pool):
-    assert tts.ordered_by(small_pool, "a", "b")[0].tolist() == [1.0, 2.0, 0.0]
-    assert tts.ordered_by(small_pool, "a")[0].tolist() == [1.0, 1.0, 0.0]
-
-
 def test_regrets_name_the_pick_and_the_best_candidate_that_was_there(small_pool):
     assert [(p.id, picked, there) for p, picked, there in tts.regrets(small_pool, "a")] == [("p", 0, 2)]
     assert tts.regrets(small_pool, "b") == []
 
 
 def test_the_verdict_asks_for_both_the_interval_and_the_adjusted_test():
-    row = dict(method="m", baseline="b", difference=0.1, ci_high=0.2, wins=9, losses=1, p_value=0.02)
+    row = dict(method="m", baseline="b", samples=0, difference=0.1, ci_high=0.2, wins=9, losses=1, p_value=0.02)
     table = pd.DataFrame([row | {"ci_low": low, "p_holm": p} for low, p in ((0.01, 0.04), (0.01, 0.2), (-0.1, 0.2))])
     said = tts.verdict(table)
     assert "is better than" in said[0] and "may be better than" in said[1] and "cannot be told apart" in said[2]
+
+
+# ------------------------------------------------------------------------------------------------- samples first
+
+LOW = float("-inf")
+ROWS = st.lists(
+    st.tuples(st.sampled_from([LOW, 0.0, 0.5, 1.0]), st.booleans(), st.booleans(), st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+def by_the_rule(rows, samples, n):
+    """Best-of-n as anyone would do it: run the samples, drop what fails unless all fail, take the best that is left."""
+    outcomes = []
+    for some in combinations(rows, n):
+        left = [row for row in some if all(row[1 : 1 + samples])] or some
+        top = max(score for score, *_ in left)
+        outcomes.append(np.mean([row[3] for row in left if row[0] == top]))
+    return np.mean(outcomes)
+
+
+@given(ROWS, st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_runs_samples_first_is_best_of_n_among_those_that_pass(rows, data):
+    samples, n = data.draw(st.integers(0, 2)), data.draw(st.integers(1, len(rows)))
+    scores, *passes, passed = (np.array(column) for column in zip(*rows, strict=True))
+    pool = tts.Pool([make_problem("p")], [passed], {"it": [scores]}, [np.column_stack(passes)])
+    assert pool.best_of("it", n, samples)[0] == pytest.approx(by_the_rule(rows, samples, n))
+
+
+@pytest.mark.parametrize(
+    "scores, passes, order",
+    [
+        ([0.9, 0.5, 0.1], [[1], [0], [1]], [1, 2, 0]),  # from the last to the first choice
+        ([0.9, 0.5, 0.1], [[0], [0], [0]], [2, 1, 0]),
+        ([LOW, 0.5, 0.1], [[1, 1], [1, 0], [0, 1]], [2, 1, 0]),
+        ([3.0, 2.0, 1.0], np.zeros((3, 0)), [2, 1, 0]),  # no sample to run
+    ],
+)
+def test_samples_come_before_scores(scores, passes, order):
+    assert np.argsort(tts.after_samples(np.array(scores), np.array(passes, bool))).tolist() == order
+
+
+def sampled_pool():
+    """Two problems; of three candidates the first sample lets two by, both samples one: the right one."""
+    problems, rows, scores = [make_problem("a"), make_problem("b", "hard")], [], []
+    for name, right in (("a", 2), ("b", 1)):
+        for i in range(3):
+            rows.append(Program(name, i, "x\n", ["x\n"], i == right, "passed" if i == right else "wrong_answer", 1))
+            passes = [float(i != 0), float(i == right)]
+            scores += [CandidateScores("public_samples", name, i, passes), CandidateScores("bad", name, i, [3.0 - i])]
+    return tts.make_pool(problems, rows, scores)
+
+
+def test_every_table_tells_every_selector_after_0_1_and_2_samples():
+    pool = sampled_pool()
+    assert list(pool.regimes) == [0, 1, 2] and set(pool.scores) == {"random", "bad", "oracle"}
+    curve, table = tts.scaling_curve(pool, 100), tts.difficulty_table(pool, 100)
+    for found in (curve, table):
+        assert set(zip(found.method, found.samples, strict=True)) == {(m, s) for m in pool.scores for s in range(3)}
+    best = curve[curve.n == 3].set_index(["method", "samples"]).pass_rate
+    assert best["random"].tolist() == pytest.approx([1 / 3, 1 / 2, 1])
+    assert best["bad"].tolist() == [0, 0.5, 1] and best["oracle"].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(curve[curve.n == 1].pass_rate, 1 / 3)
+    overall = table[table.difficulty == "overall"].set_index(["method", "samples"]).pass_rate
+    assert overall["bad"].tolist() == [0, 0.5, 1]
+
+
+def test_differences_are_of_selectors_that_know_the_same():
+    table = tts.differences(sampled_pool(), [("bad", "random")], 100)
+    assert table[["method", "baseline", "samples"]].values.tolist() == [
+        ["bad", "random", 0], ["random", "random without samples", 1], ["bad", "random", 1],
+        ["random", "random without samples", 2], ["bad", "random", 2],
+    ]  # fmt: skip
+    assert table.difference.tolist() == pytest.approx([-1 / 3, 1 / 6, 0, 2 / 3, 0])
+    assert table.verdict[0].startswith("`bad` ") and table.verdict[2].startswith("After 1 sample `bad` cannot")
+    assert table.verdict[3].startswith("After 2 samples `random` may be better than `random without samples`")
+    assert all("for 5 comparisons" in said for said in table.verdict)
+
+
+def test_without_known_samples_there_is_one_regime():
+    assert list(make_pool().regimes) == [0] and set(tts.scaling_curve(make_pool(), 100).samples) == {0}
 
 
 # ------------------------------------------------------------------------------------------------- search
@@ -384,7 +463,7 @@ def test_the_aggregation_table_compares_with_the_chosen_rule():
 
 def test_what_would_settle_a_difference_is_said_from_the_table():
     rows = [("a", "b", 0.1, 100.0), ("c", "b", 0.0, None), ("d", "b", 0.225, 20.0), ("e", "b", 0.001, None)]
-    table = pd.DataFrame(rows, columns=["method", "baseline", "difference", "problems_needed"])
+    table = pd.DataFrame(rows, columns=["method", "baseline", "difference", "problems_needed"]).assign(samples=0)
     said, pair = tts.settled_by(table, 40, "a", "b")
     assert "2 of 4 differences" in said and "by 60 problems or fewer; 1 by the 40" in said
     assert "`a` against `b` (+10.0 points) would take 100 problems" in pair

@@ -657,7 +657,6 @@ def _request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Li
     return _Request(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
 
 
-
 def _behind_the_prompt(problem: Problem, code: str) -> str:
     """A program with the imports and helpers of its problem's prompt in front: it may use them without writing them
     again.  Imports from `__future__`, which Python wants first, lead the whole."""

@@ -12,7 +12,6 @@ linear head, which is small beside one pass of its backbone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +93,6 @@ def bill(rows: Iterable[tuple], machine: Machine, names: tuple[str, str] = ("par
 REWARD_MODEL = ("programs", "prefixes", "rollouts", "training", "scoring")
 PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any other one is a reward model
     **dict.fromkeys(("random", "first", "shortest", "longest", "self_certainty", "oracle"), ()),
-    **dict.fromkeys(("samples", "public_samples"), ("samples",)),
     "consensus": ("consensus",),
     "orm": ("programs", "training", "scoring"),
 }
@@ -102,21 +100,23 @@ ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second can
 
 
 def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs; `samples, prm_cof` and `prm_cof x consensus` need both's."""
+    """The parts of a bill that a method needs, beside samples; `prm_cof x consensus` needs both's."""
     found = ["candidates"]
-    for name in re.split(", | x ", method):
+    for name in method.split(" x "):
         found += PARTS.get(name, REWARD_MODEL)
     return list(dict.fromkeys(found))
 
 
-def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float) -> pd.Series:
-    """`QUANTITIES` a problem, if a method picks among `n` candidates.  In the bill `costs`, `each` says what a row is
-    spent on: a `candidate`, a `problem`, or the `study`, whose rows are divided by `uses`."""
+def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int = 0) -> pd.Series:
+    """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.  In the bill
+    `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are divided by
+    `uses`."""
     if uses <= 0:
         raise InputError(f"uses = {uses}: labels and training are shared out over at least one problem.")
-    n = 1 if method in ONE_IS_ENOUGH else n
-    mine = costs[costs.part.isin(parts_of(method))]
+    n = 1 if method in ONE_IS_ENOUGH and not samples else n
+    mine = costs[costs.part.isin([*parts_of(method), "samples"])]
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
+    times = times.where(mine.part != "samples", n * samples)
     return mine[list(QUANTITIES)].mul(times, axis=0).sum()
 
 
@@ -129,15 +129,16 @@ def with_rollouts(costs: pd.DataFrame, share: float) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------- what it buys
 
 BestOf = Callable[[str, int], np.ndarray]  # of a method with so many candidates: best-of-N [problems]
-CostOf = Callable[[str, int], pd.Series]  # of the same: `cost_of` a problem
+CostOf = Callable[..., pd.Series]  # of the same: `cost_of` a problem
 Outcome = tuple[np.ndarray, pd.Series]  # both
 
 
 def cost_curve(curve: pd.DataFrame, cost: CostOf) -> pd.DataFrame:
-    """A table with columns method and n, and beside each row the `QUANTITIES` that it costs a problem; a method of
-    `ONE_IS_ENOUGH` keeps its first row alone."""
-    curve = curve[(curve.n == 1) | ~curve.method.isin(ONE_IS_ENOUGH)].reset_index(drop=True)
-    return curve.join(curve.apply(lambda row: cost(row.method, row.n), axis=1))
+    """A table with columns method, samples and n, and beside each row the `QUANTITIES` that it costs a problem; a
+    method of `ONE_IS_ENOUGH` that runs no sample keeps its first row alone."""
+    more = (curve.samples > 0) | ~curve.method.isin(ONE_IS_ENOUGH)
+    curve = curve[more | (curve.n == 1)].reset_index(drop=True)
+    return curve.join(curve.apply(lambda row: cost(row.method, row.n, samples=row.samples), axis=1))
 
 
 def at_equal_cost(

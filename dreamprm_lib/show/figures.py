@@ -45,7 +45,7 @@ METHOD_STYLE = {  # one colour and one marker for a method, everywhere; no two s
     "self_certainty": (PALETTE[3], "p"),
     "consensus": (PALETTE[6], "h"),
     "prm_cof x consensus": (DARK[6], (6, 1)),
-    "public_samples": (PALETTE[9], "d"),
+    "mean_logprob": (PALETTE[9], "d"),
     "beam search": (DARK[3], (7, 1)),
     "prm": (DARK[0], (8, 1)),
     "oracle": ("#000000", "*"),
@@ -54,20 +54,19 @@ DIFFICULTY_COLOR = dict(zip(DIFFICULTIES, (PALETTE[2], PALETTE[1], PALETTE[3]), 
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Colour, marker and line of each method: that of `METHOD_STYLE`, and for the k-th other one a hue and a letter.
-
-    What follows the samples (`samples, prm_cof`) looks like itself, dashed; what votes with a score is dotted.
-    """
+    """Colour, marker and line of each method: that of `METHOD_STYLE`, and for the k-th other one a hue and a letter;
+    what votes with a score (`prm_cof x consensus`) is dotted."""
     methods = list(dict.fromkeys(methods))
-    others = [m for m in methods if m.removeprefix("samples, ") not in METHOD_STYLE]
+    others = [m for m in methods if m not in METHOD_STYLE]
     hues = sns.husl_palette(max(len(others), 1), l=0.45)
     styles = METHOD_STYLE | {m: (hues[k], f"${chr(65 + k % 26)}$") for k, m in enumerate(others)}
-    found = {}
-    for method in methods:
-        color, marker = styles[method if method in styles else method.removeprefix("samples, ")]
-        line = "--" if method.startswith("samples, ") else ":" if " x " in method else "-"
-        found[method] = {"color": color, "marker": marker, "linestyle": line}
-    return found
+    found = {m: dict(zip(("color", "marker"), styles[m], strict=True)) for m in methods}
+    return {m: style | {"linestyle": ":" if " x " in m else "-"} for m, style in found.items()}
+
+
+def _in_regime(samples: int) -> str:
+    """What stands above a panel for selectors that ran so many public samples first."""
+    return f"after {counted(samples, 'sample')}" if samples else "no sample run"
 
 
 def use_style() -> None:
@@ -529,21 +528,25 @@ def bias_figure(table: pd.DataFrame) -> Figure:
 
 
 def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> Figure:
-    """Best-of-N against N, a line a method; bands (of `random` and `oracle`) are 95 % intervals over problems."""
-    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    """Best-of-N against N, a line a method and a panel for each number of samples that were run first; bands (of
+    `random` and `oracle`) are 95 % intervals over problems."""
+    regimes = list(curve.samples.unique())
+    figure, row = plt.subplots(1, len(regimes), figsize=(4.6 + 3.6 * len(regimes), 4.6), sharey=True, squeeze=False)
     styles = method_styles(curve.method)
-    for method in methods or styles:
-        part, style = curve[curve.method == method], styles[method]
-        axes.plot(part.n, part.pass_rate, label=method, zorder=3, **style)
-        if method in ("random", "oracle"):
-            axes.fill_between(part.n, part.ci_low, part.ci_high, color=style["color"], alpha=0.1, lw=0)
     ticks = sorted(curve.n.unique())
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(n) for n in ticks])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set(xlabel="candidates N", ylabel="problems solved (best-of-N)", title="Test-time scaling")
-    _legend_beside(axes)
+    for samples, axes in zip(regimes, row[0], strict=True):
+        for method in methods or styles:
+            part, style = curve[(curve.method == method) & (curve.samples == samples)], styles[method]
+            axes.plot(part.n, part.pass_rate, label=method, zorder=3, **style)
+            if method in ("random", "oracle"):
+                axes.fill_between(part.n, part.ci_low, part.ci_high, color=style["color"], alpha=0.1, lw=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlabel="candidates N", title=_in_regime(samples))
+    row[0, 0].set_ylabel("problems solved (best-of-N)")
+    _legend_beside(row[0, -1])
     return _finished(figure)
 
 
@@ -560,8 +563,8 @@ def search_figure(curve: pd.DataFrame) -> Figure:
             error = [part.pass_rate - part.ci_low, part.ci_high - part.pass_rate]
             face = style["color"] if "," not in method else "white"
             axes.errorbar(
-                part.tokens, part.pass_rate, error, fmt=style["marker"], color=style["color"], mfc=face, ms=9,
-                capsize=4, zorder=4, label=method,
+                part.tokens, part.pass_rate, error, marker=style["marker"], ls="none", color=style["color"], mfc=face,
+                ms=9, capsize=4, zorder=4, label=method,
             )  # fmt: skip
         else:
             axes.plot(part.tokens, part.pass_rate, label=f"{method}, best of N", zorder=3, **style)
@@ -631,57 +634,68 @@ def _beam_key() -> list[Line2D]:
 
 
 def difficulty_figure(table: pd.DataFrame) -> Figure:
-    """Best-of-N by difficulty with intervals, a marker a method."""
+    """Best-of-N by difficulty with intervals, a marker a method and a panel for each number of samples run first."""
     levels = [d for d in (*DIFFICULTIES, "overall") if d in set(table.difficulty)]
-    methods = list(table.method.unique())
-    figure, axes = plt.subplots(figsize=(9, 4))
-    for k, (method, style) in enumerate(method_styles(methods).items()):
-        style = style | {"linestyle": "none"}
-        part = table[table.method == method].set_index("difficulty").loc[levels]
-        x = np.arange(len(levels)) + (k - (len(methods) - 1) / 2) * 0.8 / len(methods)
-        error = np.clip([part.pass_rate - part.ci_low, part.ci_high - part.pass_rate], 0, None)
-        axes.errorbar(x, part.pass_rate, error, label=method, capsize=2, ms=7, elinewidth=1, **style)
-    counts = table[table.method == methods[0]].set_index("difficulty").problems
-    axes.set_xticks(range(len(levels)), [f"{d}\n({counted(counts[d], 'problem')})" for d in levels])
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set(ylabel=f"problems solved (best of {table.n.iloc[0]})", title="By difficulty", ylim=(-0.03, 1.03))
-    _legend_beside(axes, fontsize=8)
-    axes.grid(False, axis="x")
+    regimes, styles = list(table.samples.unique()), method_styles(table.method)
+    counts = table.drop_duplicates("difficulty").set_index("difficulty").problems
+    figure, column = plt.subplots(len(regimes), 1, figsize=(9, 1 + 3 * len(regimes)), squeeze=False)
+    for samples, axes in zip(regimes, column[:, 0], strict=True):
+        for k, (method, style) in enumerate(styles.items()):
+            part = table[(table.method == method) & (table.samples == samples)].set_index("difficulty").loc[levels]
+            x = np.arange(len(levels)) + (k - (len(styles) - 1) / 2) * 0.8 / len(styles)
+            error = np.clip([part.pass_rate - part.ci_low, part.ci_high - part.pass_rate], 0, None)
+            style = style | {"linestyle": "none"}
+            axes.errorbar(x, part.pass_rate, error, label=method, capsize=2, ms=7, elinewidth=1, **style)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(ylabel=f"solved (best of {table.n.iloc[0]})", title=_in_regime(samples), ylim=(-0.03, 1.03))
+        axes.set_xticks(range(len(levels)), [f"{d}\n({counted(counts[d], 'problem')})" for d in levels])
+        axes.grid(False, axis="x")
+    _legend_beside(column[0, 0], fontsize=8)
     return _finished(figure)
 
 
 def forest_figure(table: pd.DataFrame) -> Figure:
-    """Differences in best-of-N with paired 95 % intervals, a row a pair."""
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2))
-    styles = method_styles(table.method)
-    for y, row in enumerate(table.itertuples()):
-        color = styles[row.method]["color"]
-        axes.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=color, lw=2)
-        axes.plot(100 * row.difference, y, "o", color=color, ms=8)
-    axes.axvline(0, color="black", lw=1)
-    axes.set_yticks(range(len(table)), [f"{r.method} − {r.baseline}" for r in table.itertuples()])
-    axes.set(xlabel="difference in problems solved (points)", title="Paired differences, 95 % intervals")
-    axes.invert_yaxis()
+    """Differences in best-of-N with paired 95 % intervals, a row a pair and a panel for each number of samples that
+    both ran first."""
+    pairs = list(dict.fromkeys(zip(table.method, table.baseline, strict=True)))
+    regimes, styles = list(table.samples.unique()), method_styles(table.method)
+    figure, row = plt.subplots(
+        1, len(regimes), figsize=(4 + 3.4 * len(regimes), 0.4 * len(pairs) + 1.2), sharey=True, squeeze=False
+    )
+    for samples, axes in zip(regimes, row[0], strict=True):
+        for found in table[table.samples == samples].itertuples():
+            y, color = pairs.index((found.method, found.baseline)), styles[found.method]["color"]
+            axes.plot([100 * found.ci_low, 100 * found.ci_high], [y, y], color=color, lw=2)
+            axes.plot(100 * found.difference, y, "o", color=color, ms=8)
+        axes.axvline(0, color="black", lw=1)
+        axes.set(xlabel="points", title=_in_regime(samples))
+    row[0, 0].set_yticks(range(len(pairs)), [" − ".join(pair) for pair in pairs])
+    row[0, 0].set_ylim(len(pairs) - 0.5, -0.5)
     return _finished(figure)
 
 
 def cost_figure(curve: pd.DataFrame) -> Figure:
     """Best-of-N against what a problem costs: tokens, FLOPs and seconds, on logarithmic axes; a marker for each N.
 
-    `curve`: columns method, n, pass_rate, ci_low, ci_high, tokens, flops, seconds.  Bands (of `oracle`) are 95 %
-    intervals over problems; a method with a single point, which needs one candidate alone, is drawn as a level.
+    `curve`: columns method, samples, n, pass_rate, ci_low, ci_high, tokens, flops, seconds.  Without samples first,
+    lines are whole; after the most samples, dashed.  Bands (of `oracle`) are 95 % intervals over problems; a method
+    with a single point, which needs one candidate alone, is drawn as a level.
     """
     figure, row = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
     styles = method_styles(curve.method)
     panels = [("tokens", 1, "tokens"), ("flops", 1e12, "TFLOPs"), ("seconds", 1, "seconds")]
     for axes, (quantity, unit, label) in zip(row, panels, strict=True):
-        for method, part in curve.groupby("method", sort=False):
-            style, x = styles[method], part[quantity] / unit
+        for (samples, method), part in curve.groupby(["samples", "method"], sort=False):
+            style, x, most = styles[method], part[quantity] / unit, curve.samples.max()
+            label = f"{method}, {_in_regime(samples)}" if samples else method
             if len(part) == 1:
-                axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=method)
+                axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=label)
                 continue
-            axes.plot(x, part.pass_rate, label=method, zorder=3, ms=5, lw=1.3, **style)
-            if method == "oracle":
+            if samples not in (0, most):
+                continue
+            style = style | ({"linestyle": "--"} if samples else {})
+            axes.plot(x, part.pass_rate, label=label, zorder=3, ms=5, lw=1.3, **style)
+            if method == "oracle" and not samples:
                 axes.fill_between(x, part.ci_low, part.ci_high, color=style["color"], alpha=0.08, lw=0)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

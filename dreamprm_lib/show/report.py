@@ -13,6 +13,7 @@ from PIL import Image
 
 from dreamprm_lib.artifacts import STAGES, Study
 from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.engine.statistics import counted
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -46,7 +47,8 @@ this run, from the tables beside this file; <code>manifest.json</code> has param
 <ul>{% for sentence in verdict %}<li>{{ sentence }}</li>{% endfor %}</ul>
 <p>Problems are the sample: the intervals say how far another draw of such problems might differ. They do not cover
 another policy, another backbone or harder problems.</p>
-<h2>Problems solved by difficulty</h2><div class="scroll">{{ table }}</div>
+<h2>Problems solved by difficulty</h2>
+{% for caption, table in tables %}<p>{{ caption }}</p><div class="scroll">{{ table }}</div>{% endfor %}
 {% for chapter, figures in chapters %}<h2>{{ chapter }}</h2>
 {% for image, caption, size in figures %}<figure><div class="scroll">
 <img alt="{{ caption }}" style="--size: {{ size }}px" src="data:image/png;base64,{{ image }}"></div>
@@ -65,7 +67,10 @@ def write_report(study: Study, manifest: dict) -> Path:
         profile=manifest["profile"],
         note=manifest.get("note", ""),
         verdict=[_code(s) for s in study.read_table("differences.csv").verdict],
-        table=jinja2.utils.markupsafe.Markup(_unbroken(wide_table(study.read_table("table.csv")).to_html(border=0))),
+        tables=[
+            (caption, jinja2.utils.markupsafe.Markup(_unbroken(table.to_html(border=0))))
+            for caption, table in wide_tables(study.read_table("table.csv"))
+        ],
         chapters=[(title, figures) for title, figures in _chapters(study) if figures],
         stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -95,13 +100,29 @@ def wide_table(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[table.method.unique(), table.group.unique()].rename_axis(index=None, columns="best-of-N in %")
 
 
+def wide_tables(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """A `wide_table` for each number of samples that selectors ran first, with what to say above it."""
+    found = []
+    for samples, part in table.groupby("samples"):
+        first = f"after {counted(samples, 'public sample')}" if samples else "without running any public sample"
+        found.append((f"Selectors {first}:", wide_table(part)))
+    return found
+
+
 def results_markdown(study: Study) -> str:
-    """The results of a study as Markdown: the table by difficulty and the verdict's sentences."""
-    wide = wide_table(study.read_table("table.csv"))
-    rows = [f"| best-of-N in % | {' | '.join(wide.columns)} |", "|" + "---|" * (len(wide.columns) + 1)]
-    rows += [f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values, strict=True)]
+    """The results of a study as Markdown: the tables by difficulty and the verdict's sentences."""
+    rows = []
+    for caption, wide in wide_tables(study.read_table("table.csv")):
+        rows += [
+            caption,
+            "",
+            f"| best-of-N in % | {' | '.join(wide.columns)} |",
+            "|" + "---|" * (len(wide.columns) + 1),
+        ]
+        rows += [f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values, strict=True)]
+        rows.append("")
     said = [f"- {sentence}" for sentence in study.read_table("differences.csv").verdict]
-    return "\n".join([*rows, "", *said]) + "\n"
+    return "\n".join([*rows, *said]) + "\n"
 
 
 def _chapters(study: Study):
