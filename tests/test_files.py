@@ -68,7 +68,7 @@ def test_several_writers_and_readers_never_see_a_torn_file(tmp_path):
     "text, value",
     [
         ("1e-3", 0.001), ("2E5", 2e5), ("1.0e-4", 1e-4), ("010", 10), ("0o17", 15), ("-.5", -0.5), ("0x1F", 31),
-        ("off", "off"), ("yes", "yes"), ("N", "N"), ("true", True), ("~", None), ("12:30", "12:30"),
+        ("off", "off"), ("yes", "yes"), ("N", "N"), ("true", True), ("~", None), ("12:30", "12:30"), ("2024-13-45", "2024-13-45"),
         ("1:02:03", "1:02:03"), ("[1e2, on]", [100.0, "on"]), ("{a: 09, b: no}", {"a": 9, "b": "no"}),
     ],
 )  # fmt: skip
@@ -84,7 +84,6 @@ def test_yaml_is_yaml_1_2(text, value):
         ("a: 1\nb: c: d", "p.yaml, line 2: not YAML .mapping values"),
         ("a: 1\na: 2", 'duplicate key "a"'),
         ("!!python/name:os.system x", "p.yaml, line 1: not YAML"),
-        ("2024-13-45", "not YAML .month must be"),
         ("a\x01", "p.yaml: not YAML"),
         ("\t- a", "not YAML"),
         ("[" * 3000, "p.yaml: not YAML"),
