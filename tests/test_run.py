@@ -423,7 +423,7 @@ def test_a_section_may_go_by_its_short_name(project, key):
     assert parameters["n"] == 7
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "", "..", ".", "/tmp/x", "a\0"])
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "..", ".", "/x/y", "a\0"])
 def test_a_study_lies_in_outputs_and_nowhere_else(project, name):
     with pytest.raises(InputError, match="A study's name is that of one folder in outputs/"):
         Study(project / "outputs", name)
