@@ -60,7 +60,7 @@ def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
         known = {p.id for p in problems}
         if recorded := [p for p in programs if p.problem in known]:
             (total,) = headroom(problems, recorded).tail(1).to_dict("records")
-            row |= {"recorded": total["problems"], "mixed": total["mixed"], "functions": total["functions"]}
+            row |= {"recorded": str(total["problems"]), "mixed": total["mixed"], "functions": total["functions"]}
         rows.append(row)
     return pd.DataFrame(rows)
 

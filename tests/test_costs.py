@@ -133,16 +133,18 @@ def test_costs_are_shared_by_somebody(uses):
 @pytest.mark.parametrize("numbers", [{"run": 0}, {"reads": -1e9}, {"written": float("nan")}])
 def test_the_numbers_of_a_machine_are_positive(numbers):
     with pytest.raises(InputError, match="above 0"):
-        costs.machine_of(numbers)
+        costs.machine_of("core", **numbers)
 
 
-def test_a_machine_by_its_name_or_by_what_differs_from_a_core():
-    assert costs.machine_of("gpu") is costs.GPU and costs.machine_of({}) == costs.CORE
-    mine = costs.machine_of({"run": 0.25})
+def test_a_machine_by_its_name_and_with_own_numbers():
+    assert costs.machine_of("gpu") == costs.GPU and costs.machine_of("core") == costs.CORE
+    mine = costs.machine_of("core", run=0.25)
     assert (mine.run, mine.reads) == (0.25, costs.CORE.reads)
-    for wrong in ("tpu", {"colour": 1}, 3):
-        with pytest.raises(InputError, match="core or gpu"):
-            costs.machine_of(wrong)
+    with pytest.raises(InputError, match="no machine 'abacus': known are core, gpu"):
+        costs.machine_of("abacus")
+    for wrong in ({"colour": 1}, {"run": "fast"}):
+        with pytest.raises(InputError, match=r"machine core: .*(colour|run)"):
+            costs.machine_of("core", **wrong)
 
 
 # ------------------------------------------------------------------------------------------------- what it buys

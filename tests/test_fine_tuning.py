@@ -163,7 +163,7 @@ def test_labels_outside_their_range_are_named(tiny_backbone, label, role):
         fine_tune(Backbone(tiny_backbone, (3,)), train, Recipe(LastLayers(1)), meta)
 
 
-@pytest.mark.parametrize("rate", [1e38, 1e200, np.nan])
+@pytest.mark.parametrize("rate", [1e36, 1e30, 1e25])
 def test_training_that_diverges_says_so_and_keeps_no_state(tiny_backbone, tmp_path, rate):
     recipe = Recipe(LastLayers(1), epochs=4, learning_rate=rate, save_every=1, accumulation=1)
     with pytest.raises(InputError, match=r"diverged in step \d of 8 .*Lower `learning_rate`"):

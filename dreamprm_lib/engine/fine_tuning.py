@@ -49,7 +49,7 @@ LOOKS = 21  # at held-out examples, evenly over the iterations
 
 
 Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 @dataclass(frozen=True)

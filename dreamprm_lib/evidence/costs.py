@@ -12,13 +12,14 @@ linear head, which is small beside one pass of its backbone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from dreamprm_lib.engine.endpoint import EMBEDDED
+from dreamprm_lib.engine.schema import nearest, row_of
 from dreamprm_lib.engine.statistics import mean_with_interval
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.errors import InputError
@@ -69,13 +70,11 @@ GPU = Machine(run=CORE.run, written=2500, reads=3e14, price=2.5)
 MACHINES = {"core": CORE, "gpu": GPU}
 
 
-def machine_of(settings: str | Mapping[str, float]) -> Machine:
-    """One of `MACHINES` by its name, or a core of which some fields are given."""
-    try:
-        return MACHINES[settings] if isinstance(settings, str) else replace(CORE, **settings)
-    except (KeyError, TypeError) as error:
-        names, known = " or ".join(MACHINES), ", ".join(vars(CORE))
-        raise InputError(f"`machine` is {settings!r}: give {names}, or a dict of {known}.") from error
+def machine_of(name: str, **own: float) -> Machine:
+    """One of `MACHINES`, with your own numbers for some of its fields."""
+    if name not in MACHINES:
+        raise InputError(f"There is no machine {name!r}{nearest(name, MACHINES)}.")
+    return row_of(Machine, vars(MACHINES[name]) | own, f"machine {name}")
 
 
 # ------------------------------------------------------------------------------------------------- bills
