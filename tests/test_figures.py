@@ -287,6 +287,15 @@ def test_the_report_has_the_chapters_titles_and_figures_in_the_order_of_their_te
     assert "<code>a</code> is better than <code>b</code>." in text
 
 
+def test_costs_are_labelled_by_their_units_and_dashed_after_samples():
+    axes = DRAWINGS["cost"]().axes
+    assert [panel.get_xlabel().split(" a problem")[0] for panel in axes] == ["tokens", "TFLOPs", "seconds"]
+    drawn = {line.get_label(): line.get_linestyle() for line in axes[0].lines}
+    assert (
+        drawn["prm_cof"] == "-" and drawn["prm_cof, after 2 samples"] == "--" and "prm_cof, after 1 sample" not in drawn
+    )
+
+
 def test_steps_show_names_and_scores():
     figure = figures.steps_figure(["main", "add"], ["def main():\n    pass\n\n", "def add(): pass\n"], [0.25, 0.75])
     words = " ".join(text.get_text() for text in figure.axes[0].texts)

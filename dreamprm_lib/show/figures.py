@@ -687,14 +687,14 @@ def cost_figure(curve: pd.DataFrame) -> Figure:
     for axes, (quantity, unit, label) in zip(row, panels, strict=True):
         for (samples, method), part in curve.groupby(["samples", "method"], sort=False):
             style, x, most = styles[method], part[quantity] / unit, curve.samples.max()
-            label = f"{method}, {_in_regime(samples)}" if samples else method
+            name = f"{method}, {_in_regime(samples)}" if samples else method
             if len(part) == 1:
-                axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=label)
+                axes.axhline(part.pass_rate.iloc[0], color=style["color"], lw=1.3, ls=":", label=name)
                 continue
             if samples not in (0, most):
                 continue
             style = style | ({"linestyle": "--"} if samples else {})
-            axes.plot(x, part.pass_rate, label=label, zorder=3, ms=5, lw=1.3, **style)
+            axes.plot(x, part.pass_rate, label=name, zorder=3, ms=5, lw=1.3, **style)
             if method == "oracle" and not samples:
                 axes.fill_between(x, part.ci_low, part.ci_high, color=style["color"], alpha=0.08, lw=0)
         axes.set_xscale("log")
