@@ -297,6 +297,7 @@ def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
     """As a terminal sends it: to all processes of the command."""
     code = f"from pathlib import Path\nPath('../started').write_text('')\n{cell}"
     write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b', code)
+    (project / "profiles" / "tiny.yaml").write_text("common: {}\n")
     child = subprocess.Popen(
         [sys.executable, __file__, str(project)], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
