@@ -204,7 +204,7 @@ def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, 
         train(load_profile("quick"), "prm_cof", "s", options[:1], tmp_path)
     with pytest.raises(InputError, match="`training` is 'head'"):
         train(load_profile("quick"), "prm_cof", "s", options[:3], tmp_path)
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="no field `colour`"):
         recipe_of("lora", {"colour": 1}, 0)
 
 

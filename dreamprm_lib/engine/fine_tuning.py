@@ -272,17 +272,21 @@ class _Training:
     def steps(self) -> int:
         return self.warm_up + self.recipe.iterations
 
+    def _place(self) -> tuple[int, int, int]:
+        """The rounds over all batches that are complete, the groups of the present one that are, and a group's size."""
+        iteration, size = self.done - self.warm_up, self.recipe.accumulation
+        if iteration < 0:
+            return *divmod(self.done, -(-len(self.train) // size)), size
+        size = self.recipe.iteration_accumulation
+        rounds, place = divmod(iteration, -(-len(self.train) // size))
+        return self.recipe.epochs + rounds, place, size
+
     def step(self) -> None:
         """One step of the model on the next group of batches, and one of their labels."""
         self.look()
-        iteration, size = self.done - self.warm_up, self.recipe.accumulation
-        rounds, place = divmod(self.done, -(-len(self.train) // size))
-        if iteration >= 0:
-            size = self.recipe.iteration_accumulation
-            rounds, place = divmod(iteration, -(-len(self.train) // size))
-            rounds += self.recipe.epochs
+        rounds, place, size = self._place()
         group = self._shuffled(self.train, rounds)[place * size : (place + 1) * size]
-        correcting = bool(self.meta) and iteration >= 0
+        correcting = bool(self.meta) and self.done >= self.warm_up
         before = {name: p.detach().clone() for name, p in self.trained.items()} if correcting else {}
         mine, logits, losses = parallel.share(group, self.recipe.shard), [], torch.zeros(1, dtype=torch.float64)
         for batch, part in mine:
@@ -419,8 +423,8 @@ class _Training:
             self.optimiser.load_state_dict(state["optimiser"])
             self.table_optimiser.load_state_dict(state["table_optimiser"])
             torch.set_rng_state(state["random"])
-            if self.done not in range(1, self.steps + 1) or len(self.losses) != self.done // self.per_epoch:
-                raise ValueError(f"it stands at step {self.done} of {self.steps} with {len(self.losses)} epochs")
+            if self.done not in range(1, self.steps + 1) or len(self.losses) != self._place()[0]:
+                raise ValueError(f"it stands at step {self.done} of {self.steps} with {len(self.losses)} rounds")
             if not self._is_finite():
                 raise ValueError("its weights are no numbers")
         except Exception as error:  # a damaged file raises whatever it happens to

@@ -118,7 +118,7 @@ EXERCISES = {
                 ("def main(box):\n    box.add()\n\ndef add():\n    pass\n",),
                 ("def main():\n    # add()\n    addition()\n\ndef add():\n    pass\n",),
                 ("def main():\n    print(1)\n\ndef add():\n    show()\n\ndef show():\n    pass\n",),
-                ("def main():\n    if on:\n        show ()\n\ndef add():\n    pass\nasync def show():\n    pass\n",),
+                ("def main():\n    if on:\n        show ()\n\ndef add():\n    pass\n\ndef show():\n    pass\n",),
                 ("",),
             ),
         ),
