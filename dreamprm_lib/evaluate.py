@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
     from dreamprm_lib.show import figures
 
     figures.use_style()
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     study = Study(out.parent, out.name)
     drawn = {
         "table": ("difficulty", figures.difficulty_figure, "Problems solved by difficulty"),

@@ -530,7 +530,7 @@ def test_validation_says_how_many_problems_a_study_needs(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "number, said",
-    [(errno.ENOSPC, "no space is left"), (errno.EACCES, "nothing may be written"), (errno.EROFS, "nothing may be written")],
+    [(errno.ENOSPC, "no space is left"), (errno.EACCES, "may be written there"), (errno.EROFS, "may be written there")],
 )
 def test_what_the_system_refuses_is_told_with_a_way_out(capsys, monkeypatch, number, said):
     def refused(*_):
