@@ -844,6 +844,19 @@ def test_a_program_that_ends_its_worker_every_time_is_killed(box, monkeypatch):
     assert box.grade([(ADD, GOOD)])[0] == Verdict("killed", 0.0, 0, "gone")
 
 
+def test_a_program_that_could_not_be_shut_in_is_not_run(monkeypatch):
+    """A child that ends before it reads the program counts as one, and no file stays open here."""
+    with Sandbox(workers=1) as box:
+        box.run([("", "")])
+        before = sorted(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(sandbox._Request, "text", lambda request: b"")
+        with pytest.raises(DreamPRMError, match="could not be shut in"):
+            box.run([("print(1)", "")])
+        monkeypatch.undo()
+        assert box.run([("print(1)", "")])[0].stdout == "1\n"
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_worker_that_does_not_start_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "broken_worker.py").write_text("raise ValueError('no worker today')")
     monkeypatch.setattr(sandbox, "PACKAGE", tmp_path)

@@ -456,9 +456,8 @@ class _Worker:
             log.warning("A worker of the sandbox %s. %s", what, self._last_words())
             self.stop()
             return Execution("worker_died", "", f"the worker that ran it {what}", 0.0, 0.0)
-        execution = self._program.end(json.loads(reply))
-        self._program = None
-        return execution
+        program, self._program = self._program, None
+        return program.end(json.loads(reply))
 
     def stop(self) -> None:
         """End the process, and with it all that runs in it."""
