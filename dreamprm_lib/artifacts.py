@@ -131,7 +131,7 @@ class StepLabel:
 
     `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
     is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.  The row of a
-    clean step tells how many rollouts of its whole program were `restarted`: they began another one and do not count.
+    clean step says how many rollouts of its whole program were `restarted`: they began another one and do not count.
     """
 
     problem: str

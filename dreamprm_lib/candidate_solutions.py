@@ -153,7 +153,7 @@ def read_lcb(path: Path | str) -> list[GradedProblem]:
         if len(codes) != len(passed):
             raise InputError(f"{where}: {len(codes)} programs in `code_list`, {len(passed)} in `graded_list`.")
         if entry.question_id in seen:
-            raise InputError(f"{where}: the question {entry.question_id!r} stands there a second time.")
+            raise InputError(f"{where}: the question {entry.question_id!r} appears a second time.")
         seen.add(entry.question_id)
         graded.append(GradedProblem(entry.problem("test"), codes, passed))
     return graded

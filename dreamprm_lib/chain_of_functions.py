@@ -123,7 +123,7 @@ def extract_code(reply: str) -> str:
 def code_blocks(reply: str) -> list[str]:
     """The texts in a reply that may be its program, in order of preference.
 
-    A reply that is a program as it stands is taken whole.  Any other is read as Markdown, by the rules of CommonMark
+    A reply that is nothing but a program is taken whole.  Any other is read as Markdown, by the rules of CommonMark
     and without its thoughts (`<think>`).  Its blocks are what the fences enclose, also in lists, in quotes and in other
     blocks, and the text before the first fence, because some replies have only the closing one.  A block that parses as
     Python and defines or reads something comes first; then one whose tag is Python; then one that is not blank; and of

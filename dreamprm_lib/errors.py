@@ -21,7 +21,7 @@ def in_words(text: str) -> str:
 
     def said(found: re.Match) -> str:
         number, words, path = int(found[1]), found[2][0].lower() + found[2][1:], Path(found[4] or ".")
-        place = path.parent if path.suffix == ".tmp" else path  # a temporary file stands for its folder
+        place = path.parent if path.suffix == ".tmp" else path  # the folder of a temporary file says more
         return f"{place if found[4] else 'On this disk'}: {IN_WORDS.get(number, words)}"
 
     return re.sub(r"\[Errno (\d+)\] ([^:\n]+)(: '([^'\n]*)'(?: -> '[^'\n]*')?)?", said, text)

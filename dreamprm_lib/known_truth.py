@@ -203,7 +203,7 @@ def oracle_comparison(
 ) -> pd.DataFrame:
     """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
 
-    For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn anew
+    For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn again
     (with `weak`, in n of the weaker policy's); the rest of its own policy's rollouts are the oracle, which no method
     sees.  `clean` are the training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method,
     state, problem, label (the method's, or its score of the state), passes and trials (of the oracle).
@@ -353,11 +353,12 @@ def oracle_verdict(
         f"leaves {kind}: standard deviation {rest[0]:.2f} between prefixes ({rest[1]:.2f} to {rest[2]:.2f}), binomial "
         f"noise taken off; between problems alone {common[0]:.2f} ({common[1]:.2f} to {common[2]:.2f})."
     ]
-    told = ("corrected", "corrected, likelihood", "recalibrated")
+    shown = ("corrected", "corrected, likelihood", "recalibrated")
     for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
-        for row in table[table.method.isin(told)].itertuples():
-            nearer = _surely(row.gain_low, row.gain_high, "nearer to the truth", "farther from it", "not surely nearer")
-            order = _surely(row.ranking_gain_low, row.ranking_gain_high, "better", "worse", "not surely other")
+        for row in table[table.method.isin(shown)].itertuples():
+            words = ("nearer to the truth", "farther from it", "not clearly nearer")
+            nearer = _by_interval(row.gain_low, row.gain_high, *words)
+            order = _by_interval(row.ranking_gain_low, row.ranking_gain_high, "better", "worse", "not clearly changed")
             sentences.append(
                 f"Labels from {row.rollouts} of {whose} rollouts, {row.method}: {nearer} (squared error "
                 f"{-row.gain:+.0%}, {-row.gain_high:+.0%} to {-row.gain_low:+.0%}), their order {order} (rank "
@@ -380,10 +381,10 @@ def did_it_mend(planted: pd.DataFrame, own: pd.DataFrame, weak: pd.DataFrame, me
             found.append((place, (row.gain, row.gain_low, row.gain_high)))
     return [
         f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
-        f"({1 - high:.2f} to {1 - low:.2f}): {_surely(low, high, 'mended', 'made worse', 'not surely either')}."
+        f"({1 - high:.2f} to {1 - low:.2f}): {_by_interval(low, high, 'mended', 'made worse', 'neither clearly')}."
         for place, (gain, low, high) in found
     ]
 
 
-def _surely(low: float, high: float, up: str, down: str, neither: str) -> str:
+def _by_interval(low: float, high: float, up: str, down: str, neither: str) -> str:
     return up if low > 0 else down if high < 0 else neither

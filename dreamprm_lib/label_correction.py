@@ -287,9 +287,9 @@ def choose_iterations(
 
 
 def _where_to_stop(losses: np.ndarray, problems: Sequence[str]) -> int:
-    """The row of `losses` [looks, m] with the least sum; the first, unless that is surely less."""
+    """The row of `losses` [looks, m] with the least sum; the first, unless that is clearly less."""
     best = int(losses.sum(axis=1).argmin())
-    return best if _surely_less(losses[best], losses[0], problems) else 0
+    return best if _clearly_less(losses[best], losses[0], problems) else 0
 
 
 def choose(
@@ -345,7 +345,7 @@ def recalibrate(
     """The raw PRM's logit, scaled and shifted to the clean outcomes (Platt), plus a penalised linear correction.
 
     The strength of the penalty is chosen among `ridges` by held-out loss over meta problems, the strongest one that is
-    not surely worse than the best.  Returns the sum, which is a head again, and the ridge.
+    not clearly worse than the best.  Returns the sum, which is a head again, and the ridge.
     """
     return by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
 
@@ -372,11 +372,11 @@ def by_held_out_loss(
     for ridge, k in product(losses, range(folds)):
         losses[ridge][fold == k] = log_losses(fit(meta.take(fold != k), ridge), meta.take(fold == k))
     least = min(losses.values(), key=np.mean)
-    chosen = next(ridge for ridge, found in losses.items() if not _surely_less(least, found, meta.problems))
+    chosen = next(ridge for ridge, found in losses.items() if not _clearly_less(least, found, meta.problems))
     return fit(meta, chosen), chosen
 
 
-def _surely_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str]) -> bool:
+def _clearly_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str]) -> bool:
     """Whether the mean of `losses` [m] is less than that of `others` by more than one standard error over problems."""
     gain = pd.Series(others - losses).groupby(np.asarray(problems)).sum()
     return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
@@ -390,7 +390,7 @@ def shrunken(rows: Labelled) -> np.ndarray:
 
 
 def confident(rows: Labelled) -> np.ndarray:
-    """The rows whose label is surely on one side of 1/2 (90 % interval), and those that may not move [m] bool."""
+    """The rows whose label is clearly on one side of 1/2 (90 % interval), and those that may not move [m] bool."""
     low, high = wilson_interval(rows.labels * rows.rollouts, rows.rollouts, 0.9)
     return ~rows.movable | (low > 0.5) | (high < 0.5)
 

@@ -40,7 +40,7 @@ PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no profile tells: sizes and speeds, by default those of `evidence.costs`.  Tokens are those of one text.
+    """What no profile says: sizes and speeds, by default those of `evidence.costs`.  Tokens are those of one text.
 
     - `early`, `late`: LiveCodeBench's problems before `train_before` (a fifth of them is meta) and from `test_from`,
       for release v6 and the paper's dates; used only where the data are not on this machine.

@@ -229,7 +229,7 @@ class RewardModel:
 
 
 class _Metadata(Form, extra="ignore", strict=False, allow_inf_nan=False):
-    """What stands in a checkpoint's metadata, as texts all."""
+    """The metadata of a checkpoint; all values are stored as text."""
 
     backbone: str
     backbone_digest: str

@@ -95,7 +95,7 @@ def load_profile(name: str) -> Profile:
     for key, section in filled.items():
         notebook = _stage_named(key, path, _ProfileFile.model_fields).notebook
         if notebook in sections or not isinstance(section, dict):
-            fault = "stands there twice" if notebook in sections else f"is {section!r}: parameters were expected"
+            fault = "appears twice" if notebook in sections else f"is {section!r}: parameters were expected"
             raise InputError(f"{path}: the section {key!r} {fault}.")
         sections[notebook] = section
     known = {name for stage in STAGES for name in _declared(notebook_path(stage))}
@@ -116,7 +116,7 @@ def elsewhere(profile: Profile) -> Profile:
         return profile
     weaker = settings_from_environment(weaker=True)
     if weaker == policy:
-        log.warning("DREAMPRM_WEAK_MODEL is not set: %s stands in for the weaker model too", policy["model"])
+        log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
     changed = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
@@ -441,7 +441,7 @@ def _read_manifest(study: Study) -> dict:
     try:
         return checked(_Manifest, read_json(path), path).model_dump()
     except InputError as error:
-        log.warning("%s It is made anew: every stage runs again.", error)
+        log.warning("%s A new one is written, and every stage runs again.", error)
         return {"stages": {}}
 
 

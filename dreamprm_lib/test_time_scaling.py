@@ -4,8 +4,8 @@ A selector scores every candidate of a problem and picks the best; best-of-N is 
 candidates passes.  From the n recorded candidates that is computed in closed form over all N-subsets, not by drawing.
 Problems are the sample: intervals come from a bootstrap over problems, with the same resamples for all methods.
 
-What a selector is worth depends on what is known before it chooses.  So all is told for one that may first run 0, 1 or
-2 of the statement's public samples.
+What a selector is worth depends on what is known before it chooses.  Every result is therefore
+given for a selector that may first run 0, 1 or 2 of the statement's public samples.
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ def rank_agreement(pool: Pool, methods: Sequence[str], draws: int = 4000, seed: 
     """Kendall's tau-b of two methods' scores within a problem, mean over problems: columns method, other, tau, ci_low,
     ci_high (95 %), problems.
 
-    1: the same order; 0: unrelated; -1: reversed.  Ties are accounted for.  A problem in which either method scores all
-    candidates alike has no tau and is left out.
+    1: the same order; 0: unrelated; -1: reversed.  Ties are accounted for.  A problem in which either method gives all
+    candidates the same score has no tau and is left out.
     """
     signs = {m: [np.sign(s[:, None] - s[None, :]) for s in map(_finite, pool.scores[m])] for m in methods}
     rows = []
@@ -321,11 +321,11 @@ def verdict(table: pd.DataFrame) -> list[str]:
         points = (
             f"{100 * row.difference:+.1f} points (95 % interval {100 * row.ci_low:+.1f} to {100 * row.ci_high:+.1f})"
         )
-        surely = "is" if row.p_holm <= 0.05 else "may be"
+        verb = "is" if row.p_holm <= 0.05 else "may be"
         if row.ci_low > 0:
-            said = f"{surely} better than"
+            said = f"{verb} better than"
         elif row.ci_high < 0:
-            said = f"{surely} worse than"
+            said = f"{verb} worse than"
         else:
             said = "cannot be told apart from"
         after = f"After {counted(row.samples, 'sample')} " if row.samples else ""
@@ -470,22 +470,22 @@ def study_bill(
 
     by_id = {p.id: p for p in problems}
     learned, test = ([by_id[name] for name in dict.fromkeys(c.problem for c in cs)] for cs in (solutions, candidates))
-    rolled = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
-    if any(x.tokens is None for x in rolled):
-        raise InputError("labels.jsonl does not tell how many tokens its rollouts wrote: run chapter 2 anew.")
+    prefixes = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
+    if any(x.tokens is None for x in prefixes):
+        raise InputError("labels.jsonl does not say how many tokens its rollouts wrote: run chapter 2 again.")
     epochs = len(model.about.get("losses", []))  # 0: the backbone was frozen, and read once
     writing, reading = 2 * policy_parameters, 2 * parameters_read(model.backbone.name, max(model.backbone.layers))
     read = sum(tree.tokens for tree in trees(solutions)) * max(epochs, 1)
     graded = sum(len(by_id[p.problem].tests) for p in solutions)
-    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in rolled)
+    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in prefixes)
     scored = trees(candidates)
     root = sum(len(tree.root) for tree in scored)
     branch = sum(tree.tokens for tree in scored) - root
     here, many = len(test), len(candidates)
     rows = [
         ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
-        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in rolled), 0, writing, 0),
-        ("rollouts", "study", 0, sum(x.tokens for x in rolled), writing, regraded),
+        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in prefixes), 0, writing, 0),
+        ("rollouts", "study", 0, sum(x.tokens for x in prefixes), writing, regraded),
         ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
         ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
         ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),

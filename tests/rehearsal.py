@@ -1,7 +1,7 @@
 """The `paper` profile in full, offline: `make rehearsal`, or `python tests/rehearsal.py`.
 
 All is as in the profile but the size: a server on this machine plays the models by a script, and fails one request in
-eight; the backbone is a tiny one with random weights; a few starter problems stand in for LiveCodeBench, in its own
+eight; the backbone is a tiny one with random weights; a few starter problems replace LiveCodeBench, in its own
 JSON Lines format and split by its dates.  What comes out is no result, and says so.
 """
 

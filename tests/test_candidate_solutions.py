@@ -182,7 +182,7 @@ def test_a_question_that_stands_there_twice_is_refused(tmp_path):
     write_lcb(tmp_path / "x.json", [problem("p", "easy")], programs("p", [True]))
     entries = json.loads((tmp_path / "x.json").read_text())
     (tmp_path / "x.json").write_text(json.dumps(2 * entries))
-    with pytest.raises(InputError, match="entry 1: the question 'p' stands there a second time"):
+    with pytest.raises(InputError, match="entry 1: the question 'p' appears a second time"):
         read_lcb(tmp_path / "x.json")
 
 

@@ -69,7 +69,7 @@ def write_wheel(path, tasks):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """The wheel that the package index gives; its problems are those of `TASKS`, listed anew."""
+    """The wheel that the package index gives; its problems are those of `TASKS`, in a new list."""
     path = tmp_path / "reasoning_gym-0.1.25-py3-none-any.whl"
     packed = write_wheel(path, TASKS)
     pinned = dataclasses.replace(

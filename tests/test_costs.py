@@ -66,7 +66,7 @@ def test_training_the_backbone_costs_its_passes_an_epoch(tiny_backbone):
 
 
 def test_labels_that_do_not_tell_their_tokens_are_refused(tiny_backbone):
-    with pytest.raises(InputError, match="run chapter 2 anew"):
+    with pytest.raises(InputError, match="run chapter 2 again"):
         bill(tiny_backbone, [label(None)])
 
 

@@ -201,7 +201,7 @@ def test_a_saved_state_that_is_damaged_is_named_and_counts_for_nothing(tiny_back
     fine_tune(eye, EXAMPLES, recipe, saved=tmp_path)
     (path,) = tmp_path.iterdir()
     damage(path)
-    with pytest.raises(InputError, match=rf"{path.name}, where training stands, is damaged .*Delete it"):
+    with pytest.raises(InputError, match=rf"{path.name}, the saved state of training, is damaged .*Delete it"):
         fine_tune(eye, EXAMPLES, recipe, saved=tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_no_helper_lives_on_when_the_process_is_killed(name):
 
 
 def test_limits_are_a_setting_of_every_notebook_that_grades():
-    """By a profile and on the command line; what a stage was given stands in the manifest."""
+    """By a profile and on the command line; the manifest records what a stage was given."""
     profile = replace(load_profile("smoke"), common={"limits": {"time_limit": 4}})
     overrides = parse_overrides(["02.limits={memory_mb: 64, modules: [numpy]}"])
     found = {s.notebook[:2]: stage_parameters(s, profile, overrides, {}).get("limits") for s in STAGES}

@@ -33,7 +33,7 @@ def test_the_table_of_planted_worlds_is_the_same_in_any_order():
 
 
 def test_what_the_chapter_says_holds_in_small_worlds():
-    """A bias alike for all hurts values and not the ranking; one that varies hurts both; recalibration always does."""
+    """A constant bias hurts values and not the ranking; one that varies hurts both; recalibration always does."""
     features = np.random.default_rng(0).standard_normal((1000, 8))
     settings = Correction(iterations=40, meta_lr=0.06, smoothing=0.0)
     methods = ["raw labels", "recalibrated", "corrected, likelihood"]
@@ -166,11 +166,11 @@ def test_the_verdict_says_surely_only_where_the_interval_does():
     spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2), "between": (0.05, 0.0, 0.1)}
     first, second, third = kt.oracle_verdict(own, weak, spread)
     assert "cannot be told from a constant share" in first
-    assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not surely other" in second
-    assert "not surely nearer" in third and "weaker policy's" in third
+    assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not clearly changed" in second
+    assert "not clearly nearer" in third and "weaker policy's" in third
 
 
-GAINS = {"mended": (0.3, 0.1, 0.5), "made worse": (-3.0, -5.0, -2.0), "not surely either": (0.1, -0.4, 0.4)}
+GAINS = {"mended": (0.3, 0.1, 0.5), "made worse": (-3.0, -5.0, -2.0), "neither clearly": (0.1, -0.4, 0.4)}
 
 
 @pytest.mark.parametrize("own", GAINS)
@@ -185,7 +185,7 @@ def test_what_correction_did_is_said_of_planted_and_of_real_labels_alike(planted
         for kind in (own, weak)
     ]
     of_worlds, *of_real = kt.did_it_mend(worlds, *tables)
-    verdict = {0.04: "mended", 0.1: "not surely either", 0.25: "made worse"}[planted]
+    verdict = {0.04: "mended", 0.1: "neither clearly", 0.25: "made worse"}[planted]
     assert f"is {planted / 0.1:.2f} times" in of_worlds and of_worlds.endswith(f": {verdict}.")
     for said, kind in zip(of_real, (own, weak), strict=True):
         gain, low, high = GAINS[kind]

@@ -140,7 +140,7 @@ def test_correction_through_a_backbone_is_stopped_on_problems_that_did_not_teach
 
 
 def test_a_gain_on_few_problems_is_no_reason_to_correct():
-    """One problem of six gains much, the others lose a little: the mean is less, but not surely."""
+    """One problem of six gains much, the others lose a little: the mean is less, but not clearly."""
     losses = np.array([[0.7] * 6, [0.1] + [0.75] * 5])
     assert lc._where_to_stop(losses, list("abcdef")) == 0
     assert lc._where_to_stop(losses[::-1], list("abcdef")) == 0

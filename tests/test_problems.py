@@ -76,7 +76,7 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
         lcb_row(question_id="c", question_content=story.replace("red", "green"), split="train"),
     ]
     path = write(tmp_path / "leak.jsonl", "\n".join(rows))
-    with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% alike.*\?drop="):
+    with pytest.raises(InputError, match=r"2 pairs .* a \(train\) and b \(test\), 8\d% similar.*\?drop="):
         load_problems(path)
     assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
     assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
@@ -220,7 +220,7 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         ("{", "line 1: not JSON"),
         (lcb_row() + "\n" + "{}", "line 2: the field `"),
         (lcb_row(private_test_cases="!!!"), "line 1, field `private_test_cases`: cannot be decoded"),
-        (lcb_row() + "\n" + lcb_row(), "'1873_A' stands twice"),
+        (lcb_row() + "\n" + lcb_row(), "'1873_A' appears twice"),
         (lcb_row(question_title=None), "line 1: the field `question_title` is None"),
         (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
         (lcb_row(contest_date="yesterday"), "`contest_date` is 'yesterday'"),
@@ -309,7 +309,7 @@ def test_several_sources_are_one_set(tmp_path):
 
 @pytest.mark.parametrize("source", ["starter,starter", ["humaneval", "starter", "humaneval"], ["starter"] * 3])
 def test_equal_ids_of_several_sources_are_refused(source):
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="appears twice"):
         load_problems(source)
 
 

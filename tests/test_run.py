@@ -405,7 +405,7 @@ def test_values_are_yaml_1_2(option, value):
         ("weights: smollm2", "`weights` is 'smollm2'"),
         ("note: [a]", r"`note` is \['a'\]"),
         ("02_second: 5", "the section '02_second' is 5"),
-        ("'02': {n: 1}\n02_second: {n: 2}", "the section '02_second' stands there twice"),
+        ("'02': {n: 1}\n02_second: {n: 2}", "the section '02_second' appears twice"),
         ("- a\n- b", r"\['a', 'b'\] where sections"),
         ("a: [", "tiny.yaml, line 1: not YAML"),
         ("7: {n: 1}", "no notebook '07'"),

@@ -876,7 +876,7 @@ def test_closing_leaves_no_process_and_no_folder(tmp_path, monkeypatch):
             assert len({p.pid for p in descendants(os.getpid())} - before) >= 2
         assert {p.pid for p in descendants(os.getpid())} <= before
         assert set(Path(tempfile.gettempdir()).glob("sandbox-*")) <= folders
-        assert box.run([("print(1)", "")])[0].stdout == "1\n"  # it starts anew
+        assert box.run([("print(1)", "")])[0].stdout == "1\n"  # it starts again
         box.close()
 
 

@@ -18,7 +18,7 @@ from dreamprm_lib.engine.step_values import (
     value_posterior,
 )
 
-HALF = (VALUES == VALUES[32]).astype(float)  # a pass rate of surely 1/2
+HALF = (VALUES == VALUES[32]).astype(float)  # a pass rate of exactly 1/2
 UNIFORM = beta_on_grid([0.5], 2)[0]
 UNKNOWN = np.nan
 

@@ -161,11 +161,11 @@ TIED = [[0.5, 0.5, 0.1]]  # the first two tie for the top
         ([[1, 0, 0]], TIED, [1 / 2 - 1 / 3]),
         ([[0, 1, 1]], TIED, [1 / 2 - 2 / 3]),
         ([[1, 1], [0, 0]], [[1, 2], [2, 1]], [0, 0]),  # nothing to choose
-        ([[1, 0], [0, 1]], [[7, 7], [-1, -1]], [0, 0]),  # scores that are all alike are `random` by another name
+        ([[1, 0], [0, 1]], [[7, 7], [-1, -1]], [0, 0]),  # equal scores are `random` by another name
     ],
 )
 def test_interval_test_and_counts_are_of_the_same_gains(passed, scores, gains):
-    """Ties are averaged on both sides: `random` is every candidate alike, not the first one."""
+    """Ties are averaged on both sides: `random` is the mean over candidates, not the first one."""
     row = tts.differences(fractional_pool(passed, it=scores), [("it", "random")], 200).iloc[0]
     flips = [abs(np.dot(signs, gains)) for signs in product((1, -1), repeat=len(gains))]
     assert row.difference == pytest.approx(np.mean(gains)) and row.spread == pytest.approx(np.std(gains))
@@ -408,7 +408,7 @@ def test_a_search_meets_best_of_n_at_equal_tokens(searched):
     table = tts.search_differences(*searched, method="good", draws=200)
     assert table.method.tolist() == [tts.SEARCH, tts.SEARCH, tts.SEARCH_ANY]
     assert table.baseline.tolist() == ["good", "random", "oracle"]
-    # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 surely; `random` solves each with 1/3.
+    # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 always; `random` solves each with 1/3.
     assert table.difference.tolist() == pytest.approx([(0.5 - 1) / 2, (2 / 3 - 1 / 3) / 2, 0.5 / 2])
     # Problem a: solved, against chances of 1/2, 1/3 and 1/2; b: the pick fails and a program passes, against 1, 1/3, 1.
     assert table.wins.tolist() == [1, 1, 1] and table.losses.tolist() == [1, 1, 0]
@@ -429,7 +429,7 @@ def test_the_curve_of_a_search_has_its_tokens(searched):
 def test_rank_agreement_is_kendalls_tau_b():
     rng = np.random.default_rng(0)
     scores = {m: [rng.integers(0, 4, 9).astype(float) for _ in range(5)] for m in "ab"}
-    scores["a"][0][:] = 1.0  # all alike: no tau
+    scores["a"][0][:] = 1.0  # all equal: no tau
     scores["b"][1][2] = float("-inf")  # an empty program
     problem = make_problem("p")
     table = tts.rank_agreement(tts.Pool([problem] * 5, [np.ones(9, bool)] * 5, scores), ["a", "b"], 200)

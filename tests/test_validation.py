@@ -50,7 +50,7 @@ def test_a_sound_problem_has_no_faults_and_its_row_tells_what_was_done():
         (dict(tests=GOOD.tests[:1]), "1 tests are fewer than 10"),
         (dict(tests=GOOD.tests[:1]), "only 1 of 3 mutants are killed; these pass: if True:; if a >= b:"),
         (dict(equivalent=(TIE, "if False:  # never")), "'if False:' is listed as equivalent, but no such mutant"),
-        (dict(tests=GOOD.tests + GOOD.tests[:1]), "an input stands twice"),
+        (dict(tests=GOOD.tests + GOOD.tests[:1]), "an input appears twice"),
         (dict(generator="def generate(rng):\n    return 1 / 0\n"), "agree on 0 of 30"),
     ],
 )

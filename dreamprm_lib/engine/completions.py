@@ -5,7 +5,7 @@ run can stop at any moment and goes on where it was, and *n* = 16 extends a run 
 ledger of what each answer cost.  A `Recording` is a store exported to compressed JSON Lines with a manifest beside it;
 a study replays it without a model.
 
-The text of a problem that is not ours is never part of a recording: a `WithheldRequest` stands for the request.
+The text of a problem that is not ours is never part of a recording: a `WithheldRequest` takes the request's place.
 
 Not covered: two processes that ask for the same missing sample at the same time both pay for it, and the first answer
 is kept.
@@ -104,7 +104,7 @@ class Completion:
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
     `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
-    log-probabilities, and the lowest of these; only the embedded engine tells them.
+    log-probabilities, and the lowest of these; only the embedded engine reports them.
     """
 
     text: str
@@ -193,7 +193,7 @@ class CompletionStore:
     ) -> None:
         """Store completions as `put` does, and what their answer cost, both or none.
 
-        `finishes` tells how each sample of the answer ended, also of those that are asked anew and not stored;
+        `finishes` tells how each sample of the answer ended, including those that are asked for again and not stored;
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
         row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))

@@ -166,7 +166,7 @@ _Plain.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_
 def from_yaml(text: str, where: object) -> Any:
     """The value of a YAML 1.2 text: `1e-3` and `010` are decimal numbers, `off`, `12:30` and `2024-08-01` are words.
 
-    Raises `InputError`, which begins with `where` and tells the line.
+    Raises `InputError`, which begins with `where` and names the line.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Plain

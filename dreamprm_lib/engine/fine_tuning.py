@@ -7,8 +7,8 @@ backbone on the states of the layers below it, which are read once.
 With a meta set, the labels that may move are learned too (DreamPRM-Code, section 3.3): after each step of the model,
 each label of its batch moves against its derivative of the meta loss, by one forward-mode product through the step.
 
-Several processes share each batch (`engine.parallel`).  Gradients are summed over them; labels are one table, alike in
-all, and a label is known by its number in it; the meta gradient is summed before the forward-mode product.  Training
+Several processes share each batch (`engine.parallel`).  Gradients are summed over them; labels are one table, the same
+in all, and a label is known by its number in it; the meta gradient is summed before the forward-mode product.  Training
 saves where it stands and goes on from there, on as many processes as there are then.
 """
 
@@ -116,7 +116,7 @@ class Recipe:
 
 
 PARTS = {"lora": Lora, "last_layers": LastLayers}
-CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that hold for a head and a recipe alike
+CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that a head and a recipe share
 
 
 def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
@@ -148,7 +148,7 @@ OUTCOMES = Recipe(loss="cross_entropy")  # the upper level's loss
 
 
 class StepScorer(torch.nn.Module):
-    """The part of the model that is computed anew in each pass, and the head."""
+    """The part of the model that is computed again in each pass, and the head."""
 
     def __init__(self, model: torch.nn.Module, width: int):
         super().__init__()
@@ -316,7 +316,7 @@ class _Training:
         """Move the labels of a group against the derivative of the meta loss, after the step that they just gave.
 
         The step is differentiated with Adam's second moments and the clipping as they were: P = clipped / (√moment +
-        ε); momentum scales all derivatives alike and is left out, for Adam on the labels takes no notice.
+        ε); momentum scales all derivatives by the same factor and is left out, since Adam on the labels ignores it.
         """
         self.optimiser.zero_grad()
         outcomes = self._shuffled(self.meta, self.done)[: self.recipe.iteration_accumulation]
@@ -424,12 +424,12 @@ class _Training:
             self.table_optimiser.load_state_dict(state["table_optimiser"])
             torch.set_rng_state(state["random"])
             if self.done not in range(1, self.steps + 1) or len(self.losses) != self._place()[0]:
-                raise ValueError(f"it stands at step {self.done} of {self.steps} with {len(self.losses)} rounds")
+                raise ValueError(f"it is at step {self.done} of {self.steps} with {len(self.losses)} rounds")
             if not self._is_finite():
                 raise ValueError("its weights are no numbers")
         except Exception as error:  # a damaged file raises whatever it happens to
             raise InputError(
-                f"{path}, where training stands, is damaged ({error!r}). Delete it: training then begins anew."
+                f"{path}, the saved state of training, is damaged ({error!r}). Delete it, and training starts again."
             ) from error
         log.info("training goes on at step %d of %d (%s)", self.done, self.steps, path)
 

@@ -31,7 +31,7 @@ def grade(
     progress: bool = False,
     **limits,
 ) -> list[Verdict]:
-    """The verdicts of (problem, program) pairs, in their order; a pair that stands there twice is graded once.
+    """The verdicts of (problem, program) pairs, in their order; a pair that appears twice is graded once.
 
     `backend` and `jobs` (programs at once) are those of `clusters.spread`; `limits` are, by name, the `Limits` that are
     to be other than those of the problem set.

@@ -111,8 +111,8 @@ class Asker:
                 known = dict(zip(samples, reply.completions, strict=False))
                 last = before >= self._endpoint.patience.reasks
                 failed = {i for i, c in known.items() if c.finish not in SAMPLES} if known else set(samples)
-                anew = set() if last else {i for i, c in known.items() if _is_poor(c, request)}
-                kept = {i: c for i, c in known.items() if i not in failed | anew}
+                poor = set() if last else {i for i, c in known.items() if _is_poor(c, request)}
+                kept = {i: c for i, c in known.items() if i not in failed | poor}
                 self._store.pay(request, kept, [c.finish for c in reply.completions], cost, self._account)
                 self._spent += cost
                 if failed and last:
@@ -128,7 +128,7 @@ class Asker:
                 return
             finally:
                 self._reserved.remove(most)
-            if again := sorted(failed | anew):
+            if again := sorted(failed | poor):
                 chunks.appendleft((request, again, before + 1))
             arrived((request.digest, kept))
 

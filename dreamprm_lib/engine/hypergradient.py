@@ -188,7 +188,7 @@ def released_way(
 def unrolled(
     lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], steps: int = 1
 ) -> Step:
-    """`steps` lower steps with the same labels, differentiated by double backward: exact, and dear in memory."""
+    """`steps` lower steps with the same labels, differentiated by double backward: exact, and costly in memory."""
     ones = torch.ones_like(lower.labels) if lower.weights is None else lower.weights
 
     def meta_after(labels: torch.Tensor, weights: torch.Tensor):

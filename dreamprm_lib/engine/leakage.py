@@ -1,4 +1,4 @@
-"""Leakage between splits: a problem that stands in training and in test makes every score too good.
+"""Leakage between splits: a problem that is in both training and test makes every score too good.
 
 Two statements are near-identical if most of their runs of three words or marks are the same ones.
 
@@ -46,15 +46,15 @@ def leaks(problems: Sequence[Problem]) -> list[tuple[Problem, Problem, float]]:
 
 
 def refuse_leaks(problems: Sequence[Problem], source: object) -> None:
-    """Raise `InputError` if an id stands twice or near-identical statements stand in different splits."""
+    """Raise `InputError` if an id appears twice or near-identical statements are in different splits."""
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
-            raise InputError(f"{source}: the problem id {problem.id!r} stands twice.")
+            raise InputError(f"{source}: the problem id {problem.id!r} appears twice.")
         seen.add(problem.id)
     if found := leaks(problems):
-        pairs = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {s:.0%} alike" for a, b, s in found[:5])
+        pairs = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {s:.0%} similar" for a, b, s in found[:5])
         raise InputError(
-            f"{source}: {len(found)} pairs of near-identical statements stand in different splits: {pairs}. Put each "
+            f"{source}: {len(found)} pairs of near-identical statements are in different splits: {pairs}. Put each "
             "pair into one split, or leave problems out by `?drop=ID,ID` behind the source."
         )

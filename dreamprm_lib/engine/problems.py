@@ -140,7 +140,7 @@ def _read_source(source: str | Path) -> list[Problem]:
     elif place == "humaneval":
         problems = _read_humaneval()
     elif place == "codeio":
-        from dreamprm_lib.engine import codeio  # which runs code, and so stands above this module
+        from dreamprm_lib.engine import codeio  # which runs code, and is therefore imported late
 
         problems = codeio.read()
     elif place == "livecodebench":

@@ -60,7 +60,7 @@ def read_reply(body: str) -> Reply:
     tokens = usage.completion_tokens or (None if any(c.text for c in completions) else 0)
     if tokens is None and all(choice.logprobs and choice.logprobs.values for choice in choices):
         tokens = counted
-    if tokens is not None:  # llama.cpp tells those of one choice when several were asked for
+    if tokens is not None:  # llama.cpp reports those of one choice when several were asked for
         tokens = max(tokens, counted)
     fault = "; ".join(words(json.dumps(choice.error)) for choice in choices if choice.error)
     return Reply(completions, usage.prompt_tokens or None, tokens, fault)

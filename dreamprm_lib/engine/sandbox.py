@@ -3,7 +3,7 @@
 A `Sandbox` keeps a few worker processes (`sandbox_worker.py`), each a Python of its own that forks one fresh child a
 test.  The parent hands a program and an input to the child as open files, reads what the program writes, and compares:
 expected outputs never enter a process that runs a program, and nothing of a request enters the process that forks the
-next one.  `Sandbox.report` tells which layers of isolation this kernel gave.
+next one.  `Sandbox.report` lists the layers of isolation that this kernel gave.
 
 **What a program finds** is what a script finds that is started as `python program.py < input | judge`: standard input
 is a file (it can be read again after `sys.stdin.seek(0)`), standard output and error are pipes, and the streams of
@@ -247,7 +247,7 @@ class Sandbox:
     def grade(self, items: Sequence[tuple[Problem, str]], progress: bool = False) -> list[Verdict]:
         """The verdicts of (problem, program) pairs, in their order; a program stops at its first failing test.
 
-        A pair that stands there twice is graded once.  `progress` shows a bar.
+        A pair that appears twice is graded once.  `progress` shows a bar.
         Raises `InputError` for a pair that is none, or a problem that can't be graded.
         """
         unique = dict.fromkeys(_checked_pair(item, number) for number, item in enumerate(items))
@@ -276,7 +276,7 @@ class Sandbox:
             return dict(self._workers[0].layers)
 
     def close(self) -> None:
-        """End the workers and all that runs in them.  A closed sandbox starts anew when it is used again."""
+        """End the workers and all that runs in them.  A closed sandbox starts again when it is used."""
         with self._lock:
             for worker in self._workers:
                 worker.stop()
@@ -377,7 +377,7 @@ class _Worker:
             return
         self.stop()
         self.limits = limits
-        # A fixed seed: programs that print sets print them alike every time.  No fork takes numpy's threads along.
+        # With a fixed seed, sets are printed in the same order every time.  No fork takes numpy's threads along.
         environment = {"PYTHONHASHSEED": "0", "PYTHONPATH": os.fspath(PACKAGE), "OPENBLAS_NUM_THREADS": "1"}
         environment |= {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         self._errors = tempfile.TemporaryFile()
@@ -437,7 +437,7 @@ class _Worker:
         return [self._channel.fileno(), *(program[name] for name in awaited)]
 
     def look(self) -> Execution | None:
-        """Take what came from the program, and how it went once the worker tells of its end.
+        """Take what came from the program, and how it went once the worker reports its end.
 
         The status is `worker_died` if there is no worker to tell.
         """

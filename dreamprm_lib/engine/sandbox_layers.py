@@ -2,7 +2,7 @@
 
 A `Cell` closes the worker in (namespaces, a root of its own) and, in each child, adds what binds that child alone
 (another user, resource limits, Landlock, seccomp).  Every layer is tried before it is relied on, and a layer that this
-kernel or this user does not have is told as off.  Only the standard library is used: the worker runs without others.
+kernel or this user does not have is reported as off.  Only the standard library is used, for the worker has no other.
 
 Not covered: a hole in the kernel; a program that reserves address space for the stacks of threads (`STACK_ROOM`) and
 fills it is found out only at its end; and, where the layer named `seccomp` is missing, memory in total: it is limited
@@ -329,7 +329,7 @@ class Cell:
         self.limits: dict[int, tuple[int, int]] = {}  # of a child alone
         self.cores = os.cpu_count() or 1
         self.resident_bytes = math.inf  # what a child may have in memory
-        self.size = -1  # an open file in which the kernel tells how large this process is
+        self.size = -1  # an open file in which the kernel reports how large this process is
 
     def close_in(self) -> bool:
         """Put on every layer that the kernel gives.  False in the process that only waits outside."""

@@ -315,7 +315,7 @@ def watch(cell: Cell, channel: socket.socket, pid: int, started: float) -> str |
     handle = syscall(SYS_PIDFD_OPEN, pid, 0)
     poll = select.poll()
     poll.register(handle, select.POLLIN)
-    poll.register(channel, 0)  # only a hang-up is told: then nobody is left to answer
+    poll.register(channel, 0)  # only a hang-up is reported: then nobody is left to answer
     try:
         while True:
             left = cell.time_limit - cpu_seconds(pid)

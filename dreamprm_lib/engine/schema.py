@@ -1,4 +1,4 @@
-"""What may stand in a file or among settings: one check of names and types for all that is read.
+"""What a file or a group of settings may contain: one check of names and types for all that is read.
 
 Types are those of the annotations, without any conversion: `1` is no truth value and `"3"` is no number.  A dataclass
 gives its own fields (`form_of`); where a file has other names than we, a `Form` is written beside its reader.

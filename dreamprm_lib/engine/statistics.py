@@ -43,8 +43,8 @@ def mean_with_interval(values, draws: int = 4000, seed: int = 0) -> tuple[float,
 
 
 def problem_weights(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:
-    """Weights of rows that belong to `problems` [1 + draws, rows], each line of sum 1: alike, and then as bootstrap
-    resamples of the problems give them.  Use the same ones for all that is compared."""
+    """Weights of rows that belong to `problems` [1 + draws, rows], each line of sum 1: first equal weights, then those
+    of bootstrap resamples of the problems.  Use the same weights for everything that is compared."""
     problem, names = pd.factorize(np.asarray(problems))
     counts = resamples(len(names), draws, np.random.default_rng(seed))
     weights = np.vstack([np.ones(len(names)), counts])[:, problem].astype(float)

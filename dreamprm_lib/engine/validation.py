@@ -25,7 +25,7 @@ def validate(problems: Sequence[Problem]) -> tuple[pd.DataFrame, list[str]]:
     Columns: problem, split, difficulty, tests, agreed (generated inputs on which reference and second solution agree),
     mutants (wrong programs made from the reference), equivalent (those listed as no wrong programs), killed (how many
     of the others a test fails), survivors (the changed lines of those that all tests pass).  Faults: the rule for the
-    difficulty is broken, there are fewer than ten tests, an input stands twice, the reference or the second solution
+    difficulty is broken, there are fewer than ten tests, an input appears twice, the reference or the second solution
     fails, the two disagree, a mutant that is listed as equivalent is none, or fewer than 90 % of the others are killed.
     """
     rows, faults = [], []
@@ -87,7 +87,7 @@ def _form_faults(problem: Problem) -> list[str]:
         faults.append(f"{len(problem.tests)} tests are fewer than {MIN_TESTS}")
     inputs = [t.input for t in problem.samples + problem.tests]
     if len(set(inputs)) < len(inputs):
-        faults.append("an input stands twice")
+        faults.append("an input appears twice")
     return faults
 
 

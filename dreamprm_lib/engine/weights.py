@@ -382,7 +382,7 @@ def _state(weights: Weights) -> str:
 
 
 def _remember(path: Path, weights: Weights) -> None:
-    """Stamp a file whose digest is right; in a cache that cannot be written it is computed anew each time."""
+    """Stamp a file whose digest is right; in a read-only cache the digest is computed each time."""
     with contextlib.suppress(OSError):
         write_atomically(_stamp(path), (json.dumps(_stamp_of(path, weights)) + "\n").encode())
 

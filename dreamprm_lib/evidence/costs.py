@@ -5,7 +5,7 @@ section 2.1; so do Snell et al. 2024, arXiv 2408.03314, section 7), and `TRAININ
 learns.  A prompt is read once for all samples of it.  What was spent once, on labels and training, is shared out over
 `uses`: the problems on which the reward model will ever be used.
 
-Each constant stands here and nowhere else, with where it comes from; every bill, plan and projection multiplies these.
+Each constant is defined here and nowhere else, with its source; every bill, plan and projection multiplies these.
 Not counted: attention, whose share grows with the length; the search for backbone, layer and penalty; the fit of a
 linear head, which is small beside one pass of its backbone.
 """
@@ -172,11 +172,11 @@ def answers(purchases: pd.DataFrame) -> list[str]:
         sure = "a gain" if row.ci_low > 0 else "a loss" if row.ci_high < 0 else "cannot be told apart from no gain"
         cost = f"{row.tokens:+,.0f} tokens, {row.flops / 1e12:+.2f} TFLOPs, {row.seconds:+.1f} s a problem"
         said.append(f"{row.bought}, {row.change}: {sure}, {points}, for {cost}.")
-    surely = purchases[purchases.ci_low > 0].assign(rate=lambda t: t.gain / t.seconds.clip(lower=1e-9))
-    if surely.empty:
+    gains = purchases[purchases.ci_low > 0].assign(rate=lambda t: t.gain / t.seconds.clip(lower=1e-9))
+    if gains.empty:
         return [*said, "No interval lies above no gain on these problems."]
-    named = "; ".join(f"{r.bought}, {r.change}" for r in surely.sort_values("rate", ascending=False).itertuples())
-    ranked = f"Of {len(purchases)} offers the intervals of {len(surely)} lie above no gain (unadjusted)"
+    named = "; ".join(f"{r.bought}, {r.change}" for r in gains.sort_values("rate", ascending=False).itertuples())
+    ranked = f"Of {len(purchases)} offers the intervals of {len(gains)} lie above no gain (unadjusted)"
     return [*said, f"{ranked}, in order of what a second buys: {named}."]
 
 
@@ -218,15 +218,15 @@ def growth(scale: Scale, machine: Machine = CORE) -> pd.DataFrame:
     Statements are read once for all programs of a problem; correction is one more training, whose labels are learned.
     """
     learn, select = scale.problems * scale.programs, scale.test_problems * scale.candidates
-    rolled = learn * (scale.steps - 1) * scale.rollouts
+    rollouts = learn * (scale.steps - 1) * scale.rollouts
     length, statement, policy, judge = scale.program_tokens, scale.statement_tokens, 2 * POLICY, 2 * JUDGE
     lessons = (scale.problems * statement + learn * length) * scale.epochs
     rows = [
         ("write programs", "write", 0, learn * length, policy, 0),
-        ("write rollouts", "write", 0, rolled * length * ROLLOUT_SHARE, policy, 0),
+        ("write rollouts", "write", 0, rollouts * length * ROLLOUT_SHARE, policy, 0),
         ("write candidates", "write", 0, select * length, policy, 0),
         ("grade programs", "grade", 0, 0, 0, learn * scale.tests),
-        ("grade rollouts", "grade", 0, 0, 0, rolled * scale.tests),
+        ("grade rollouts", "grade", 0, 0, 0, rollouts * scale.tests),
         ("grade candidates", "grade", 0, 0, 0, select * scale.tests),
         ("score candidates", "score", scale.test_problems * statement + select * length, 0, judge, 0),
         ("train", "train", lessons, 0, judge * TRAINING, 0),

@@ -65,7 +65,7 @@ def method_styles(methods: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def _in_regime(samples: int) -> str:
-    """What stands above a panel for selectors that ran so many public samples first."""
+    """The heading of a panel of selectors that ran so many public samples first."""
     return f"after {counted(samples, 'sample')}" if samples else "no sample run"
 
 
@@ -491,8 +491,8 @@ def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
 def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: np.ndarray) -> Figure:
     """Labels before and after correction against the oracle's value, a panel a method.
 
-    `moves`: labels before and after [m], by title; `truth` [m].  Lines lead from before to after; how many labels moved
-    stands in the title.
+    `moves`: labels before and after [m], by title; `truth` [m].  Lines lead from before to after; the title says how
+    many labels moved.
     """
     figure, grid = plt.subplots(1, len(moves), figsize=(4.4 * len(moves), 4.2), sharey=True, squeeze=False)
     shift = np.random.default_rng(0).uniform(-0.012, 0.012, len(truth))
@@ -731,7 +731,7 @@ def spread_figure(table: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
 
 
 def agreement_figure(table: pd.DataFrame) -> Figure:
-    """How alike two selectors order the candidates of a problem.  `table`: columns method, other, tau in [-1, 1]."""
+    """How far two selectors agree on the order of candidates.  `table`: columns method, other, tau in [-1, 1]."""
     names = list(table.method.unique())
     tau = table.pivot(index="method", columns="other", values="tau").loc[names, names].round(2) + 0.0  # no -0.00
     tau = tau.iloc[1:, :-1]  # each pair once
@@ -742,7 +742,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         cbar_kws={"shrink": 0.6, "pad": 0.0},
     )  # fmt: skip
     figure.axes[-1].set_xlabel("tau-b", fontsize=9)
-    axes.set(xlabel="", ylabel="", title="Do two selectors order the candidates alike?")
+    axes.set(xlabel="", ylabel="", title="Do two selectors agree on the order of candidates?")
     axes.set_yticks(np.arange(len(tau)) + 0.5, tau.index, rotation=0, fontsize=9)
     axes.set_xticks(np.arange(len(tau)) + 0.5, tau.columns, rotation=45, ha="right", fontsize=9)
     axes.grid(False)

@@ -143,7 +143,7 @@ def _caption_and_size(path: Path) -> tuple[str, int]:
 
 
 def _stages(manifest: dict) -> pd.DataFrame:
-    """A row a stage; what was asked of models and what it cost stands there only if any was asked."""
+    """A row a stage; what models were asked and what that cost is shown only if any was asked."""
     table = pd.DataFrame(
         [
             {"notebook": name, "seconds": entry["seconds"], "tokens in its tables": entry["tokens"]}

@@ -18,7 +18,7 @@ from dreamprm_lib.errors import DreamPRMError
 
 
 def explorer(render: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
-    """Controls above a figure that is drawn anew at each change; the controls' names are `render`'s arguments.
+    """Controls above a figure that is redrawn at each change; the controls' names are `render`'s arguments.
 
     An error of the suite is shown in the figure's place; any other is a fault, and is raised.
     """
@@ -65,7 +65,7 @@ def slider(low: int, high: int, description: str, value: int | None = None) -> i
 
 
 class Interactive(ipywidgets.VBox):
-    """A box of widgets, and HTML that stands in for it wherever no widget lives: an executed notebook, a book."""
+    """A box of widgets, and HTML that replaces it wherever no widget lives: an executed notebook, a book."""
 
     def __init__(self, children: Sequence[ipywidgets.Widget], still: str):
         super().__init__(children)
