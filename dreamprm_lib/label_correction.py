@@ -57,21 +57,6 @@ def label_hypergradient(
     return differentiated_step(Lower(forward, labels, lr, loss, **options), parameters, meta_loss, along).by_label
 
 
-def weight_hypergradient(
-    forward: Callable[[Parameters], torch.Tensor],
-    parameters: Parameters,
-    labels: torch.Tensor,
-    meta_loss: Callable[[Parameters], torch.Tensor],
-    lr: float,
-    loss: str = "cross_entropy",
-    *,
-    along: Callable = forward_mode,
-    **options,
-) -> torch.Tensor:
-    """∂L_meta(φ')/∂wᵢ for every sample weight of the batch [n]; arguments as in `label_hypergradient`."""
-    return differentiated_step(Lower(forward, labels, lr, loss, **options), parameters, meta_loss, along).by_weight
-
-
 # ------------------------------------------------------------------------------------------------- correction
 
 

@@ -1,9 +1,10 @@
 """The embedded engine: OpenVINO GenAI reads a pinned GGUF file in this process and writes many completions at once.
 
-Each sample is a request of its own, seeded by the digest of what is asked and by its index.  On one machine, with one
-version of the engine, a sample therefore comes out the same whichever samples are written beside it, up to ties that
-rounding decides.  Other processors compute in other precisions and give other samples of the same distribution; that
-is why completions are recorded.
+Each sample is a request of its own, seeded by the digest of what is asked and by its index.  Where the engine computes
+in float32, a sample is therefore the same on one machine whichever samples are written beside it.  Where it computes in
+bfloat16, as it does on processors that have it, the size of a batch changes the rounding and now and then a token, and
+only the same work gives the same samples.  Other processors give other samples of the same distribution, which is why
+completions are recorded.
 
 The first sample of a prompt is started alone.  When its prompt has been read, the other samples start from the cached
 prompt.  Prompts are taken in alphabetical order, so that neighbours share the cached text of their instruction, their

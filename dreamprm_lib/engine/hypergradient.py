@@ -11,8 +11,8 @@ A label enters the lower gradient as wᵢ ∂ℓ/∂z(zᵢ, yᵢ) ∇φ zᵢ, so
 For cross-entropy ∂²ℓ/∂z∂y = -1.  All derivatives of the batch are one directional derivative of its logits: no second
 derivative by φ.  It is had exactly by one forward-mode product, or nearly by two passes without any gradient.
 
-Beside it, to compare: finite differences of the lower loss's gradient (the released code's way, by `betty`), double
-backward through several steps, and implicit differentiation at the lower level's optimum.
+Beside it, to compare: finite differences of the lower loss's gradient (the released code's way, by `betty`), and double
+backward through several steps.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from torch.func import grad, jvp
 
 from dreamprm_lib.engine.losses import sample_losses
@@ -34,12 +32,6 @@ Forward = Callable[[Parameters], torch.Tensor]
 def identity(gradient: Parameters) -> Parameters:
     """The preconditioner of plain gradient descent."""
     return gradient
-
-
-def adam_scaling(second_moments: Parameters, epsilon: float = 1e-8) -> Callable[[Parameters], Parameters]:
-    """Adam's preconditioner for fixed second moments of the gradient: 1 / (sqrt(moment) + epsilon), by component."""
-    scale = {name: 1 / (moment.sqrt() + epsilon) for name, moment in second_moments.items()}
-    return lambda gradient: {name: scale[name] * g for name, g in gradient.items()}
 
 
 @dataclass(frozen=True)
@@ -199,32 +191,3 @@ def unrolled(
 
     (by_label, by_weight), after = grad(meta_after, argnums=(0, 1), has_aux=True)(lower.labels, ones)
     return Step(after, by_label, by_weight)
-
-
-def implicit(
-    lower: Lower, optimum: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], tolerance: float = 1e-12
-) -> Step:
-    """The derivatives of the meta loss at the lower level's optimum, however it was reached (η and P play no part).
-
-    With H the lower loss's Hessian, v = H⁻¹ ∇L_meta by conjugate gradients: the lower level must be convex there.
-    """
-    names, shapes = list(optimum), [value.shape for value in optimum.values()]
-    like = next(iter(optimum.values()))
-
-    def flat(values: Parameters) -> np.ndarray:
-        return torch.cat([values[name].reshape(-1) for name in names]).detach().double().numpy()
-
-    def shaped(vector: np.ndarray) -> Parameters:
-        parts = torch.as_tensor(vector, dtype=like.dtype).split([shape.numel() for shape in shapes])
-        return {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-
-    def curvature(vector: np.ndarray) -> np.ndarray:
-        slope = grad(lambda phi: lower.value(phi, lower.labels, lower.weights)[0])
-        return flat(jvp(slope, (dict(optimum),), (shaped(vector),))[1])
-
-    target = flat(grad(meta_loss)(optimum))
-    product = LinearOperator((len(target), len(target)), matvec=curvature, dtype=float)
-    solution, _ = cg(product, target, rtol=tolerance, maxiter=20 * len(target))
-    derivative = forward_mode(lower.forward, optimum, shaped(solution))
-    by_label, by_weight = by_sample(lower, lower.forward(optimum), derivative)
-    return Step(optimum, by_label / lower.lr, by_weight / lower.lr)
