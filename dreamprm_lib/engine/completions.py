@@ -263,8 +263,8 @@ def faults_named(path: Path | str) -> Iterator[None]:
         yield
     except (sqlite3.OperationalError, OSError) as error:  # locked, full, not allowed: nothing is wrong with the file
         raise InputError(
-            f"The store of completions {path} cannot be used ({error}); what it held is there as it was. Make room or "
-            "get leave to write there, or set DREAMPRM_CACHE to another folder."
+            f"The store of completions {path} cannot be used ({error}); what it held is unchanged. Make room, get "
+            "permission to write there, or set DREAMPRM_CACHE to another folder."
         ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(
@@ -292,7 +292,7 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
     """Read `NAME.jsonl.gz` and the manifest `NAME.manifest.json` beside it.
 
     Raises `InputError` if the file is not the one that its manifest describes (SHA-256), or a row is malformed.  With
-    `repair` rows that are whole are believed without the manifest: an export that was killed between its two files
+    `repair` complete rows are accepted without the manifest: an export that was killed between its two files
     leaves a new recording under an old manifest.
     """
     path = Path(path)

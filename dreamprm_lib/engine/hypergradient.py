@@ -9,7 +9,7 @@ A label enters the lower gradient as wᵢ ∂ℓ/∂z(zᵢ, yᵢ) ∇φ zᵢ, so
     ∂L_meta/∂yᵢ = -(η/n) wᵢ (∂²ℓ/∂z∂y) Dᵥ zᵢ,        ∂L_meta/∂wᵢ = -(η/n) (∂ℓ/∂z) Dᵥ zᵢ.
 
 For cross-entropy ∂²ℓ/∂z∂y = -1.  All derivatives of the batch are one directional derivative of its logits: no second
-derivative by φ.  It is had exactly by one forward-mode product, or nearly by two passes without any gradient.
+derivative by φ.  One forward-mode product gives it exactly, two passes without any gradient nearly.
 
 Beside it, to compare: finite differences of the lower loss's gradient (the released code's way, by `betty`), and double
 backward through several steps.
