@@ -128,6 +128,11 @@ class Endpoint:
             fields["budget"] = settings_of(Budget, self.budget or {}, "`budget`")
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        if self.base_url is None and self.budget != Budget():
+            raise InputError(
+                "`budget` limits what an endpoint may cost, and the embedded engine costs nothing: leave it out, or give a "
+                "`base_url`."
+            )
 
     @cached_property
     def known(self) -> Model:
