@@ -130,8 +130,8 @@ class Endpoint:
             object.__setattr__(self, name, value)
         if self.base_url is None and self.budget != Budget():
             raise InputError(
-                "`budget` limits what an endpoint may cost, and the embedded engine costs nothing: leave it out, or give a "
-                "`base_url`."
+                "`budget` limits what an endpoint may cost, and the embedded engine costs nothing: leave it out, or "
+                "give a `base_url`."
             )
 
     @cached_property
