@@ -420,7 +420,7 @@ def _asked(stage: Stage, study: Study) -> Cost:
         return store.spent(_account(stage, study))
 
 
-class _Entry(Form, extra="allow"):
+class _Entry(Form, extra="ignore"):
     """What the manifest says of a stage, as far as the runner and the report need it."""
 
     outputs: dict[str, str]
@@ -430,7 +430,7 @@ class _Entry(Form, extra="allow"):
     finished: str
 
 
-class _Manifest(Form, extra="allow"):
+class _Manifest(Form, extra="ignore"):
     stages: dict[str, _Entry]
 
 
@@ -439,7 +439,9 @@ def _read_manifest(study: Study) -> dict:
     if not path.exists():
         return {"stages": {}}
     try:
-        return checked(_Manifest, read_json(path), path).model_dump()
+        manifest = read_json(path)
+        checked(_Manifest, manifest, path)
+        return manifest
     except InputError as error:
         log.warning("%s A new one is written, and every stage runs again.", error)
         return {"stages": {}}

@@ -296,11 +296,12 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
     leaves a new recording under an old manifest.
     """
     path = Path(path)
-    manifest = checked(_Manifest, read_json(_manifest_path(path)), _manifest_path(path))
+    manifest = read_json(_manifest_path(path))
+    checked(_Manifest, manifest, _manifest_path(path))
     rows: Rows = {}
-    if not repair and (digest := file_digest(path)) != manifest.sha256:
+    if not repair and (digest := file_digest(path)) != manifest["sha256"]:
         raise InputError(
-            f"{path} has SHA-256 {digest}, its manifest says {manifest.sha256}: the recording was changed or cut "
+            f"{path} has SHA-256 {digest}, its manifest says {manifest['sha256']}: the recording was changed or cut "
             "short. Restore both files from version control, or export them again with `record`."
         )
     for where, line in json_lines(path):
@@ -314,10 +315,10 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
     if repair and not rows:
         raise InputError(f"{path} holds nothing. Restore it and its manifest from version control.")
-    return Recording(rows, manifest.model_dump())
+    return Recording(rows, manifest)
 
 
-class _Manifest(Form, extra="allow"):
+class _Manifest(Form, extra="ignore"):
     sha256: str
 
 
