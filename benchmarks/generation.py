@@ -29,7 +29,7 @@ WAYS = ("embedded", "llama.cpp", "transformers")
 def prompts(sequences: int) -> list[str]:
     """Rendered prompts of the first training problems, one for eight sequences."""
     from dreamprm_lib.chain_of_functions import cof_prompt
-    from dreamprm_lib.engine.policy import render_chatml
+    from dreamprm_lib.engine.policy.policy import render_chatml
     from dreamprm_lib.engine.problems import load_problems
 
     problems = load_problems("starter", "train")[: max(1, sequences // SAMPLES)]
@@ -37,8 +37,8 @@ def prompts(sequences: int) -> list[str]:
 
 
 def embedded(model: str, sequences: int, tokens: int, threads: int) -> tuple[float, int]:
-    from dreamprm_lib.engine.completions import Request
-    from dreamprm_lib.engine.embedded import Engine
+    from dreamprm_lib.engine.policy.completions import Request
+    from dreamprm_lib.engine.policy.embedded import Engine
 
     engine = Engine(model, sequences, threads)
     extra = json.dumps({"ignore_eos": True})

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from dreamprm_lib.engine.grading import regrade
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import AT_ONCE, Sandbox, outputs_match
+from dreamprm_lib.engine.sandbox.grading import regrade
+from dreamprm_lib.engine.sandbox.judge import AT_ONCE, Sandbox, outputs_match
 
 ROUNDS = 3
 CORES = os.cpu_count() or 1

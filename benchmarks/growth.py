@@ -17,15 +17,16 @@ from pathlib import Path
 
 import torch
 
-from dreamprm_lib.artifacts import Program, Study
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_tokenizer
-from dreamprm_lib.engine.completions import CompletionStore
-from dreamprm_lib.engine.endpoint import Endpoint
 from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, _prepared, _Training
-from dreamprm_lib.engine.policy import Policy
+from dreamprm_lib.engine.policy.completions import CompletionStore
+from dreamprm_lib.engine.policy.endpoint import Endpoint
+from dreamprm_lib.engine.policy.policy import Policy
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.study.folder import Study
+from dreamprm_lib.study.rows import Program
 
 TESTS, LAYERS = 10, 6
 BACKBONE = "qwen2.5-coder-0.5b-instruct-q4_k_m"

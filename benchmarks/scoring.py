@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from dreamprm_lib.artifacts import Program, Study
 from dreamprm_lib.engine.backbone import DTYPES, Template, Tree, fast_dtype, open_model
 from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.study.folder import Study
+from dreamprm_lib.study.rows import Program
 
 ROUNDS = 3
 

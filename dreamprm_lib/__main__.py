@@ -129,11 +129,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dreamprm_lib.run import elsewhere, load_profile, parse_overrides, run
+    from dreamprm_lib.commands.run import elsewhere, load_profile, parse_overrides, run
 
     profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
     if options.dry_run:
-        from dreamprm_lib.plan import plan
+        from dreamprm_lib.commands.plan import plan
 
         print(plan(profile, overrides))
         return
@@ -167,8 +167,8 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.record import RECORDINGS, REFERENCE_PRM, record
-    from dreamprm_lib.run import elsewhere, load_profile, parse_overrides
+    from dreamprm_lib.commands.record import RECORDINGS, REFERENCE_PRM, record
+    from dreamprm_lib.commands.run import elsewhere, load_profile, parse_overrides
 
     profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
     folders = {"prm": options.prm or REFERENCE_PRM, "into": options.into or RECORDINGS}
@@ -176,15 +176,15 @@ def _record(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from dreamprm_lib.run import load_profile
-    from dreamprm_lib.train import train
+    from dreamprm_lib.commands.run import load_profile
+    from dreamprm_lib.commands.train import train
 
     print(train(load_profile(options.profile), options.method, options.study, options.overrides))
 
 
 def _problems_list(options: argparse.Namespace) -> None:
+    from dreamprm_lib.commands.record import problem_sets
     from dreamprm_lib.engine.problems import load_problems
-    from dreamprm_lib.record import problem_sets
 
     if options.set is None:
         print(problem_sets().to_string(index=False, na_rep="-", float_format="{:.2f}".format))
@@ -194,10 +194,10 @@ def _problems_list(options: argparse.Namespace) -> None:
 
 
 def _problems_validate(options: argparse.Namespace) -> None:
+    from dreamprm_lib.commands.record import recorded_headroom
+    from dreamprm_lib.commands.run import NEEDED, load_profile
     from dreamprm_lib.engine.problems import load_problems
     from dreamprm_lib.engine.validation import GENERATED, check_references, validate
-    from dreamprm_lib.record import recorded_headroom
-    from dreamprm_lib.run import NEEDED, load_profile
 
     problems = load_problems(options.set)
     ours = all(p.brute for p in problems)
@@ -226,23 +226,23 @@ def _refuse(faults: list[str]) -> None:
 
 
 def _store_merge(options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.stores import merge
+    from dreamprm_lib.engine.policy.stores import merge
 
     print(merge(options.sources, options.into))
 
 
 def _store_info(options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.policy import store_path
-    from dreamprm_lib.engine.stores import info
+    from dreamprm_lib.engine.policy.policy import store_path
+    from dreamprm_lib.engine.policy.stores import info
 
     print(info(options.file or store_path()))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from dreamprm_lib import evaluate
-    from dreamprm_lib.artifacts import STAGES
-    from dreamprm_lib.run import load_profile, stage_parameters
+    from dreamprm_lib.commands import evaluate
+    from dreamprm_lib.commands.run import load_profile, stage_parameters
     from dreamprm_lib.show.report import wide_table
+    from dreamprm_lib.study.folder import STAGES
 
     chapter = stage_parameters(STAGES[6], load_profile(options.profile), {}, {})
     pool = evaluate.read_pool(options.file, options.prm, chapter["problems"], chapter["aggregation"])
@@ -256,7 +256,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _course_build(options: argparse.Namespace) -> None:
-    from dreamprm_lib.course import build, check
+    from dreamprm_lib.course.editions import build, check
 
     folders = build(options.out)
     print(*(f"The {edition} edition: {folder}" for edition, folder in folders.items()), sep="\n")

@@ -12,14 +12,14 @@ import pandas as pd
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.consensus import agreement
 from dreamprm_lib.engine.files import read_json, to_json, write_atomically
 from dreamprm_lib.engine.problems import DIFFICULTIES, LcbQuestion, Problem
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.consensus import agreement
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.schema import checked
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -41,9 +41,9 @@ def free_scores(
     """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
 
     `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
-    `longest` (by characters); and with a sandbox `consensus` (`engine.consensus`) and `public_samples`, which has a
-    score for each sample of the statement: 1 if the program passes it.  No hidden test is touched.  A method that lacks
-    a score for any candidate is left out.
+    `longest` (by characters); and with a sandbox `consensus` (`engine.sandbox.consensus`) and `public_samples`, which
+    has a score for each sample of the statement: 1 if the program passes it.  No hidden test is touched.  A method that
+    lacks a score for any candidate is left out.
     """
     rows = []
     label, quiet = "running on made-up inputs", sandbox is None

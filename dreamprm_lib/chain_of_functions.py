@@ -17,10 +17,10 @@ from itertools import zip_longest
 
 from markdown_it import MarkdownIt
 
-from dreamprm_lib.artifacts import Program
-from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem, describe, read_toml
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.study.rows import Program
 
 SYSTEM = """\
 You write Python programs as a chain of short top-level functions. main() comes first: it reads the input, calls helper

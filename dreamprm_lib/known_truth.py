@@ -1,6 +1,6 @@
 """Where the truth is known: what each method does to labels, values and rankings, measured.
 
-Two places.  *Planted worlds* (`engine.planted`) have a value for every state by construction, and a completer whose
+Two places.  *Planted worlds* (`evidence.planted`) have a value for every state by construction, and a completer whose
 bias can be set.  The *oracle* is real: many rollouts of the same prefixes estimate the value under the policy that
 wrote them, and rollouts of a weaker policy show a real bias.  No such value is ever used in training.
 """
@@ -17,8 +17,8 @@ from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.planted import BIASES, PlantedWorld, pair_ranking, planted_world
-from dreamprm_lib.engine.statistics import (
+from dreamprm_lib.evidence.planted import BIASES, PlantedWorld, pair_ranking, planted_world
+from dreamprm_lib.evidence.statistics import (
     counted,
     mean_with_interval,
     problem_weights,

@@ -30,8 +30,8 @@ from dreamprm_lib.engine.hypergradient import (
     forward_mode,
     unrolled,
 )
-from dreamprm_lib.engine.statistics import beta_binomial_prior, wilson_interval
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.statistics import beta_binomial_prior, wilson_interval
 from dreamprm_lib.reward_model import Head, fit_head, folds_by_problem, standardiser
 
 LEARNED = ("labels", "weights", "formula")

@@ -5,7 +5,7 @@ value under the policy, with binomial noise.  The last prefix is the whole progr
 verdict and is *clean* (DreamPRM-Code, section 3.2).
 
 What else is known of a value makes a better estimate of it than c/n: the program's own verdict, the neighbouring steps,
-and the problem's other programs.  `posterior_labels` puts them together (the model: `engine.step_values`).
+and the problem's other programs.  `posterior_labels` puts them together (the model: `evidence.step_values`).
 
 A chat model may answer a prefix with another program.  Such a reply says nothing about the prefix and is not counted.
 """
@@ -21,14 +21,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dreamprm_lib.artifacts import OracleState, Program, StepLabel
 from dreamprm_lib.chain_of_functions import code_blocks, cof_prompt
-from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox
-from dreamprm_lib.engine.statistics import problem_weights, unbiased_squares, with_interval
-from dreamprm_lib.engine.step_values import VALUES, Chains, Posterior, value_posterior
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, PolicyError
+from dreamprm_lib.evidence.statistics import problem_weights, unbiased_squares, with_interval
+from dreamprm_lib.evidence.step_values import VALUES, Chains, Posterior, value_posterior
+from dreamprm_lib.study.rows import OracleState, Program, StepLabel
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import Problem, describe
-from dreamprm_lib.engine.statistics import mcnemar, mcnemar_power, problems_needed
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale
+from dreamprm_lib.evidence.statistics import mcnemar, mcnemar_power, problems_needed
 from dreamprm_lib.label_correction import Corrected, Correction, Labelled, correct
 from dreamprm_lib.reward_model import AGGREGATIONS
+from dreamprm_lib.study.rows import CandidateScores, Program
 from dreamprm_lib.test_time_scaling import Pool, make_pool
 
 PUBLISHED_PROBLEMS = {"easy": 31, "medium": 39, "hard": 61, "overall": 131}  # back-solved from the percentages

@@ -23,7 +23,6 @@ from safetensors.torch import save
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
-from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.files import from_json, write_atomically
@@ -32,8 +31,9 @@ from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
 from dreamprm_lib.engine.schema import Form, checked, row_of
-from dreamprm_lib.engine.statistics import numbers
 from dreamprm_lib.errors import InputError, WeightsError
+from dreamprm_lib.evidence.statistics import numbers
+from dreamprm_lib.study.rows import Program, StepLabel
 
 if TYPE_CHECKING:
     from dreamprm_lib.engine.fine_tuning import Example, FineTuned

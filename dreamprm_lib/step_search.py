@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import SearchedProgram
 from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, split_steps
-from dreamprm_lib.engine.completions import Completion
-from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.policy.completions import Completion
+from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, MissingCompletion
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import RewardModel, aggregate
+from dreamprm_lib.study.rows import SearchedProgram
 
 NEXT_FUNCTION = "\ndef "  # where it begins, the function before it is whole
 _GOES_ON_AFTER = (

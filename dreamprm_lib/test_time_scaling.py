@@ -20,14 +20,15 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram, StepLabel
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.clusters import spread
-from dreamprm_lib.engine.consensus import INPUTS
-from dreamprm_lib.engine.policy import Prompt, render_chatml
+from dreamprm_lib.engine.policy.policy import Prompt, render_chatml
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.statistics import (
+from dreamprm_lib.engine.sandbox.consensus import INPUTS
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
+from dreamprm_lib.evidence.statistics import (
     counted,
     holm,
     interval,
@@ -37,10 +38,9 @@ from dreamprm_lib.engine.statistics import (
     resamples,
     sign_flip_test,
 )
-from dreamprm_lib.errors import InputError
-from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
+from dreamprm_lib.study.rows import CandidateScores, Program, SearchedProgram, StepLabel
 
 
 def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:

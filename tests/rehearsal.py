@@ -34,11 +34,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import random_backbone  # noqa: E402
 from faults import FaultyServer, at_random  # noqa: E402
 
-from dreamprm_lib.artifacts import STAGES  # noqa: E402
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps  # noqa: E402
+from dreamprm_lib.commands.run import load_profile, run  # noqa: E402
 from dreamprm_lib.engine.problems import Problem, _share, load_problems  # noqa: E402
 from dreamprm_lib.reward_model import Backbone, Head, RewardModel  # noqa: E402
-from dreamprm_lib.run import load_profile, run  # noqa: E402
+from dreamprm_lib.study.folder import STAGES  # noqa: E402
 
 NOTE = "A rehearsal: scripted replies, random weights, a few problems. It shows that all parts run; it is no result."
 OPENING = PREFILL.removeprefix("```python\n") + ' solve, print the answer."""\n'

@@ -10,9 +10,9 @@ import torch
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine import backbone as bb
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree
-from dreamprm_lib.engine.completions import load_recording
-from dreamprm_lib.engine.endpoint import EMBEDDED
-from dreamprm_lib.engine.policy import recording_path
+from dreamprm_lib.engine.policy.completions import load_recording
+from dreamprm_lib.engine.policy.endpoint import EMBEDDED
+from dreamprm_lib.engine.policy.policy import recording_path
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import Program, read_rows, write_rows
 from dreamprm_lib.candidate_solutions import headroom, pass_at_k, read_lcb, write_lcb
+from dreamprm_lib.commands.evaluate import evaluate, read_pool
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.evaluate import evaluate, read_pool
+from dreamprm_lib.study.rows import Program, read_rows, write_rows
 
 
 def test_pass_at_k_equals_enumeration():

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamprm_lib.artifacts import Program
 from dreamprm_lib.chain_of_functions import (
     PREFILL,
     cof_prompt,
@@ -20,9 +19,10 @@ from dreamprm_lib.chain_of_functions import (
     well_specified,
     worked_example,
 )
-from dreamprm_lib.engine.policy import render_chatml
+from dreamprm_lib.engine.policy.policy import render_chatml
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.study.rows import Program
 
 PROGRAM = '''import sys
 from math import gcd

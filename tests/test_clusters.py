@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from dreamprm_lib.artifacts import Program
-from dreamprm_lib.engine import clusters, grading
+from dreamprm_lib.engine import clusters
 from dreamprm_lib.engine.clusters import BACKENDS, spread
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox import grading
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import ClusterError, InputError
 from dreamprm_lib.reward_model import Backbone, Head, RewardModel
+from dreamprm_lib.study.rows import Program
 from dreamprm_lib.test_time_scaling import score_candidates
 
 pytestmark = pytest.mark.cluster

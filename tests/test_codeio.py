@@ -12,7 +12,7 @@ import pytest
 
 from dreamprm_lib.engine import codeio, weights
 from dreamprm_lib.engine.problems import describe, load_problems, split_by_text
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.errors import InputError, WeightsError
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import pytest
 
-from dreamprm_lib.engine.completions import (
+from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.engine.policy.completions import (
     LEDGER,
     Completion,
     CompletionStore,
@@ -23,8 +24,7 @@ from dreamprm_lib.engine.completions import (
     export_recording,
     load_recording,
 )
-from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.engine.stores import merge
+from dreamprm_lib.engine.policy.stores import merge
 from dreamprm_lib.errors import InputError
 
 REQUEST = Request("m", "completion", "Say é.", 0.8, 0.95, 10, ("\n",))
@@ -185,7 +185,7 @@ def test_an_export_that_was_killed_can_be_repaired(tmp_path, monkeypatch, killed
             raise KeyboardInterrupt
         write_atomically(file, data)
 
-    monkeypatch.setattr("dreamprm_lib.engine.completions.write_atomically", killed)
+    monkeypatch.setattr("dreamprm_lib.engine.policy.completions.write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         export_recording(rows, path, {"model": "m"})
     monkeypatch.undo()

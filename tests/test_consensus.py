@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from dreamprm_lib.artifacts import Program
 from dreamprm_lib.candidate_solutions import free_scores
-from dreamprm_lib.engine.consensus import agreement, perturbed_inputs
 from dreamprm_lib.engine.problems import Problem, Test, load_problems
-from dreamprm_lib.engine.sandbox import Execution, Sandbox
+from dreamprm_lib.engine.sandbox.consensus import agreement, perturbed_inputs
+from dreamprm_lib.engine.sandbox.judge import Execution, Sandbox
+from dreamprm_lib.study.rows import Program
 
 LARGEST = Problem(
     "largest", "Largest", "Print the largest.", "easy", "test",

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Backbone, Template, parameters_read
-from dreamprm_lib.engine.policy import render_chatml
+from dreamprm_lib.engine.policy.policy import render_chatml
 from dreamprm_lib.engine.problems import Problem, Test
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence import costs
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.study.rows import Program, StepLabel
 from dreamprm_lib.test_time_scaling import Pool, scaling_curve, study_bill
 
 CASE = Test("1\n", "1\n")

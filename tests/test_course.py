@@ -9,12 +9,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dreamprm_lib import course
-from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.commands import run as runner
+from dreamprm_lib.course import editions as course
+from dreamprm_lib.course.quiz import questions_of
 from dreamprm_lib.errors import InputError, StudyError
-from dreamprm_lib.show.quiz import questions_of
+from dreamprm_lib.study.folder import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [stage.notebook for stage in STAGES]
@@ -69,7 +69,7 @@ class TestEditions:
         assert len(solved) == len(gaps) >= 2 and not sources(made, "solution")
         for cell in gaps:
             scope = {}
-            exec("from dreamprm_lib.show.exercises import check", scope)
+            exec("from dreamprm_lib.course.exercises import check", scope)
             *first, last = ast.parse(cell).body
             exec(compile(ast.Module(first, []), name, "exec"), scope)
             answer = eval(compile(ast.Expression(last.value), name, "eval"), scope)

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from dreamprm_lib.engine import policy as policies
-from dreamprm_lib.engine.completions import CompletionStore, Request
-from dreamprm_lib.engine.embedded import Engine, readable_file
-from dreamprm_lib.engine.endpoint import Endpoint
-from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.policy import policy as policies
+from dreamprm_lib.engine.policy.completions import CompletionStore, Request
+from dreamprm_lib.engine.policy.embedded import Engine, readable_file
+from dreamprm_lib.engine.policy.endpoint import Endpoint
+from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError
 
@@ -149,9 +149,9 @@ def test_tensors_that_the_engine_cannot_read_are_rewritten_once(tmp_path, monkey
 
 SLOW_ENGINE = """
 import sys, time
-from dreamprm_lib.engine import policy
-from dreamprm_lib.engine.completions import Completion, CompletionStore
-from dreamprm_lib.engine.endpoint import Endpoint
+from dreamprm_lib.engine.policy import policy
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore
+from dreamprm_lib.engine.policy.endpoint import Endpoint
 
 class Slow:
     def __init__(self, *_): pass

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from dreamprm_lib.show.exercises import EXERCISES, check
+from dreamprm_lib.course.exercises import EXERCISES, check
 
 
 def bool_share(code, is_good):

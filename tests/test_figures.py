@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from matplotlib.transforms import Bbox
 
-from dreamprm_lib.artifacts import CorrectedLabel, Program, Stage, StepLabel, Study
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale, growth
@@ -20,6 +19,8 @@ from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, report, widgets
 from dreamprm_lib.show.game import Round
 from dreamprm_lib.step_search import Search, State
+from dreamprm_lib.study.folder import Stage, Study
+from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 
 PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
 PROGRAMS = [Program(n, i, "x\n", ["x\n"], i == 0, "passed", 1) for n in "pq" for i in range(2)]

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.show.game import LETTERS, Totals, deal, play, round_html, totals
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 
 def problem(name):

@@ -10,12 +10,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.grading import BATCH, grade, open_grader
+from dreamprm_lib.commands.run import load_profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine.problems import Problem, Test, load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.grading import BATCH, grade, open_grader
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.run import load_profile, parse_overrides, stage_parameters
+from dreamprm_lib.study.folder import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_problems_that_share_an_id_are_graded_each_by_its_own_tests(how):
 
 LOADED = """
 import threading
-from dreamprm_lib.engine import grading, problems, sandbox
+from dreamprm_lib.engine import problems
+from dreamprm_lib.engine.sandbox import grading, judge as sandbox
 pairs = [(p, p.reference) for p in problems.load_problems("starter")[:4]]
 """
 HELPED = {

@@ -19,10 +19,10 @@ from faults import FAULTS, IN_A_REPLY, at_random, in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamprm_lib.engine.completions import CompletionStore, Cost, Request
-from dreamprm_lib.engine.endpoint import Budget, Endpoint, endpoint_from, find_model
-from dreamprm_lib.engine.hosted import NETWORK, is_loopback, retry_after
-from dreamprm_lib.engine.policy import Policy, Prompt, open_policy
+from dreamprm_lib.engine.policy.completions import CompletionStore, Cost, Request
+from dreamprm_lib.engine.policy.endpoint import Budget, Endpoint, endpoint_from, find_model
+from dreamprm_lib.engine.policy.hosted import NETWORK, is_loopback, retry_after
+from dreamprm_lib.engine.policy.policy import Policy, Prompt, open_policy
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 QUICK = {"backoff": 0.001, "timeout": 5}

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from dreamprm_lib import known_truth as kt
-from dreamprm_lib.engine.planted import planted_world
-from dreamprm_lib.engine.statistics import unbiased_squares
+from dreamprm_lib.evidence.planted import planted_world
+from dreamprm_lib.evidence.statistics import unbiased_squares
 from dreamprm_lib.label_correction import METHODS, Correction, Labelled
 
 

@@ -10,9 +10,9 @@ import torch
 from dreamprm_lib import label_correction as lc
 from dreamprm_lib.engine.fine_tuning import Example, Recipe
 from dreamprm_lib.engine.hypergradient import unrolled
-from dreamprm_lib.engine.planted import pair_ranking, planted_world
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.planted import pair_ranking, planted_world
 from dreamprm_lib.reward_model import fit_head
 
 

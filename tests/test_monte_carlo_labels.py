@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dreamprm_lib.artifacts import OracleState, Program, StepLabel, read_rows
 from dreamprm_lib.engine import problems
-from dreamprm_lib.engine.completions import Completion
+from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.statistics import unbiased_squares, wilson_interval
-from dreamprm_lib.engine.step_values import Posterior
 from dreamprm_lib.errors import InputError, PolicyError
+from dreamprm_lib.evidence.statistics import unbiased_squares, wilson_interval
+from dreamprm_lib.evidence.step_values import Posterior
 from dreamprm_lib.monte_carlo_labels import (
     continued,
     graded_rollouts,
@@ -29,6 +28,7 @@ from dreamprm_lib.monte_carlo_labels import (
     subsampled_labels,
     thinned_labels,
 )
+from dreamprm_lib.study.rows import OracleState, Program, StepLabel, read_rows
 
 PROBLEM = Problem("p", "P", "Do it.", "easy", "train", (problems.Test("1\n", "1\n"),), (problems.Test("1\n", "1\n"),))
 STEPS = ["def main():\n    pass\n\n\n", "def helper():\n    pass\n\n\n", "def last():\n    pass\nmain()\n"]

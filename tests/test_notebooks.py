@@ -14,11 +14,11 @@ import papermill
 import pytest
 from nbclient import NotebookClient
 
-from dreamprm_lib.artifacts import STAGES
+from dreamprm_lib.commands.run import load_profile, notebook_path, run, stage_parameters
 from dreamprm_lib.engine import hypergradient as hg
 from dreamprm_lib.engine.losses import LOSSES
 from dreamprm_lib.reward_model import RewardModel
-from dreamprm_lib.run import load_profile, notebook_path, run, stage_parameters
+from dreamprm_lib.study.folder import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.chain_of_functions import split_steps, worked_example
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
@@ -30,6 +29,7 @@ from dreamprm_lib.paper_scale import (
     smallest_p_value,
     splitter_summary,
 )
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 
 def test_published_percentages_are_whole_problems():

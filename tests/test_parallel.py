@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from dreamprm_lib.artifacts import Program, StepLabel, Study
+from dreamprm_lib.commands.run import load_profile
+from dreamprm_lib.commands.train import train
 from dreamprm_lib.engine import fine_tuning as ft
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
@@ -20,8 +21,8 @@ from dreamprm_lib.engine.fine_tuning import Example, LastLayers, Lora, Recipe, f
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import training_examples
-from dreamprm_lib.run import load_profile
-from dreamprm_lib.train import train
+from dreamprm_lib.study.folder import Study
+from dreamprm_lib.study.rows import Program, StepLabel
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "train", (), ())
 GOOD, BAD = ["def main():\n    print(add())\n\n\n", "def add():\n    return 1\n"], ["def main():\n    pass\n"]

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 
 from dreamprm_lib.__main__ import main
+from dreamprm_lib.commands.plan import Assumptions, parameters_of, plan
+from dreamprm_lib.commands.run import load_profile
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.plan import Assumptions, parameters_of, plan
-from dreamprm_lib.run import load_profile
 
 
 @pytest.fixture(autouse=True)
 def bare_machine(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    monkeypatch.setattr("dreamprm_lib.plan._in_hub_cache", lambda *_: False)
-    monkeypatch.setattr("dreamprm_lib.plan._listens", lambda _: False)
+    monkeypatch.setattr("dreamprm_lib.commands.plan._in_hub_cache", lambda *_: False)
+    monkeypatch.setattr("dreamprm_lib.commands.plan._listens", lambda _: False)
 
 
 def test_the_paper_s_plan_by_hand():
@@ -106,7 +106,7 @@ def test_parameters_that_work_on_a_token(name, billions):
 
 
 def test_the_command_prints_the_plan_and_runs_nothing(capsys, monkeypatch):
-    monkeypatch.setattr("dreamprm_lib.run.run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("dreamprm_lib.commands.run.run", lambda *_: pytest.fail("it ran"))
     assert main(["run", "--profile", "paper", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("rollouts", "15,680", "GPU hours", "GB of disk", "Missing: a key for o4-mini"))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
-from dreamprm_lib.engine.endpoint import Endpoint
-from dreamprm_lib.engine.policy import Policy, Prompt, open_policy, render_chatml
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Recording
+from dreamprm_lib.engine.policy.endpoint import Endpoint
+from dreamprm_lib.engine.policy.policy import Policy, Prompt, open_policy, render_chatml
 from dreamprm_lib.errors import InputError, MissingCompletion, PolicyError
 
 PROMPT = Prompt((("system", "Be brief."), ("user", "Count.")), prefill="```python\nx = ")

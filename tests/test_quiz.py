@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_lib.course.quiz import answers_markdown, questions_of, quiz, quizzes
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.show.quiz import answers_markdown, questions_of, quiz, quizzes
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 

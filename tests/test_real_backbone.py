@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dreamprm_lib.artifacts import Program, Study
+from dreamprm_lib.commands.run import PROJECT
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, fetch
-from dreamprm_lib.run import PROJECT
+from dreamprm_lib.study.folder import Study
+from dreamprm_lib.study.rows import Program
 
 pytestmark = pytest.mark.weights
 NAME = "smollm2-135m-instruct-q4_1"

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from dreamprm_lib import record as recorder
-from dreamprm_lib.artifacts import STAGES
 from dreamprm_lib.chain_of_functions import sample_programs
-from dreamprm_lib.engine.completions import CompletionStore, load_recording
-from dreamprm_lib.engine.policy import open_policy
+from dreamprm_lib.commands import record as recorder
+from dreamprm_lib.commands.run import Profile
+from dreamprm_lib.engine.policy.completions import CompletionStore, load_recording
+from dreamprm_lib.engine.policy.policy import open_policy
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, MissingCompletion
-from dreamprm_lib.run import Profile
 from dreamprm_lib.step_search import search
+from dreamprm_lib.study.folder import STAGES
 
 BODY = ' do it."""\n    print(solve())\n\n\ndef solve():\n    """Strategy: guess."""\n    return 1\n\n\nmain()\n'
 
@@ -24,7 +24,7 @@ def setting(fake_server, tmp_path, monkeypatch):
     """A profile that points at a scripted server, with the recording and the store in a temporary folder."""
     server = fake_server(lambda body: [BODY] * body["n"])
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    for module in ("dreamprm_lib.record", "dreamprm_lib.engine.policy"):
+    for module in ("dreamprm_lib.commands.record", "dreamprm_lib.engine.policy.policy"):
         monkeypatch.setattr(f"{module}.recording_path", lambda model, folder=None: tmp_path / f"{model}.jsonl.gz")
     policy, weak = ({"model": model, "base_url": server.base_url} for model in ("m", "weak"))
     oracle = {"oracle_states": 1, "oracle_rollouts": 3, "weak_policy": weak, "weak_rollouts": 1}

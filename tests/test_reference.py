@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_lib.artifacts import STAGES, Study
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.show.report import results_markdown
+from dreamprm_lib.study.folder import STAGES, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Study(ROOT / "outputs", "reference")

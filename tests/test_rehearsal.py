@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 from rehearsal import NOTE, SIZES, chosen_problems, rehearse, variants, write_livecodebench
 
-from dreamprm_lib.artifacts import STAGES, CorrectedLabel, Program, StepLabel
-from dreamprm_lib.engine.completions import CompletionStore
 from dreamprm_lib.engine.fine_tuning import recipe_of
+from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.label_correction import correct_through
 from dreamprm_lib.reward_model import RewardModel, labels_by_step, training_examples
+from dreamprm_lib.study.folder import STAGES
+from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 
 
 def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatch):

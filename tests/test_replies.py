@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dreamprm_lib.engine.completions import Completion
-from dreamprm_lib.engine.replies import about_tokens, read_reply, words
+from dreamprm_lib.engine.policy.completions import Completion
+from dreamprm_lib.engine.policy.replies import about_tokens, read_reply, words
 
 
 def chat(content, finish="stop", **message):

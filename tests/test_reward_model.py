@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_lib import reward_model as rm
-from dreamprm_lib.artifacts import Program, StepLabel
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, WeightsError
+from dreamprm_lib.study.rows import Program, StepLabel
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
 

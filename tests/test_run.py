@@ -18,14 +18,15 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from dreamprm_lib import evaluate
-from dreamprm_lib import run as runner
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import SHIPPED, Program, Stage, Study
+from dreamprm_lib.commands import evaluate
+from dreamprm_lib.commands import run as runner
 from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.interrupts import KEPT
 from dreamprm_lib.show.report import _stages
+from dreamprm_lib.study.folder import SHIPPED, Stage, Study
+from dreamprm_lib.study.rows import Program
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_a_failed_cell_is_named_and_the_next_run_goes_on_there(project):
 
 
 ASKING = (
-    "from pathlib import Path\nfrom dreamprm_lib.engine.policy import Prompt, open_policy\n"
+    "from pathlib import Path\nfrom dreamprm_lib.engine.policy.policy import Prompt, open_policy\n"
     "with open_policy(policy, replay) as writer:\n"
     "    texts = writer.sample([Prompt((('user', f'Q{k}'),)) for k in range(n)], 1, max_tokens=5)\n"
     "Path(outputs, study, 'a.csv').write_text(repr(texts))"
@@ -274,7 +275,7 @@ def test_an_interrupted_run_keeps_what_was_complete_and_says_so(project, capsys,
         return execute(stage, study, parameters, source)
 
     monkeypatch.setattr(runner, "_execute", interrupted)
-    monkeypatch.setattr("dreamprm_lib.run.run", functools.partial(runner.run, outputs=project / "outputs"))
+    monkeypatch.setattr("dreamprm_lib.commands.run.run", functools.partial(runner.run, outputs=project / "outputs"))
     assert main(["run", "--profile", "tiny"]) == 1
     assert "What was complete is kept; the same command goes on from there." in capsys.readouterr().err
     study = Study(project / "outputs", "tiny")
@@ -634,7 +635,7 @@ def test_trouble_with_the_disk_names_the_place_and_the_fix(capsys, monkeypatch, 
     def fails(*_):
         raise StudyError(f"04_reward_model failed in cell 3 with OSError: {error}\nSee there.") if wrapped else error
 
-    monkeypatch.setattr("dreamprm_lib.run.run", fails)
+    monkeypatch.setattr("dreamprm_lib.commands.run.run", fails)
     assert main(["run", "--profile", "smoke"]) == 1
     told = capsys.readouterr().err
     assert said in told and "Errno" not in told and ("See there." in told) == wrapped

@@ -20,9 +20,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dreamprm_lib.engine import problems, sandbox
+from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox import KINDS, LAYERS, Limits, Sandbox, Verdict, outputs_match, values_match
+from dreamprm_lib.engine.sandbox import judge as sandbox
+from dreamprm_lib.engine.sandbox.judge import KINDS, LAYERS, Limits, Sandbox, Verdict, outputs_match, values_match
 from dreamprm_lib.errors import DreamPRMError, InputError
 
 
@@ -885,7 +886,7 @@ def test_nothing_runs_on_when_the_grader_is_ended_in_the_middle(how):
     script = textwrap.dedent(
         """
         import signal, threading, psutil
-        from dreamprm_lib.engine.sandbox import Sandbox
+        from dreamprm_lib.engine.sandbox.judge import Sandbox
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
         def tell():
             pids = [p.pid for p in psutil.Process().children(recursive=True)]

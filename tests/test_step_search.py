@@ -2,16 +2,16 @@
 
 import pytest
 
-from dreamprm_lib.artifacts import SearchedProgram, read_rows, write_rows
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps
 from dreamprm_lib.engine import problems
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Recording
-from dreamprm_lib.engine.endpoint import Endpoint
-from dreamprm_lib.engine.policy import Policy, Prompt
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Recording
+from dreamprm_lib.engine.policy.endpoint import Endpoint
+from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.step_search import NEXT_FUNCTION, after, grade, search
+from dreamprm_lib.study.rows import SearchedProgram, read_rows, write_rows
 
 ONE = (problems.Test("1\n", "1\n"),)
 PROBLEM, OTHER = (Problem(name, name.title(), f"Do {name}.", "easy", "test", ONE, ONE) for name in ("p", "q"))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from dreamprm_lib.engine.step_values import (
+from dreamprm_lib.evidence.step_values import (
     VALUES,
     Chains,
     Posterior,

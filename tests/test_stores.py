@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Request, export_recording
-from dreamprm_lib.engine.stores import info, merge
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Request, export_recording
+from dreamprm_lib.engine.policy.stores import info, merge
 from dreamprm_lib.errors import InputError
 
 

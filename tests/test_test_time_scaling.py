@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, multinomial
 
 from dreamprm_lib import test_time_scaling as tts
-from dreamprm_lib.artifacts import CandidateScores, Program, SearchedProgram
 from dreamprm_lib.candidate_solutions import pass_at_k
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.statistics import (
+from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.statistics import (
     counted,
     holm,
     interval,
@@ -24,7 +24,7 @@ from dreamprm_lib.engine.statistics import (
     resamples,
     sign_flip_test,
 )
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.study.rows import CandidateScores, Program, SearchedProgram
 
 
 def by_enumeration(scores, passed, n):

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from dreamprm_lib import record
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.artifacts import Program, write_rows
+from dreamprm_lib.commands import record
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.validation import check_references, difficulty_by_rules, mutate, validate
+from dreamprm_lib.study.rows import Program, write_rows
 
 GOOD = Problem(
     "p",

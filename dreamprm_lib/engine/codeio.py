@@ -36,7 +36,7 @@ from scipy.sparse.csgraph import connected_components
 from dreamprm_lib.engine.files import cache_dir, write_atomically
 from dreamprm_lib.engine.leakage import statement_similarity
 from dreamprm_lib.engine.problems import Problem, Test, split_by_text
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox, outputs_match
+from dreamprm_lib.engine.sandbox.judge import Sandbox, outputs_match
 
 GENERATED = 30  # random inputs on which the two solutions must agree
 MIN_TESTS = 10

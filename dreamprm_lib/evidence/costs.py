@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dreamprm_lib.engine.endpoint import EMBEDDED
+from dreamprm_lib.engine.policy.endpoint import EMBEDDED
 from dreamprm_lib.engine.schema import nearest, row_of
-from dreamprm_lib.engine.statistics import mean_with_interval
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.evidence.statistics import mean_with_interval
 
 # ------------------------------------------------------------------------------------------------- the constants
 

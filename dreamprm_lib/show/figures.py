@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
-from dreamprm_lib.artifacts import CorrectedLabel, Program, StepLabel
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.statistics import counted, mean_with_interval, wilson_interval
+from dreamprm_lib.evidence.statistics import counted, mean_with_interval, wilson_interval
 from dreamprm_lib.paper_scale import PLACES
 from dreamprm_lib.show.interrupts import explain_interrupts
+from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 
 if TYPE_CHECKING:
     from dreamprm_lib.show.game import Round

@@ -14,11 +14,11 @@ from io import BytesIO
 import ipywidgets
 import numpy as np
 
-from dreamprm_lib.artifacts import CandidateScores, Program
 from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.reward_model import aggregate
 from dreamprm_lib.show.figures import rounds_figure
 from dreamprm_lib.show.widgets import Interactive
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 LETTERS = "ABCDEFGH"
 _NOTHING = "<p>No problem here has both a passing and a failing candidate, so there is nothing to choose.</p>"

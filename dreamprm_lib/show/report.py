@@ -11,9 +11,9 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from dreamprm_lib.artifacts import STAGES, Study
 from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.engine.statistics import counted
+from dreamprm_lib.evidence.statistics import counted
+from dreamprm_lib.study.folder import STAGES, Study
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

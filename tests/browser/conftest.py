@@ -22,8 +22,8 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.run import load_profile, notebook_path, stage_parameters
+from dreamprm_lib.commands.run import load_profile, notebook_path, stage_parameters
+from dreamprm_lib.study.folder import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "tests" / "artifacts"

@@ -7,8 +7,8 @@ import time
 import pytest
 from safetensors import safe_open
 
-from dreamprm_lib.artifacts import STAGES, Study
-from dreamprm_lib.run import load_profile, run
+from dreamprm_lib.commands.run import load_profile, run
+from dreamprm_lib.study.folder import STAGES, Study
 
 from .conftest import ARTIFACTS, wait_for
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import LEDGER, CompletionStore, as_body, from_body, load_recording
+from dreamprm_lib.engine.policy.completions import LEDGER, CompletionStore, as_body, from_body, load_recording
 from dreamprm_lib.errors import InputError
 
 

@@ -11,20 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from dreamprm_lib.artifacts import STAGES, Program, read_rows
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs, well_specified
-from dreamprm_lib.engine.completions import CompletionStore, Recording, export_recording, load_recording
-from dreamprm_lib.engine.embedded import engine_version
-from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
-from dreamprm_lib.engine.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
+from dreamprm_lib.commands.run import PROJECT, Profile, stage_parameters
+from dreamprm_lib.engine.policy.completions import CompletionStore, Recording, export_recording, load_recording
+from dreamprm_lib.engine.policy.embedded import engine_version
+from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
+from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
 from dreamprm_lib.engine.problems import SPLITS, load_problems, named
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
 from dreamprm_lib.reward_model import RewardModel
-from dreamprm_lib.run import PROJECT, Profile, stage_parameters
 from dreamprm_lib.step_search import search
+from dreamprm_lib.study.folder import STAGES
+from dreamprm_lib.study.rows import Program, read_rows
 
 log = logging.getLogger(__name__)
 

@@ -33,20 +33,20 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from pydantic import Field, create_model
 
-from dreamprm_lib.artifacts import STAGES, Stage, Study
-from dreamprm_lib.engine.completions import CompletionStore, Cost
-from dreamprm_lib.engine.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
-from dreamprm_lib.engine.policy import ACCOUNT, store_path
+from dreamprm_lib.engine.policy.completions import CompletionStore, Cost
+from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.policy.policy import ACCOUNT, store_path
 from dreamprm_lib.engine.problems import Problem, load_problems, named
 from dreamprm_lib.engine.schema import Form, checked, nearest
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
+from dreamprm_lib.study.folder import STAGES, Stage, Study
 
 log = logging.getLogger(__name__)
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Sandbox
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 
 INPUTS = 8  # made-up inputs for a problem
 

@@ -1,7 +1,7 @@
-"""The process that runs programs for `sandbox.py`: it forks one fresh child a test and tells how the child ended.
+"""The process that runs programs for `judge.py`: it forks one fresh child a test and tells how the child ended.
 
 `Sandbox` starts this module in an interpreter of its own that holds nothing of the grader.  The worker closes itself
-in (`sandbox_layers.py`), then answers requests from the socket on its standard input until that closes.  A child shuts
+in (`layers.py`), then answers requests from the socket on its standard input until that closes.  A child shuts
 itself in further and becomes the program.
 
 **What a child inherits.**  A request reaches the worker as open files: the program, its input, and the pipes for its
@@ -38,7 +38,7 @@ import time
 import traceback
 import types
 
-from dreamprm_lib.engine.sandbox_layers import (
+from dreamprm_lib.engine.sandbox.layers import (
     SYS_PIDFD_OPEN,
     Cell,
     is_first_in_namespace,

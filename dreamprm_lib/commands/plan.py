@@ -23,15 +23,15 @@ from urllib.parse import urlsplit
 import pandas as pd
 import torch
 
-from dreamprm_lib.artifacts import STAGES
-from dreamprm_lib.engine.endpoint import WEAKER, endpoint_from
+from dreamprm_lib.commands.run import LIMITS, Profile, split_problems, stage_parameters
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
+from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
 from dreamprm_lib.evidence.costs import CORE, CORRECTION, GPU, ROLLOUT_SHARE, TRAINING, Scale
 from dreamprm_lib.paper_scale import PAPER
-from dreamprm_lib.run import LIMITS, Profile, split_problems, stage_parameters
+from dreamprm_lib.study.folder import STAGES
 
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, FiniteFloat, ValidationError, WrapValidator
 
-from dreamprm_lib.engine.completions import Completion
+from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.schema import Form, checked
 from dreamprm_lib.errors import InputError
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.clusters import spread
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox import Limits, Sandbox, Verdict
+from dreamprm_lib.engine.sandbox.judge import Limits, Sandbox, Verdict
 
 BATCH = 16  # programs a task: a worker's first one also starts its sandbox
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamprm_lib.artifacts import STAGES, Program, StepLabel, Study
+from dreamprm_lib.commands.run import PROJECT, Profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import CORRECTING, fine_tune, recipe_of
@@ -20,7 +20,8 @@ from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.label_correction import correct_through
 from dreamprm_lib.reward_model import training_examples
-from dreamprm_lib.run import PROJECT, Profile, parse_overrides, stage_parameters
+from dreamprm_lib.study.folder import STAGES, Study
+from dreamprm_lib.study.rows import Program, StepLabel
 
 
 def train(

@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from dreamprm_lib.engine.completions import Completion, Request
 from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.policy.completions import Completion, Request
 from dreamprm_lib.engine.weights import weights_path
 from dreamprm_lib.errors import InputError, PolicyError
 

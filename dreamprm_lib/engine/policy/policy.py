@@ -1,7 +1,7 @@
 """The policy: a language model that writes programs, behind any OpenAI-compatible endpoint.
 
 `Policy.sample` looks for each completion in the recordings, then in the store, and asks the endpoint only for what is
-missing.  The embedded default writes them in this process (`engine.embedded`), from a pinned GGUF file.
+missing.  The embedded default writes them in this process (`engine.policy.embedded`), from a pinned GGUF file.
 
 A `Prompt` may *prefill* the reply: its first words are given and the model continues them.  Where raw completions can
 be had, prompt and prefill are rendered by the ChatML template (Qwen's); a chat endpoint cannot be prefilled and gets
@@ -25,7 +25,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.completions import (
+from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.policy.completions import (
     Completion,
     CompletionStore,
     Cost,
@@ -35,11 +36,10 @@ from dreamprm_lib.engine.completions import (
     WithheldRequest,
     load_recording,
 )
-from dreamprm_lib.engine.embedded import Engine
-from dreamprm_lib.engine.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
-from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.hosted import Answer, Asker
-from dreamprm_lib.engine.replies import about_tokens
+from dreamprm_lib.engine.policy.embedded import Engine
+from dreamprm_lib.engine.policy.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.policy.hosted import Answer, Asker
+from dreamprm_lib.engine.policy.replies import about_tokens
 from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)

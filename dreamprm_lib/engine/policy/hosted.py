@@ -34,9 +34,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from dreamprm_lib.engine.completions import Completion, CompletionStore, Cost, Request
-from dreamprm_lib.engine.endpoint import Endpoint, refuse_secrets
-from dreamprm_lib.engine.replies import SAMPLES, Reply, read_reply, words
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Request
+from dreamprm_lib.engine.policy.endpoint import Endpoint, refuse_secrets
+from dreamprm_lib.engine.policy.replies import SAMPLES, Reply, read_reply, words
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 log = logging.getLogger(__name__)

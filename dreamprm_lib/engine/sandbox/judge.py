@@ -1,6 +1,6 @@
 """Grade programs by their outputs, without trusting them: a program meets its tests only here, in the parent.
 
-A `Sandbox` keeps a few worker processes (`sandbox_worker.py`), each a Python of its own that forks one fresh child a
+A `Sandbox` keeps a few worker processes (`worker.py`), each a Python of its own that forks one fresh child a
 test.  The parent hands a program and an input to the child as open files, reads what the program writes, and compares:
 expected outputs never enter a process that runs a program, and nothing of a request enters the process that forks the
 next one.  `Sandbox.report` lists the layers of isolation that this kernel gave.
@@ -72,8 +72,8 @@ COMMON_MODULES = (
 _COUNTS_TWICE = {"time_limit": "time_limit", "wall_limit": "time_limit", "worker_died": "killed"}
 _REFERENCE_SECONDS = 0.004  # what `time_scale` measures on the machine that the limits were chosen on
 AT_ONCE = (os.cpu_count() or 1) + 1
-PACKAGE = Path(__file__).resolve().parents[2]  # the folder that holds dreamprm_lib
-WORKER = "dreamprm_lib.engine.sandbox_worker"
+PACKAGE = Path(__file__).resolve().parents[3]  # the folder that holds dreamprm_lib
+WORKER = "dreamprm_lib.engine.sandbox.worker"
 MESSAGE_BYTES, STDERR_TAIL = 1 << 16, 4000
 UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
 

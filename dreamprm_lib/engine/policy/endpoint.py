@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from dreamprm_lib.engine.completions import Cost, Request
 from dreamprm_lib.engine.files import from_yaml, read_text
+from dreamprm_lib.engine.policy.completions import Cost, Request
 from dreamprm_lib.engine.schema import checked, form_of
 from dreamprm_lib.errors import InputError
 

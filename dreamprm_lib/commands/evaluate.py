@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from dreamprm_lib import test_time_scaling as tts
-from dreamprm_lib.artifacts import Program, Study, read_rows
 from dreamprm_lib.candidate_solutions import free_scores, read_lcb
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.study.folder import Study
+from dreamprm_lib.study.rows import Program, read_rows
 
 
 def read_pool(

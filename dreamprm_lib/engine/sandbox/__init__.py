@@ -1,0 +1,11 @@
+"""Programs that nobody has read run here, and are judged by the outputs that they give.
+
+The names of `judge` are also this package's.  They are looked up when they are asked for, because the worker lies in
+this package too, and must not load what the judge needs.
+"""
+
+
+def __getattr__(name: str):
+    from dreamprm_lib.engine.sandbox import judge
+
+    return getattr(judge, name)
