@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -25,7 +26,9 @@ from dreamprm_lib.evidence.statistics import (
     unbiased_squares,
     with_interval,
 )
-from dreamprm_lib.label_correction import METHODS, Correction, Labelled, by_held_out_loss, correction_method, fit_rows
+from dreamprm_lib.label_correction import METHODS, Correction, by_held_out_loss, correction_method
+from dreamprm_lib.reward_model import fit_rows
+from dreamprm_lib.steps import StepTable
 
 RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
 
@@ -38,9 +41,9 @@ class Trial:
     """A planted world, split: training rows and their true values [m], clean outcomes, and states held out with their
     true values [h]."""
 
-    train: Labelled
+    train: StepTable
     train_values: np.ndarray
-    meta: Labelled
+    meta: StepTable
     held_out: np.ndarray
     held_out_values: np.ndarray
 
@@ -60,9 +63,9 @@ def split_world(
     if leaky:
         meta_rows = held_out[: len(meta_rows)]
 
-    def rows(chosen: np.ndarray, labels: np.ndarray, n: int, movable: bool) -> Labelled:
-        names = [str(i) for i in chosen]
-        return Labelled(world.features[chosen], labels, names, np.full(len(chosen), movable), np.full(len(chosen), n))
+    def rows(chosen: np.ndarray, labels: np.ndarray, n: int, movable: bool) -> StepTable:
+        size = len(chosen)
+        return StepTable(world.features[chosen], labels, chosen.astype(str), np.full(size, movable), np.full(size, n))
 
     return Trial(
         rows(train_rows, world.labels[train_rows], world.rollouts, True),
@@ -80,13 +83,13 @@ def compare(
     the labels that the method ends with, or of its scores of the training states), value_mse (of its scores on held-out
     states).  The head's ridge is chosen on the raw labels.
     """
-    _, ridge = by_held_out_loss(lambda part, r: fit_rows(part, settings, r), trial.train, RAW_RIDGES, 3, rng)
+    _, ridge = by_held_out_loss(partial(fit_rows, loss=settings.loss), trial.train, RAW_RIDGES, 3, rng)
     settings, seed = replace(settings, ridge=ridge), int(rng.integers(2**32))
     found = []
     for name, method in methods.items():
         outcome = method(trial.train, trial.meta, settings, np.random.default_rng(seed))
         scores = outcome.head.scores(trial.held_out)
-        labels = outcome.head.scores(trial.train.features) if outcome.labels is None else outcome.labels
+        labels = outcome.head.scores(trial.train.states) if outcome.labels is None else outcome.labels
         found.append(
             {
                 "method": name,
@@ -189,11 +192,17 @@ class States:
     outcomes: np.ndarray
     weak: np.ndarray
 
+    def labelled(self, known: np.ndarray) -> StepTable:
+        """These states with the share of passes in some rollouts of each [m, n] as labels, which may move."""
+        size = len(self.problems)
+        movable, rollouts = np.full(size, True), np.full(size, known.shape[1])
+        return StepTable(self.features, known.mean(axis=1), np.array(self.problems), movable, rollouts)
+
 
 def oracle_comparison(
     states: States,
-    clean: Labelled,
-    meta: Labelled,
+    clean: StepTable,
+    meta: StepTable,
     rollouts: Sequence[int],
     seeds: int,
     settings: Correction,
@@ -217,18 +226,11 @@ def oracle_comparison(
         known, oracle = (
             (rng.permuted(states.weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
         )
-        labels = known.mean(axis=1)
-        train = Labelled(
-            np.concatenate([states.features, clean.features]),
-            np.concatenate([labels, clean.labels]),
-            [*states.problems, *clean.problems],
-            np.repeat([True, False], [len(labels), len(clean)]),
-            np.repeat([n, 1], [len(labels), len(clean)]),
-        )
+        train = states.labelled(known).followed_by(clean)
         rows = []
         for name, method in chosen.items():
             outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
-            after = outcome.head.scores(train.features) if outcome.labels is None else outcome.labels
+            after = outcome.head.scores(train.states) if outcome.labels is None else outcome.labels
             rows += [
                 {
                     "rollouts": n,

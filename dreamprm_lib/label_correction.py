@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.func import grad
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import Example, FineTuned, Recipe, fine_tune
 from dreamprm_lib.engine.hypergradient import (
+    BatchLoss,
     Lower,
     Parameters,
     Step,
@@ -30,9 +33,11 @@ from dreamprm_lib.engine.hypergradient import (
     forward_mode,
     unrolled,
 )
+from dreamprm_lib.engine.losses import PAIRWISE, Pairs
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.statistics import beta_binomial_prior, wilson_interval
-from dreamprm_lib.reward_model import Head, fit_head, folds_by_problem, standardiser
+from dreamprm_lib.reward_model import Head, fit_head, fit_rows, folds_by_problem, standardiser
+from dreamprm_lib.steps import StepTable
 
 LEARNED = ("labels", "weights", "formula")
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0, 1e4)  # candidates where a strength is chosen on held-out meta problems
@@ -61,53 +66,17 @@ def label_hypergradient(
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Rows for a head.
-
-    `features` [m, width]; `labels` [m] in [0, 1]; the problem of each row; which labels may move (the noisy ones) [m]
-    (default: none); from how many rollouts each comes [m] (default: 1, an outcome); `traits` [m, q], what a label's
-    formula may depend on (default: the features).
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    problems: list[str]
-    movable: np.ndarray | None = None
-    rollouts: np.ndarray | None = None
-    traits: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        rows = len(self.labels)
-        defaults = {"movable": np.zeros(rows, bool), "rollouts": np.ones(rows, int), "traits": self.features}
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: np.ndarray) -> Labelled:
-        """The rows that a mask [m] names."""
-        names = [p for p, r in zip(self.problems, rows, strict=True) if r]
-        rest = (self.movable[rows], self.rollouts[rows], self.traits[rows])
-        return Labelled(self.features[rows], self.labels[rows], names, *rest)
-
-    def relabelled(self, labels: np.ndarray) -> Labelled:
-        """The same rows, with other labels where they may move."""
-        return replace(self, labels=np.where(self.movable, labels, self.labels))
-
-
-@dataclass(frozen=True)
 class Correction:
     """What label correction does at each iteration.
 
     `learn` is `labels` (in [0, 1], started at the MC estimate: the paper), `weights` (in [0, 2], started at 1: the
-    released code), or `formula`: label = sigmoid(logit((k + 1/2) / (n + 1)) + traits · θ + c), with θ and c learned.
+    released code), or `formula`: label = sigmoid(logit((k + 1/2) / (n + 1)) + states · θ + c), with θ and c learned.
     `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper loss grows by
     `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the lower level's
-    labels towards 0.5.  `ridge` is the head's penalty.  The lower step is preconditioned by the inverse of a bound on
-    the Hessian, XᵀX/4n + ridge, so that `lr = 1` never overshoots and one step comes near the optimum; `unroll` of them
-    are taken and differentiated at each iteration.  It starts at the fit to the raw labels (`warm_start`), or at zero.
+    labels towards 0.5.  `loss` is one of `reward_model.HEAD_LOSSES`, and `ridge` the head's penalty.  The lower step is
+    preconditioned by the inverse of a bound on the Hessian (XᵀX/4n + ridge for a loss by step), so that `lr = 1` never
+    overshoots and one step comes near the optimum; `unroll` of them are taken and differentiated at each iteration.  It
+    starts at the fit to the raw labels (`warm_start`), or at zero.
     """
 
     learn: str = "labels"
@@ -134,30 +103,27 @@ class Corrected:
     held_out_losses: np.ndarray
 
 
-def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Labelled | None = None) -> Corrected:
+def correct(train: StepTable, meta: StepTable, settings: Correction, held_out: StepTable | None = None) -> Corrected:
     """Learn labels (or weights, or a formula) of the movable training rows by the meta set's clean outcomes.
 
     With `iterations = 0` this is the plain fit to the labels that it starts with.
     """
     if settings.learn not in LEARNED:
         raise InputError(f"`learn` is {settings.learn!r}; choose one of {', '.join(LEARNED)}.")
-    mean, scale = standardiser(train.features)
-    x, meta_x = (_with_bias((rows.features - mean) / scale) for rows in (train, meta))
-    levels = _Levels(x, meta_x, torch.tensor(meta.labels, dtype=torch.float64), settings)
-    learned = _Learned(train, settings)
+    levels, learned = LinearLevels(train, meta, settings), _Learned(train, settings)
 
     def smoothed() -> torch.Tensor:
         return (1 - settings.smoothing) * learned.labels() + settings.smoothing / 2
 
-    phi = torch.zeros(x.shape[1], dtype=torch.float64)
+    phi = torch.zeros(levels.x.shape[1], dtype=torch.float64)
     if settings.warm_start:  # the lower level alone
-        start = fit_head(train.features, smoothed().numpy(), settings.ridge, loss=settings.loss)
+        start = fit_rows(replace(train, label=smoothed().numpy()), settings.ridge, settings.loss)
         phi = torch.tensor(np.append(start.weight, start.bias))
     meta_losses, held_out_losses = [], []
     for iteration in range(settings.iterations + 1):
-        head = Head(phi[:-1].numpy(), float(phi[-1]), mean, scale)
-        meta_losses.append(log_loss(head, meta))
-        held_out_losses.append(log_losses(head, held_out) if held_out else [])
+        head = levels.head(phi)
+        meta_losses.append(outcome_losses(head, meta, settings.loss).mean())
+        held_out_losses.append(outcome_losses(head, held_out, settings.loss) if held_out else [])
         if iteration == settings.iterations:
             break
         step = levels.step(phi, smoothed(), learned.weights)
@@ -167,13 +133,32 @@ def correct(train: Labelled, meta: Labelled, settings: Correction, held_out: Lab
     return Corrected(head, labels, weights, np.array(meta_losses), np.array(held_out_losses))
 
 
-class _Levels:
-    """Both levels for a linear head: features [m, width + 1] of the training rows and of the meta rows."""
+class LinearLevels:
+    """Both levels for a linear head.
 
-    def __init__(self, x: torch.Tensor, meta_x: torch.Tensor, meta_y: torch.Tensor, settings: Correction):
-        self.x, self.meta_x, self.meta_y, self.settings = x, meta_x, meta_y, settings
-        self.penalty = settings.ridge * _ridge_diagonal(x.shape[1])
-        self.inverse = torch.linalg.inv(x.T @ x / (4 * len(x)) + torch.diag(self.penalty))
+    The upper loss is that of the clean outcomes: pairwise if the lower one is, else cross-entropy.
+    """
+
+    def __init__(self, train: StepTable, meta: StepTable, settings: Correction):
+        self.settings, (self.mean, self.scale) = settings, standardiser(train.states)
+        self.x, self.meta_x = (_with_bias((rows.states - self.mean) / self.scale) for rows in (train, meta))
+        self.penalty = settings.ridge * _ridge_diagonal(self.x.shape[1])
+        meta_y = torch.tensor(meta.label, dtype=torch.float64)
+        self.loss: str | BatchLoss = settings.loss
+        self.outcome_loss = partial(binary_cross_entropy_with_logits, target=meta_y)
+        share = torch.full((len(train),), 1 / len(train), dtype=torch.float64)
+        reach = self.x
+        if settings.loss == PAIRWISE:
+            pairs, outcome_pairs = Pairs.within(train.problem), Pairs.within(meta.problem)
+            self.loss = pairs.loss
+            self.outcome_loss = partial(outcome_pairs.loss, labels=meta_y, weights=torch.ones_like(meta_y))
+            share, reach = torch.tensor(pairs.share), self.x[pairs.first] - self.x[pairs.second]
+        bound = reach.T @ (share[:, None] * reach) / 4  # of the lower loss's Hessian
+        self.inverse = torch.linalg.inv(bound + torch.diag(self.penalty))
+
+    def head(self, phi: torch.Tensor) -> Head:
+        """The head of parameters φ [width + 1]."""
+        return Head(phi[:-1].numpy(), float(phi[-1]), self.mean, self.scale)
 
     def lower(self, labels: torch.Tensor, weights: torch.Tensor) -> Lower:
         """The lower level for labels and weights [m]."""
@@ -181,7 +166,7 @@ class _Levels:
             forward=lambda p: self.x @ p["phi"],
             labels=labels,
             lr=self.settings.lr,
-            loss=self.settings.loss,
+            loss=self.loss,
             weights=weights,
             precondition=lambda gradient: {"phi": self.inverse @ gradient["phi"]},
             penalty=lambda p: (self.penalty * p["phi"] ** 2).sum() / 2,
@@ -195,31 +180,29 @@ class _Levels:
         return self._in_closed_form(lower, phi)
 
     def meta_loss(self, parameters: Parameters) -> torch.Tensor:
-        """The upper loss: cross-entropy of the clean outcomes."""
-        return binary_cross_entropy_with_logits(self.meta_x @ parameters["phi"], self.meta_y)
+        """The upper loss: that of the clean outcomes."""
+        return self.outcome_loss(self.meta_x @ parameters["phi"])
 
     def _in_closed_form(self, lower: Lower, phi: torch.Tensor) -> Step:
         """`engine.hypergradient.differentiated_step`, written out for linear logits: D_v z = X v."""
         logits = self.x @ phi
-        slope, _ = lower.slopes(logits)
-        gradient = self.x.T @ (lower.weights * slope) / len(logits) + self.penalty * phi
-        after = phi - lower.lr * self.inverse @ gradient
-        wrong = torch.sigmoid(self.meta_x @ after) - self.meta_y
-        v = self.inverse @ (self.meta_x.T @ wrong) / len(wrong)
+        slope = grad(lower.batch_loss)(logits, lower.labels, lower.weights)
+        after = phi - lower.lr * self.inverse @ (self.x.T @ slope + self.penalty * phi)
+        v = self.inverse @ (self.meta_x.T @ grad(self.outcome_loss)(self.meta_x @ after))
         return Step({"phi": after}, *by_sample(lower, logits, self.x @ v))
 
 
 class _Learned:
     """The upper level's variables, and Adam on them."""
 
-    def __init__(self, train: Labelled, settings: Correction):
+    def __init__(self, train: StepTable, settings: Correction):
         self.settings = settings
-        self.raw = torch.tensor(train.labels, dtype=torch.float64)
+        self.raw = torch.tensor(train.label, dtype=torch.float64)
         self.rollouts = torch.tensor(train.rollouts, dtype=torch.float64)
         self.movable = torch.tensor(train.movable)
         self.weights = torch.ones_like(self.raw)
-        mean, scale = standardiser(train.traits)
-        self.traits = _with_bias((train.traits - mean) / scale)
+        mean, scale = standardiser(train.states)
+        self.traits = _with_bias((train.states - mean) / scale)
         self.variable = {
             "labels": self.raw.clone(),
             "weights": self.weights,
@@ -255,7 +238,7 @@ class _Learned:
 
 
 def choose_iterations(
-    train: Labelled, meta: Labelled, settings: Correction, folds: int, rng: np.random.Generator
+    train: StepTable, meta: StepTable, settings: Correction, folds: int, rng: np.random.Generator
 ) -> tuple[int, np.ndarray]:
     """How long to correct: the iteration with the least loss on meta problems that are held out, over `folds` folds.
 
@@ -263,12 +246,12 @@ def choose_iterations(
     better than none by more than one standard error over problems, there is nothing to correct, and it is 0.  Returns
     the iteration and the mean held-out loss at each [iterations + 1].
     """
-    fold = folds_by_problem(meta.problems, folds, rng)
+    fold = folds_by_problem(meta.problem, folds, rng)
     losses = np.empty((settings.iterations + 1, len(meta)))
     for k in range(folds):
         outside = fold == k
         losses[:, outside] = correct(train, meta.take(~outside), settings, meta.take(outside)).held_out_losses
-    return _where_to_stop(losses, meta.problems), losses.mean(axis=1)
+    return _where_to_stop(losses, meta.problem), losses.mean(axis=1)
 
 
 def _where_to_stop(losses: np.ndarray, problems: Sequence[str]) -> int:
@@ -278,7 +261,7 @@ def _where_to_stop(losses: np.ndarray, problems: Sequence[str]) -> int:
 
 
 def choose(
-    train: Labelled, meta: Labelled, candidates: Sequence[Correction], folds: int, rng: np.random.Generator
+    train: StepTable, meta: StepTable, candidates: Sequence[Correction], folds: int, rng: np.random.Generator
 ) -> tuple[Correction, np.ndarray]:
     """The settings, and the number of iterations, with the least loss on held-out meta problems; and their mean loss
     at each iteration [iterations + 1]."""
@@ -325,7 +308,7 @@ def correct_through(
 
 
 def recalibrate(
-    raw: Head, meta: Labelled, ridges: Sequence[float], folds: int, rng: np.random.Generator
+    raw: Head, meta: StepTable, ridges: Sequence[float], folds: int, rng: np.random.Generator
 ) -> tuple[Head, float]:
     """The raw PRM's logit, scaled and shifted to the clean outcomes (Platt), plus a penalised linear correction.
 
@@ -335,29 +318,30 @@ def recalibrate(
     return by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
 
 
-def _recalibrated(raw: Head, meta: Labelled, ridge: float) -> Head:
-    platt = fit_head(raw.logits(meta.features)[:, None], meta.labels, 1e-3)
+def _recalibrated(raw: Head, meta: StepTable, ridge: float) -> Head:
+    platt = fit_head(raw.logits(meta.states)[:, None], meta.label, 1e-3)
     slope = max(float(platt.weight[0] / platt.scale[0]), 0.0)  # outcomes may weaken the order, not turn it round
     base = Head(slope * raw.weight, slope * raw.bias, raw.mean, raw.scale)
-    change = fit_head(meta.features, meta.labels, ridge, offset=base.logits(meta.features), like=raw)
+    change = fit_head(meta.states, meta.label, ridge, offset=base.logits(meta.states), like=raw)
     return Head(base.weight + change.weight, base.bias + change.bias, raw.mean, raw.scale)
 
 
 def by_held_out_loss(
-    fit: Callable[[Labelled, float], Head],
-    meta: Labelled,
+    fit: Callable[[StepTable, float], Head],
+    meta: StepTable,
     ridges: Sequence[float],
     folds: int,
     rng: np.random.Generator,
+    loss: str = "cross_entropy",
 ) -> tuple[Head, float]:
     """The head that `fit` makes of the rows, and its ridge: the strongest of `ridges` whose loss on held-out problems
     is not worse than the least one by more than one standard error over problems."""
-    fold = folds_by_problem(meta.problems, folds, rng)
+    fold = folds_by_problem(meta.problem, folds, rng)
     losses = {ridge: np.empty(len(meta)) for ridge in sorted(ridges, reverse=True)}
     for ridge, k in product(losses, range(folds)):
-        losses[ridge][fold == k] = log_losses(fit(meta.take(fold != k), ridge), meta.take(fold == k))
+        losses[ridge][fold == k] = outcome_losses(fit(meta.take(fold != k), ridge), meta.take(fold == k), loss)
     least = min(losses.values(), key=np.mean)
-    chosen = next(ridge for ridge, found in losses.items() if not _clearly_less(least, found, meta.problems))
+    chosen = next(ridge for ridge, found in losses.items() if not _clearly_less(least, found, meta.problem))
     return fit(meta, chosen), chosen
 
 
@@ -367,28 +351,33 @@ def _clearly_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str
     return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
 
 
-def shrunken(rows: Labelled) -> np.ndarray:
+def shrunken(rows: StepTable) -> np.ndarray:
     """Labels drawn to their common mean as far as their own noise warrants: the posterior mean of a Beta-binomial."""
     mine = rows.movable
-    a, b = beta_binomial_prior(np.rint(rows.labels[mine] * rows.rollouts[mine]), rows.rollouts[mine])
-    return (rows.labels * rows.rollouts + a) / (rows.rollouts + a + b)
+    a, b = beta_binomial_prior(np.rint(rows.label[mine] * rows.rollouts[mine]), rows.rollouts[mine])
+    return (rows.label * rows.rollouts + a) / (rows.rollouts + a + b)
 
 
-def confident(rows: Labelled) -> np.ndarray:
+def confident(rows: StepTable) -> np.ndarray:
     """The rows whose label is clearly on one side of 1/2 (90 % interval), and those that may not move [m] bool."""
-    low, high = wilson_interval(rows.labels * rows.rollouts, rows.rollouts, 0.9)
+    low, high = wilson_interval(rows.label * rows.rollouts, rows.rollouts, 0.9)
     return ~rows.movable | (low > 0.5) | (high < 0.5)
 
 
-def log_loss(head: Head, rows: Labelled) -> float:
-    """Mean cross-entropy of a head's scores to labels, in nats."""
-    return float(log_losses(head, rows).mean())
+def outcome_losses(head: Head, rows: StepTable, loss: str = "cross_entropy") -> np.ndarray:
+    """What each row [m] adds to the upper loss of a head, in nats; their mean is that loss.
 
-
-def log_losses(head: Head, rows: Labelled) -> np.ndarray:
-    """Cross-entropy of a head's score to the label of each row [m], in nats."""
-    z = head.logits(rows.features)
-    return np.logaddexp(0, z) - rows.labels * z
+    Cross-entropy of its score to its label; or, for `pairwise`, half of the loss of each pair that it is in.
+    """
+    z = head.logits(rows.states)
+    if loss != PAIRWISE:
+        return np.logaddexp(0, z) - rows.label * z
+    pairs = Pairs.within(rows.problem)
+    gap = z[pairs.first] - z[pairs.second]
+    y, other = rows.label[pairs.first], rows.label[pairs.second]
+    losses = pairs.share * (y * (1 - other) * np.logaddexp(0, -gap) + other * (1 - y) * np.logaddexp(0, gap))
+    ends = np.concatenate([pairs.first, pairs.second])
+    return len(rows) * np.bincount(ends, np.tile(losses / 2, 2), minlength=len(rows))
 
 
 def _with_bias(x: np.ndarray) -> torch.Tensor:
@@ -413,51 +402,47 @@ class Outcome:
     labels: np.ndarray | None = None
 
 
-Method = Callable[[Labelled, Labelled, Correction, np.random.Generator], Outcome]
+Method = Callable[[StepTable, StepTable, Correction, np.random.Generator], Outcome]
 
 
-def _raw(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
-    return Outcome(fit_rows(train, settings), train.labels)
+def _raw(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
+    return Outcome(fit_rows(train, settings.ridge, settings.loss), train.label)
 
 
-def fit_rows(rows: Labelled, settings: Correction, ridge: float | None = None) -> Head:
-    return fit_head(rows.features, rows.labels, ridge or settings.ridge, loss=settings.loss)
-
-
-def _relabelled(rule: Callable[[Labelled], np.ndarray]):
-    def method(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
+def _relabelled(rule: Callable[[StepTable], np.ndarray]) -> Method:
+    def method(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
         rows = train.relabelled(rule(train))
-        return Outcome(fit_rows(rows, settings), rows.labels)
+        return Outcome(fit_rows(rows, settings.ridge, settings.loss), rows.label)
 
     return method
 
 
-def _confident(train: Labelled, _meta: Labelled, settings: Correction, _rng) -> Outcome:
+def _confident(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
     kept = confident(train)
-    return Outcome(fit_rows(train.take(kept) if kept.any() else train, settings))
+    return Outcome(fit_rows(train.take(kept) if kept.any() else train, settings.ridge, settings.loss))
 
 
-def _meta_only(_train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
-    return Outcome(by_held_out_loss(lambda rows, r: fit_rows(rows, settings, r), meta, RIDGES, 3, rng)[0])
+def _meta_only(_train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
+    fit = partial(fit_rows, loss=settings.loss)
+    return Outcome(by_held_out_loss(fit, meta, RIDGES, 3, rng, settings.loss)[0])
 
 
-def _joint(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
-    def both(rows: Labelled, ridge: float) -> Head:
-        features, labels = (np.concatenate([getattr(r, n) for r in (train, rows)]) for n in ("features", "labels"))
-        return fit_head(features, labels, ridge, loss=settings.loss)
+def _joint(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
+    def both(rows: StepTable, ridge: float) -> Head:
+        return fit_rows(train.followed_by(rows), ridge, settings.loss)
 
-    return Outcome(by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng)[0])
+    return Outcome(by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng, settings.loss)[0])
 
 
-def _recalibration(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
-    return Outcome(recalibrate(fit_rows(train, settings), meta, RIDGES, 3, rng)[0])
+def _recalibration(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
+    return Outcome(recalibrate(fit_rows(train, settings.ridge, settings.loss), meta, RIDGES, 3, rng)[0])
 
 
 def correction_method(learn: str, priors: Sequence[float] = (0.0,), stopped: bool = True) -> Method:
     """Correction of `learn` with the prior and the number of iterations that held-out meta problems choose; or, not
     `stopped`, with the first of the priors and all iterations."""
 
-    def method(train: Labelled, meta: Labelled, settings: Correction, rng) -> Outcome:
+    def method(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
         candidates = [replace(settings, learn=learn, prior=prior) for prior in priors]
         chosen = choose(train, meta, candidates, 3, rng)[0] if stopped else candidates[0]
         done = correct(train, meta, chosen)
@@ -468,8 +453,8 @@ def correction_method(learn: str, priors: Sequence[float] = (0.0,), stopped: boo
 
 METHODS: dict[str, Method] = {
     "raw labels": _raw,
-    "hard labels (any pass)": _relabelled(lambda rows: (rows.labels > 0).astype(float)),
-    "hard labels (majority)": _relabelled(lambda rows: (rows.labels > 0.5).astype(float)),
+    "hard labels (any pass)": _relabelled(lambda rows: (rows.label > 0).astype(float)),
+    "hard labels (majority)": _relabelled(lambda rows: (rows.label > 0.5).astype(float)),
     "shrunken labels": _relabelled(shrunken),
     "confident labels": _confident,
     "meta only": _meta_only,

@@ -11,42 +11,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, Json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.optimize import minimize, minimize_scalar
+from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.files import from_json, write_atomically
-from dreamprm_lib.engine.losses import check_loss
+from dreamprm_lib.engine.losses import LOSSES, PAIRWISE, Pairs, check_loss
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
 from dreamprm_lib.engine.released import read_released
 from dreamprm_lib.engine.schema import Form, checked, row_of
 from dreamprm_lib.errors import InputError, WeightsError
 from dreamprm_lib.evidence.statistics import numbers
+from dreamprm_lib.steps import StepTable, in_order, viewed
 from dreamprm_lib.study.rows import Program, StepLabel
 
 if TYPE_CHECKING:
     from dreamprm_lib.engine.fine_tuning import Example, FineTuned
 
-FORMAT = "dreamprm-reward-model-3"
+FORMAT = "dreamprm-reward-model-4"
 HEAD = ("weight", "bias", "mean", "scale")
+HEAD_LOSSES = (*LOSSES, PAIRWISE)
 FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
 AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
-
-
-def step_features(backbone: Backbone, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
-    """Hidden states at the end of each step of each program: arrays [steps, layers, width], float32, kept on disk."""
-    return backbone.features(problem, [[step.text for step in split_steps(code)] for code in programs])
 
 
 # ------------------------------------------------------------------------------------------------- the head
@@ -87,16 +86,17 @@ def fit_head(
     offset: np.ndarray | None = None,
     like: Head | None = None,
     loss: str = "cross_entropy",
+    problems: Sequence[str] = (),
 ) -> Head:
     """The head that minimises a mean weighted loss to soft labels plus `ridge/2 · |weight|²`.
 
     `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
-    and not trained; `like` gives mean and scale instead of these features' own; `loss` is cross-entropy, whose problem
-    is convex, or `mse`, the squared error of the score (the original's), which is not.  Both are solved by Newton's
-    method with conjugate gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number,
-    by its row.
+    and not trained; `like` gives mean and scale instead of these features' own.  `loss` is cross-entropy, `pairwise`
+    (`engine.losses.Pairs`, within the `problems` [m]; the bias is then 0), whose problems are convex, or `mse`, the
+    squared error of the score (the original's), which is not.  All are solved by Newton's method with conjugate
+    gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number, by its row.
     """
-    check_loss(loss)
+    check_loss(loss, HEAD_LOSSES)
     features, labels = numbers("features", features, finite=True), numbers("labels", labels)
     if strange := [i for i, label in enumerate(labels) if not 0 <= label <= 1]:
         raise InputError(f"labels: row {strange[0]} holds {labels[strange[0]]} where a label in [0, 1] was expected.")
@@ -107,46 +107,106 @@ def fit_head(
     w = np.ones(len(x)) if weights is None else numbers("weights", weights, finite=True)
     shift = np.zeros(len(x)) if offset is None else numbers("offset", offset, finite=True)
     penalty = np.append(np.full(x.shape[1] - 1, ridge), 0.0)  # the bias is free
-
-    squared = loss == "mse"
+    of_logits = _Pairwise(labels, w, problems) if loss == PAIRWISE else _Pointwise(labels, w, loss)
 
     def value(beta: np.ndarray) -> float:
-        z = x @ beta + shift
-        losses = (expit(z) - labels) ** 2 if squared else np.logaddexp(0, z) - labels * z
-        return float(w @ losses / len(x) + penalty @ beta**2 / 2)
+        return float(of_logits.value(x @ beta + shift) + penalty @ beta**2 / 2)
 
     def slope(beta: np.ndarray) -> np.ndarray:
-        p = expit(x @ beta + shift)
-        by_logit = (p - labels) * (2 * p * (1 - p) if squared else 1)
-        return x.T @ (w * by_logit) / len(x) + penalty * beta
+        return x.T @ of_logits.slope(x @ beta + shift) + penalty * beta
 
     def curvature(beta: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        p = expit(x @ beta + shift)
-        by_logit = p * (1 - p) * (2 * p * (1 - p) if squared else 1)
-        return x.T @ (w * by_logit * (x @ direction)) / len(x) + penalty * direction
+        return x.T @ of_logits.curvature(x @ beta + shift, x @ direction) + penalty * direction
 
     start = np.zeros(x.shape[1])
     beta = minimize(value, start, jac=slope, hessp=curvature, method="Newton-CG", options={"xtol": 1e-9}).x
-    return Head(beta[:-1], float(beta[-1]), mean, scale)
+    return Head(beta[:-1], 0.0 if loss == PAIRWISE else float(beta[-1]), mean, scale)
+
+
+class _Pointwise:
+    """Cross-entropy or squared error of logits [m]: value, slope, and the curvature times a direction."""
+
+    def __init__(self, labels: np.ndarray, weights: np.ndarray, loss: str):
+        self.labels, self.share, self.squared = labels, weights / len(labels), loss == "mse"
+
+    def value(self, z: np.ndarray) -> float:
+        losses = (expit(z) - self.labels) ** 2 if self.squared else np.logaddexp(0, z) - self.labels * z
+        return float(self.share @ losses)
+
+    def slope(self, z: np.ndarray) -> np.ndarray:
+        p = expit(z)
+        return self.share * (p - self.labels) * (2 * p * (1 - p) if self.squared else 1)
+
+    def curvature(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        p = expit(z)
+        return self.share * p * (1 - p) * (2 * p * (1 - p) if self.squared else 1) * direction
+
+
+class _Pairwise:
+    """The same of the pairwise loss."""
+
+    def __init__(self, labels: np.ndarray, weights: np.ndarray, problems: Sequence[str]):
+        pairs = Pairs.within(problems)
+        first, second = pairs.first, pairs.second
+        share = pairs.share * weights[first] * weights[second]
+        self.up = share * labels[first] * (1 - labels[second])
+        self.down = share * labels[second] * (1 - labels[first])
+        rows, signs = np.arange(len(first)), np.ones(len(first))
+        shape = (len(first), len(labels))
+        self.gaps = csr_matrix((np.append(signs, -signs), (np.tile(rows, 2), np.append(first, second))), shape)
+
+    def value(self, z: np.ndarray) -> float:
+        gap = self.gaps @ z
+        return float(self.up @ np.logaddexp(0, -gap) + self.down @ np.logaddexp(0, gap))
+
+    def slope(self, z: np.ndarray) -> np.ndarray:
+        p = expit(self.gaps @ z)
+        return self.gaps.T @ ((self.up + self.down) * p - self.up)
+
+    def curvature(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        p = expit(self.gaps @ z)
+        return self.gaps.T @ ((self.up + self.down) * p * (1 - p) * (self.gaps @ direction))
+
+
+def calibrated(head: Head, logits: np.ndarray, labels: np.ndarray) -> Head:
+    """The head with its logit stretched and shifted, so that its scores are probabilities again (Platt 1999).
+
+    `logits` [m] are the head's, or better those of heads like it on problems that they did not see; `labels` [m] in
+    [0, 1].  The stretch is not negative, so that the order of scores stays.
+    """
+    platt = fit_head(np.asarray(logits)[:, None], labels, 1e-6)
+    stretch = max(float(platt.weight[0] / platt.scale[0]), 1e-6)
+    shift = platt.bias - float(platt.weight[0] * platt.mean[0] / platt.scale[0])
+    return Head(stretch * head.weight, stretch * head.bias + shift, head.mean, head.scale)
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A backbone, one of its layers, and a head.  `about` tells how it was trained and is kept in the checkpoint."""
+    """A backbone with the layers that are read, the views of a step that are read there, and a head on them.
+
+    `about` says how it was trained and is kept in the checkpoint.
+    """
 
     backbone: Backbone
     head: Head
     about: dict = field(default_factory=dict)
+    views: tuple[str, ...] = ("last",)
+
+    def states(self, problem: Problem, programs: Sequence[str]) -> list[np.ndarray]:
+        """What the head reads of each step of each program: arrays [steps, width]."""
+        texts = [[step.text for step in split_steps(code)] for code in programs]
+        states = self.backbone.features(problem, texts)
+        return [viewed(s, range(len(self.backbone.layers)), self.views) for s in states]
 
     def score(self, problem: Problem, programs: Sequence[str]) -> list[list[float]]:
         """The score of every step of every program, in [0, 1].  An empty program has no steps and no scores."""
-        states = step_features(self.backbone, problem, programs)
-        if strange := [s.shape[2] for s in states if len(s) and s.shape[2] != len(self.head.weight)]:
+        states = self.states(problem, programs)
+        if strange := [s.shape[1] for s in states if len(s) and s.shape[1] != len(self.head.weight)]:
             raise WeightsError(
                 f"The head reads states of {len(self.head.weight)} numbers, and {self.backbone.name} gives "
                 f"{strange[0]}: it was trained on another backbone."
             )
-        return [self.head.scores(s[:, 0]).tolist() if len(s) else [] for s in states]
+        return [self.head.scores(s).tolist() if len(s) else [] for s in states]
 
     def save(self, path: Path | str) -> None:
         """Write the checkpoint: head and tuning as safetensors, and in the metadata the backbone with its digest, the
@@ -156,7 +216,8 @@ class RewardModel:
             "format": FORMAT,
             "backbone": self.backbone.name,
             "backbone_digest": self.backbone.digest,
-            "layer": str(self.backbone.layers[0]),
+            "layers": json.dumps(self.backbone.layers),
+            "views": json.dumps(self.views),
             "dtype": self.backbone.dtype,
             "template": json.dumps(asdict(self.backbone.template)),
             "alpha": str(tuning.alpha if tuning else 0.0),
@@ -197,7 +258,7 @@ class RewardModel:
             template = row_of(Template, from_json(said.template, path), path)
             about = from_json(said.about, path)
             backbone = Backbone(
-                said.backbone, (said.layer,), template, Tuning.of_tensors(tensors, said.alpha), dtype or said.dtype
+                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), dtype or said.dtype
             )
         except InputError as error:
             raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error
@@ -208,7 +269,7 @@ class RewardModel:
                 f"here {backbone.digest[:12]}…). Fetch those, or train it again."
             )
         weight, mean, scale = (tensors[name].numpy() for name in ("weight", "mean", "scale"))
-        return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), about)
+        return cls(backbone, Head(weight, float(tensors["bias"][0]), mean, scale), about, tuple(said.views))
 
     @classmethod
     def of_tuned(cls, backbone: Backbone, tuned: FineTuned, about: dict) -> RewardModel:
@@ -233,7 +294,8 @@ class _Metadata(Form, extra="ignore", strict=False, allow_inf_nan=False):
 
     backbone: str
     backbone_digest: str
-    layer: Annotated[int, Field(ge=0)]
+    layers: Json[list[Annotated[int, Field(ge=0)]]]
+    views: Json[list[Literal["last", "step", "prefix"]]]
     dtype: str
     template: str
     alpha: float
@@ -262,32 +324,30 @@ def _in_order(data: bytes) -> bytes:
     return len(packed).to_bytes(8, "little") + packed + data[8 + size :]
 
 
-def labelled_examples(
-    problems: Mapping[str, Problem], programs: Sequence[Program], labels: Sequence[StepLabel]
-) -> list[Example]:
-    """Problems (by id), programs and labels as fine-tuning reads them; a step without a label gets NaN, and a clean
-    label may not move."""
-    from dreamprm_lib.engine.fine_tuning import Example
+def training_programs(
+    problems: Mapping[str, Problem], solutions: Sequence[Program], labels: Sequence[StepLabel]
+) -> tuple[list[Program], list[Program]]:
+    """The programs that reward models learn from, in the order of a step table's rows: those that have labels, and
+    those of the meta problems, whose outcomes are clean."""
+    known = {(x.problem, x.sample) for x in labels}
+    train = [p for p in solutions if (p.problem, p.sample) in known]
+    meta = [p for p in solutions if problems[p.problem].split == "meta" and p.steps]
+    return in_order(train), in_order(meta)
 
-    known = {(x.problem, x.sample, x.step): x for x in labels}
-    examples = []
+
+def examples(problems: Mapping[str, Problem], programs: Sequence[Program], table: StepTable) -> list[Example]:
+    """Problems (by id), programs and the labels of their step table as fine-tuning reads them."""
+    from dreamprm_lib.engine.fine_tuning import Example  # brings torch's training and peft
+
+    found, first = [], 0
     for name in dict.fromkeys(p.problem for p in programs):
         mine = [p for p in programs if p.problem == name]
-        rows = [[known.get((name, p.sample, k)) for k in range(len(p.steps))] for p in mine]
-        values = [[x.label if x else float("nan") for x in row] for row in rows]
-        movable = [[bool(x) and not x.clean for x in row] for row in rows]
-        examples.append(Example(problems[name], [p.steps for p in mine], values, movable))
-    return examples
-
-
-def labels_by_step(
-    programs: Sequence[Program], labels: Sequence[Sequence[Sequence[float]]]
-) -> dict[tuple[str, int, int], float]:
-    """The labels of `labelled_examples`, by problem, sample and step."""
-    found = {}
-    for name, rows in zip(dict.fromkeys(p.problem for p in programs), labels, strict=True):
-        mine = [p for p in programs if p.problem == name]
-        found |= {(name, p.sample, k): y for p, row in zip(mine, rows, strict=True) for k, y in enumerate(row)}
+        ends = first + np.cumsum([len(p.steps) for p in mine])
+        cuts, first = [first, *ends], int(ends[-1])
+        label, movable = (
+            [column[a:b].tolist() for a, b in pairwise(cuts)] for column in (table.label, table.movable)
+        )
+        found.append(Example(problems[name], [p.steps for p in mine], label, movable))
     return found
 
 
@@ -301,14 +361,12 @@ def training_examples(
     """
     if method not in FINE_TUNED:
         raise InputError(f"{method!r} is not fine-tuned: choose one of {', '.join(FINE_TUNED)}.")
-    labelled = {(x.problem, x.sample) for x in labels}
-    train = [p for p in solutions if (p.problem, p.sample) in labelled]
-    examples = labelled_examples(problems, train, [x for x in labels if method != "orm" or x.clean])
+    train, meta = training_programs(problems, solutions, labels)
+    table = StepTable.join(problems, train, labels)
+    taught = examples(problems, train, table.with_outcomes() if method == "orm" else table)
     if method != "dreamprm_code":
-        return examples, []
-    meta = [p for p in solutions if problems[p.problem].split == "meta" and p.steps]
-    ends = [StepLabel(p.problem, p.sample, len(p.steps) - 1, p.code, 1, p.passed, float(p.passed), True) for p in meta]
-    return examples, labelled_examples(problems, meta, ends)
+        return taught, []
+    return taught, examples(problems, meta, StepTable.join(problems, meta).with_outcomes())
 
 
 def aggregate(steps: Sequence[float], how: str = "mean") -> float:
@@ -357,27 +415,24 @@ def folds_by_problem(problems: Sequence[str], folds: int, rng: np.random.Generat
     return np.array([fold_of[p] for p in problems])
 
 
-def cross_validated_scores(
-    features: np.ndarray,
-    labels: np.ndarray,
-    problems: Sequence[str],
-    ridge: float,
-    folds: np.ndarray,
-    train_on: np.ndarray | slice = slice(None),
-    loss: str = "cross_entropy",
+def cross_validated_logits(
+    rows: StepTable, ridge: float, folds: np.ndarray, train_on: np.ndarray, loss: str = "cross_entropy"
 ) -> np.ndarray:
-    """Out-of-fold scores [m]: each problem's rows are scored by a head that never saw that problem.
+    """Out-of-fold logits [m]: each problem's rows are judged by a head that never saw that problem.
 
-    `train_on` selects the rows that heads learn from (the ORM learns from last steps alone); all are scored.
+    `train_on` [m] selects the rows that heads learn from (the ORM learns from last steps alone); all are judged.
     """
-    keep = np.zeros(len(labels), bool)
-    keep[train_on] = True
-    scores = np.empty(len(labels))
+    logits = np.empty(len(rows))
     for fold in np.unique(folds):
         held_out = folds == fold
-        head = fit_head(features[keep & ~held_out], labels[keep & ~held_out], ridge, loss=loss)
-        scores[held_out] = head.scores(features[held_out])
-    return scores
+        head = fit_rows(rows.take(train_on & ~held_out), ridge, loss)
+        logits[held_out] = head.logits(rows.states[held_out])
+    return logits
+
+
+def fit_rows(rows: StepTable, ridge: float, loss: str = "cross_entropy") -> Head:
+    """`fit_head` on the rows of a step table."""
+    return fit_head(rows.states, rows.label, ridge, loss=loss, problems=list(rows.problem))
 
 
 # ------------------------------------------------------------------------------------------------- calibration

@@ -49,9 +49,6 @@ def float32_backbones(tmp_path, monkeypatch):
 
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
     monkeypatch.setattr(backbone, "fast_dtype", lambda: "float32")
-    kept = (backbone._cached_features, backbone.open_model)
-    for function in kept:
-        function.cache_clear()
+    backbone.open_model.cache_clear()
     yield
-    for function in kept:
-        function.cache_clear()
+    backbone.open_model.cache_clear()

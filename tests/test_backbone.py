@@ -42,7 +42,10 @@ def one_pass_a_prefix(name, layers, template, steps):
         ids = [*tree.root, *chain(*tree.branches[0][: k + 1]), *tree.leaf]
         with torch.inference_mode():
             hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-        rows.append(np.stack([hidden[layer][0, -1].float().numpy() for layer in layers]))
+        own = slice(len(tree.root), len(ids) - len(tree.leaf))
+        read = [hidden[layer][0].float().numpy() for layer in layers]
+        step = len(tree.branches[0][k])
+        rows.append([[h[-1], h[own][-step:].mean(axis=0), h[own].mean(axis=0)] for h in read])
     return np.array(rows)
 
 
@@ -54,7 +57,7 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
     steps = steps_of([*ragged_programs, *recorded_programs(12)])
     layers = (0, 1, 3)
     together = Backbone(tiny_backbone, layers, template).features(PROBLEM, steps)
-    assert [s.shape for s in together[:4]] == [(3, 3, 32), (1, 3, 32), (2, 3, 32), (0, 3, 32)]
+    assert [s.shape for s in together[:4]] == [(n, 3, 3, 32) for n in (3, 1, 2, 0)]
     for mine, states in zip(steps, together, strict=True):
         if mine:
             alone = one_pass_a_prefix(tiny_backbone, layers, template, mine)
@@ -79,8 +82,8 @@ def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_progra
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
     (states,) = Backbone(tiny_backbone, (1, 2)).features(PROBLEM, [[ragged_programs[1]]])
-    np.testing.assert_allclose(states[0, 0], hidden[1][0, -1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(states[0, 1], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states[0, 0, 0], hidden[1][0, -1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states[0, 1, 0], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_mask_of_a_small_tree():
@@ -145,7 +148,7 @@ def test_the_faster_precision_is_measured_once_and_kept(monkeypatch):
 
 def test_a_long_statement_loses_its_middle_and_a_long_program_is_refused(tiny_backbone, caplog):
     (states,) = Backbone(tiny_backbone, (1,)).features(replace(PROBLEM, statement="word " * 3000), [["print(1)\n"]])
-    assert states.shape == (1, 1, 32) and "cut in its middle" in caplog.text
+    assert states.shape == (1, 1, 3, 32) and "cut in its middle" in caplog.text
     with pytest.raises(InputError, match="leaves"):
         Backbone(tiny_backbone, (1,)).features(PROBLEM, [["x = 1\n" * 2000]])
     assert bb.cut_middle(list(range(10)), 4 + 60) == list(range(10))
@@ -162,7 +165,7 @@ def test_a_layer_or_precision_that_is_not_there_is_named(tiny_backbone):
 def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch, ragged_programs):
     eye, steps = Backbone(tiny_backbone, (1,)), steps_of(ragged_programs)
     first = eye.features(PROBLEM, steps)
-    monkeypatch.setattr(bb, "open_model", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Tree, "passes", lambda *_: pytest.fail("computed again"))
     again = eye.features(PROBLEM, steps)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     for other in (Backbone(tiny_backbone, (2,)), Backbone(tiny_backbone, (1,), TEMPLATES[1])):

@@ -38,7 +38,7 @@ def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, part, temp
         trained = [scorer.eval()(batch["ends"], batch["inputs"]).numpy() for batch in batches]
     for example, logits in zip(EXAMPLES, trained, strict=True):
         plain, states = (
-            np.concatenate(replace(eye, tuning=t).features(example.problem, example.programs))[:, 0]
+            np.concatenate(replace(eye, tuning=t).features(example.problem, example.programs))[:, 0, 0]
             for t in (None, tuned.tuning)
         )
         np.testing.assert_allclose(states @ tuned.weight + tuned.bias, logits, rtol=1e-3, atol=1e-3)

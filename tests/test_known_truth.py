@@ -8,7 +8,8 @@ from scipy import stats
 from dreamprm_lib import known_truth as kt
 from dreamprm_lib.evidence.planted import planted_world
 from dreamprm_lib.evidence.statistics import unbiased_squares
-from dreamprm_lib.label_correction import METHODS, Correction, Labelled
+from dreamprm_lib.label_correction import METHODS, Correction
+from dreamprm_lib.steps import StepTable
 
 
 def test_a_comparison_holds_states_out_and_tells_each_method():
@@ -52,7 +53,7 @@ def test_leaky_outcomes_are_those_of_the_states_held_out():
     world = planted_world(np.random.default_rng(0).standard_normal((400, 3)), 4, "none", np.random.default_rng(1))
     trial = kt.split_world(world, np.random.default_rng(2), 60, train_size=50, leaky=True)
     assert len(trial.train) == 50
-    np.testing.assert_array_equal(trial.meta.features, trial.held_out[:60])
+    np.testing.assert_array_equal(trial.meta.states, trial.held_out[:60])
 
 
 def test_an_ablation_changes_one_thing_and_names_it():
@@ -88,10 +89,10 @@ def states():
     values = 1 / (1 + np.exp(-2 * x[:, 0]))
     outcomes, weak = rng.random((120, 32)) < values[:, None], rng.random((120, 8)) < values[:, None] / 2
     meta_x = rng.standard_normal((150, 3))
-    meta = Labelled(
+    meta = StepTable(
         meta_x, (rng.random(150) < 1 / (1 + np.exp(-2 * meta_x[:, 0]))) * 1.0, [str(i // 4) for i in range(150)]
     )
-    clean = Labelled(x[:40], outcomes[:40, 0] * 1.0, [str(i) for i in range(40)])
+    clean = StepTable(x[:40], outcomes[:40, 0] * 1.0, [str(i) for i in range(40)])
     problems = [str(i // 3) for i in range(120)]
     return kt.States(x, problems, outcomes, weak), clean, meta, values
 

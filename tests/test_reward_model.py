@@ -1,15 +1,19 @@
 """The head against closed forms, ranking literals, and checkpoints that refuse what does not fit."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_lib import reward_model as rm
 from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.losses import Pairs
 from dreamprm_lib.errors import InputError, WeightsError
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.rows import Program, StepLabel
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
@@ -90,10 +94,59 @@ def test_out_of_fold_scores_never_saw_their_problem():
     x = np.eye(30)[owner]
     problems = [str(o) for o in owner]
     fold = rm.folds_by_problem(problems, 5, rng)
-    scores = rm.cross_validated_scores(x, coin, problems, 0.01, fold)
-    seen = rm.fit_head(x, coin, 0.01).scores(x)
+    rows = StepTable(x, coin, np.array(problems))
+    logits = rm.cross_validated_logits(rows, 0.01, fold, np.full(len(rows), True))
+    seen = rm.fit_rows(rows, 0.01).scores(x)
     assert ((seen > 0.5) == coin).all()
-    assert np.corrcoef(scores, coin)[0, 1] < 0.2
+    assert np.corrcoef(logits, coin)[0, 1] < 0.2
+
+
+def test_the_pairwise_head_is_logistic_regression_on_differences():
+    """Outcomes of three problems: each pair of a passing and a failing program is one row, without an intercept."""
+    rng = np.random.default_rng(0)
+    x, passed, problems = rng.standard_normal((12, 3)), rng.integers(0, 2, 12), np.repeat(list("abc"), 4)
+    head = rm.fit_head(x, passed.astype(float), 0.1, loss="pairwise", problems=problems)
+    rows, shares = [], []
+    for name in "abc":
+        mine = np.flatnonzero(problems == name)
+        for good, bad in product(mine[passed[mine] == 1], mine[passed[mine] == 0]):
+            rows.append(head.standardise(x)[good] - head.standardise(x)[bad])
+            shares.append(1 / 6 / 3)
+    errors = 1 - 1 / (1 + np.exp(-np.array(rows) @ head.weight))
+    np.testing.assert_allclose(np.array(rows).T @ (shares * errors), 0.1 * head.weight, atol=1e-7)
+    assert head.bias == 0
+
+
+def test_a_problem_s_own_level_does_not_move_the_pairwise_head():
+    """A feature that tells problems apart, and nothing within one, gets no weight; by step it would get all of it."""
+    rng = np.random.default_rng(1)
+    easy = np.repeat([1.0, -1.0], 20)
+    within = rng.standard_normal(40)
+    passed = (rng.random(40) < 1 / (1 + np.exp(-3 * easy - within))).astype(float)
+    x, problems = np.column_stack([easy, within]), np.repeat(["easy", "hard"], 20)
+    by_pair, by_step = (rm.fit_head(x, passed, 0.01, loss=y, problems=problems) for y in ("pairwise", "cross_entropy"))
+    assert abs(by_pair.weight[0]) < 1e-9 < by_pair.weight[1]
+    assert by_step.weight[0] > by_step.weight[1]
+
+
+@pytest.mark.parametrize("kind", [rm.HEAD_LOSSES[-1]])
+def test_the_loss_of_soft_pairs_is_the_mean_over_drawn_outcomes(kind):
+    """Labels are chances: the pairwise loss is its mean over independent outcomes drawn with them."""
+    rng = np.random.default_rng(2)
+    y, z = torch.tensor(rng.random(5)), torch.tensor(rng.standard_normal(5))
+    pairs, ones = Pairs.within(list("aaabb")), torch.ones(5, dtype=torch.float64)
+    drawn = [pairs.loss(z, torch.tensor(rng.random(5)) * 0 + (torch.tensor(rng.random(5)) < y), ones) for _ in range(4000)]
+    assert float(pairs.loss(z, y, ones)) == pytest.approx(float(torch.stack(drawn).mean()), rel=0.05)
+
+
+def test_calibration_stretches_a_logit_and_keeps_its_order():
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal(20_000)
+    passed = (rng.random(20_000) < 1 / (1 + np.exp(-(2 * logits - 1)))).astype(float)
+    head = rm.calibrated(rm.Head(np.ones(1), 0.0, np.zeros(1), np.ones(1)), logits, passed)
+    assert head.weight[0] == pytest.approx(2, abs=0.1) and head.bias == pytest.approx(-1, abs=0.1)
+    backwards = rm.calibrated(rm.Head(np.ones(1), 0.0, np.zeros(1), np.ones(1)), -logits, passed)
+    assert backwards.weight[0] > 0
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
@@ -186,17 +239,19 @@ def test_each_method_s_examples():
         rm.training_examples(problems, programs, labels, "consensus")
 
 
-def test_labels_of_examples_are_found_again_by_their_step():
-    """Programs of two problems, mingled, as a table may have them."""
+def test_labels_of_examples_are_in_the_order_of_the_table():
+    """Programs of two problems, mingled, as a file may have them."""
     rows = [("b", 1, 0.1, 0.2), ("a", 0, 0.3, 0.4), ("b", 0, 0.5, 0.6), ("a", 2, 0.7, 0.8)]
     problems = {name: Problem(name, name, "Add.", "easy", "train", (), ()) for name in "ab"}
     programs = [Program(name, sample, "xy", ["x", "y"], True, "passed", 2) for name, sample, *_ in rows]
     labels = [
         StepLabel(name, sample, step, "x", 1, 1, y, False) for name, sample, *ys in rows for step, y in enumerate(ys)
     ]
-    examples = rm.labelled_examples(problems, programs, labels)
-    found = rm.labels_by_step(programs, [example.labels for example in examples])
-    assert found == {(x.problem, x.sample, x.step): x.label for x in labels}
+    table = StepTable.join(problems, programs, labels)
+    found = [y for example in rm.examples(problems, programs, table) for program in example.labels for y in program]
+    assert found == table.label.tolist() == [0.1, 0.2, 0.5, 0.6, 0.3, 0.4, 0.7, 0.8]
+    assert table.problem.tolist() == list("bbbbaaaa") and table.sample.tolist() == [1, 1, 0, 0, 0, 0, 2, 2]
+    assert table.rows_of([("a", 0, 1), ("b", 0, 0)]).tolist() == [5, 2]
 
 
 # ------------------------------------------------------------------------------------------------- what is no number
@@ -269,7 +324,8 @@ def test_lora_matrices_that_do_not_fit_together_are_refused(checkpoint, shapes):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"layer": "two"}, "`layer` is 'two'"),
+        ({"layers": "two"}, "`layers` is 'two'"),
+        ({"views": '["first"]'}, "`views"),
         ({"alpha": "nan"}, "`alpha` is"),
         ({"template": "{"}, "not JSON"),
         ({"template": '{"before": 3}'}, "`before` is 3"),

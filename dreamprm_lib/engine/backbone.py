@@ -1,17 +1,20 @@
 """The backbone: a causal LM that reads a problem and its candidate programs as one tree, each token once.
 
-A process reward model needs a hidden state at the end of every prefix of every candidate.  A causal model that reads
+A process reward model needs the hidden states of every prefix of every candidate.  A causal model that reads
 prefix by prefix pays for the same tokens again and again.  Here the statement is the root of a tree and is read once;
 each candidate is a branch, read once for all its steps; and where the template puts text behind the code, each prefix
 gets that text as a leaf of its own.  A token sees its ancestors and nothing else (a tree-attention mask), and its
 position is its depth, so every state equals that of a pass over the prefix alone, up to the rounding of the arithmetic.
 
-Segments (statement, steps, closing text) are tokenised apart, so a prefix means the same tokens everywhere.
+Segments (statement, steps, closing text) are tokenised apart, so a prefix means the same tokens everywhere.  A step has
+three views (`VIEWS`): the state of its last token, the mean over its own tokens, and the mean over its prefix.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import logging
 import platform
 import timeit
@@ -26,7 +29,7 @@ from joblib import Memory
 from safetensors.torch import save
 from transformers.cache_utils import DynamicCache
 
-from dreamprm_lib.engine.files import cache_dir, file_digest
+from dreamprm_lib.engine.files import cache_dir, file_digest, write_atomically
 from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.engine.weights import WEIGHTS, safetensors_folder
 from dreamprm_lib.errors import InputError, WeightsError
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 MAX_TOKENS = 2048  # a statement with one program
 PACK_TOKENS = 1024  # tokens of candidates in one pass: many enough to keep the processor busy, few enough for the mask
 DTYPES = ("bfloat16", "float32")
+VIEWS = ("last", "step", "prefix")  # of a step: its last token, the mean of its tokens, the mean of its prefix
 FEATURE_CACHE_BYTES = 2 * 1024**3
 
 
@@ -155,23 +159,58 @@ class Backbone:
         return WEIGHTS[self.name].sha256 if self.name in WEIGHTS else _digest(self.name)
 
     def features(self, problem: Problem, programs: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Hidden states at the end of each step: an array [steps, layers, width], float32, for each program.
+        """Hidden states of each step: an array [steps, layers, views, width], float32, for each program.
 
-        A program is the texts of its steps.  Results are kept on disk by content; `FEATURE_CACHE_BYTES` bounds the
-        folder.  Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
+        A program is the texts of its steps; the views are those of `VIEWS`.  States are kept on disk, a file for each
+        problem, list of programs and layer, named by all that they depend on; `FEATURE_CACHE_BYTES` bounds the folder.
+        Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
         """
-        digests = (self.digest, self.tuning.digest if self.tuning else "")
         texts = [list(steps) for steps in programs]
-        return _cached_features()(
-            digests,
-            self.dtype,
-            self.template.root(problem),
-            self.template.after,
-            self.layers,
-            texts,
-            self.name,
-            self.tuning,
-        )
+        if not texts:
+            return []
+        before, after = self.template.root(problem), self.template.after
+        tuned = self.tuning.digest if self.tuning else ""
+        said = repr((self.digest, tuned, self.dtype, before, after, texts)).encode()
+        files = {layer: _feature_file(said + b" %d" % layer) for layer in self.layers}
+        if missing := tuple(layer for layer, file in files.items() if not file.exists()):
+            read = self._read(before, texts, missing)
+            for number, layer in enumerate(missing):
+                _keep(files[layer], np.concatenate([states[:, number] for states in read]))
+        by_layer = [np.load(files[layer]) for layer in self.layers]
+        ends = np.cumsum([len(steps) for steps in texts])[:-1]
+        return np.split(np.stack(by_layer, axis=1), ends)
+
+    def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
+        tokenizer, model = open_model(self.name, self.dtype, max(layers), self.tuning)
+        tree = Tree.of(tokenizer, before, self.template.after, programs)
+        shape = (len(layers), len(VIEWS), model.config.hidden_size)
+        states = [np.zeros((len(steps), *shape), np.float32) for steps in programs]
+        with torch.inference_mode():
+            for pack, hidden in tree.passes(model, layers):
+                for owner, ends, start in zip(pack.owners, pack.ends, pack.starts, strict=True):
+                    sizes = [len(step) for step in tree.branches[owner]]
+                    own = hidden[start : start + sum(sizes)].float().split(sizes)
+                    sums = torch.stack([tokens.sum(dim=0) for tokens in own])
+                    length = torch.tensor(sizes, device=sums.device)[:, None, None]
+                    means = sums / length, sums.cumsum(dim=0) / length.cumsum(dim=0)
+                    states[owner] = torch.stack([hidden[ends].float(), *means], dim=2).cpu().numpy()
+        return states
+
+
+def _feature_file(said: bytes) -> Path:
+    return cache_dir() / "features" / f"{hashlib.sha256(said).hexdigest()}.npy"
+
+
+def _keep(path: Path, states: np.ndarray) -> None:
+    """Write states into the cache, and delete the oldest files above its bound."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, states)
+    write_atomically(path, buffer.getvalue())
+    oldest_last = sorted(path.parent.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
+    total = np.cumsum([file.stat().st_size for file in oldest_last])
+    for file in itertools.compress(oldest_last, total > FEATURE_CACHE_BYTES):
+        file.unlink(missing_ok=True)
 
 
 @cache
@@ -182,33 +221,6 @@ def _digest(name: str) -> str:
     if files:
         return hashlib.sha256("".join(file_digest(f) for f in files).encode()).hexdigest()
     return AutoConfig.from_pretrained(name)._commit_hash or hashlib.sha256(name.encode()).hexdigest()
-
-
-@cache
-def _cached_features():
-    memory = Memory(cache_dir() / "features", verbose=0)
-    memory.reduce_size(bytes_limit=FEATURE_CACHE_BYTES)
-    return memory.cache(_features, ignore=["name", "tuning"])
-
-
-def _features(
-    digests: tuple[str, str],
-    dtype: str,
-    before: str,
-    after: str,
-    layers: tuple[int, ...],
-    programs: list[list[str]],
-    name: str,
-    tuning: Tuning | None,
-) -> list[np.ndarray]:
-    tokenizer, model = open_model(name, dtype, max(layers), tuning)
-    tree = Tree.of(tokenizer, before, after, programs)
-    states = [np.zeros((len(steps), len(layers), model.config.hidden_size), np.float32) for steps in programs]
-    with torch.inference_mode():
-        for pack, hidden in tree.passes(model, layers):
-            for owner, ends in zip(pack.owners, pack.ends, strict=True):
-                states[owner] = hidden[ends].float().cpu().numpy()
-    return states
 
 
 # ------------------------------------------------------------------------------------------------- the tree
@@ -278,11 +290,13 @@ class Tree:
         """Lay branches out one behind the other, each before its leaves: all that a token sees stands before it."""
         ids: list[int] = []
         depth: list[int] = []
+        starts: list[int] = []
         ends: list[np.ndarray] = []
         sees: list[tuple[int, int, int]] = []  # the part of the branch that is seen, and where the own segment begins
         for owner in owners:
             steps = self.branches[owner]
             start, last = len(ids), np.cumsum([len(step) for step in steps])
+            starts.append(start)
             ids += [token for step in steps for token in step]
             depth += range(last[-1])
             sees += [(start, start, start)] * last[-1]
@@ -300,19 +314,20 @@ class Tree:
         if carry_root:
             above = torch.cat([torch.ones(height, height).tril(), torch.zeros(height, len(ids))], dim=1).bool()
             ids, depth, mask = self.root + ids, [*range(height), *depth], torch.cat([above, mask])
-            ends = [rows + height for rows in ends]
-        return Pack(owners, ends, torch.tensor([ids]), torch.tensor([depth]), mask[None, None])
+            starts, ends = [row + height for row in starts], [rows + height for rows in ends]
+        return Pack(owners, starts, ends, torch.tensor([ids]), torch.tensor([depth]), mask[None, None])
 
 
 @dataclass(frozen=True)
 class Pack:
     """Branches that are read in one pass.
 
-    `owners` are indices of candidates and `ends` the rows of their steps' ends; `ids` and `depth` [1, tokens]; `mask`
-    [1, 1, tokens, root + tokens] tells who sees whom.
+    `owners` are indices of candidates, `starts` the rows of their first tokens and `ends` those of their steps' ends;
+    `ids` and `depth` [1, tokens]; `mask` [1, 1, tokens, root + tokens] says who sees whom.
     """
 
     owners: list[int]
+    starts: list[int]
     ends: list[np.ndarray]
     ids: torch.Tensor
     depth: torch.Tensor

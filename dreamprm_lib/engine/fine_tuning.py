@@ -133,14 +133,14 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
 @dataclass(frozen=True)
 class FineTuned:
     """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every round of all packs, the
-    labels as they ended, in the shape of the examples', and the loss (summed over its steps) of each held-out example
+    labels as they ended, in the order of the examples' steps, and the loss (summed over its steps) of each held-out example
     at each of `Recipe.looks` [looks, held out]."""
 
     tuning: Tuning
     weight: np.ndarray
     bias: float
     losses: list[float]
-    labels: list[list[list[float]]]
+    labels: np.ndarray
     held_out: np.ndarray
 
 
@@ -379,14 +379,14 @@ class _Training:
         generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
         return [batches[k] for k in torch.randperm(len(batches), generator=generator)]
 
-    def labels(self, examples: Sequence[Example]) -> list[list[list[float]]]:
-        """The labels as they stand; those that no batch has are as they were."""
+    def labels(self, examples: Sequence[Example]) -> np.ndarray:
+        """The labels [steps] of the examples as they are now; those that no batch has are as they were."""
         found = [[list(map(float, program)) for program in example.labels] for example in examples]
         for batch in self.train:
             values = iter(self.table[batch["ids"]].tolist())
             for owner in batch["owners"]:
                 found[batch["example"]][owner] = [next(values) for _ in found[batch["example"]][owner]]
-        return found
+        return np.array([label for example in found for program in example for label in program])
 
     def save(self, path: Path) -> None:
         """Write all that the next step depends on, whole or not at all; the first process does it for all."""

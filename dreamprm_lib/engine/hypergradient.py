@@ -11,6 +11,10 @@ A label enters the lower gradient as wᵢ ∂ℓ/∂z(zᵢ, yᵢ) ∇φ zᵢ, so
 For cross-entropy ∂²ℓ/∂z∂y = -1.  All derivatives of the batch are one directional derivative of its logits: no second
 derivative by φ.  One forward-mode product gives it exactly, two passes without any gradient nearly.
 
+A loss L(z, y, w) that joins the samples (such as `losses.Pairs.loss`) needs no more: with u = Dᵥ z,
+
+    ∂L_meta/∂(y, w) = -η ∂/∂(y, w) ⟨∇z L(z, y, w), u⟩.
+
 Beside it, to compare: finite differences of the lower loss's gradient (the released code's way, by `betty`), and double
 backward through several steps.
 """
@@ -27,6 +31,7 @@ from dreamprm_lib.engine.losses import sample_losses
 
 Parameters = Mapping[str, torch.Tensor]
 Forward = Callable[[Parameters], torch.Tensor]
+BatchLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def identity(gradient: Parameters) -> Parameters:
@@ -38,42 +43,43 @@ def identity(gradient: Parameters) -> Parameters:
 class Lower:
     """The lower level on one batch.
 
-    `forward` maps parameters to logits [n]; `labels` [n] in [0, 1]; `lr` is η; `loss` names a loss of `engine.losses`,
-    or is a function of logits and labels that gives the losses [n]; `weights` [n] (default 1); `precondition` is the
-    fixed symmetric linear map P; `penalty` is a part of the lower loss that no label enters.
+    `forward` maps parameters to logits [n]; `labels` [n] in [0, 1]; `lr` is η; `loss` names a loss of a sample
+    (`losses.LOSSES`), or is a function of logits, labels and weights [n] that gives the loss of the batch; `weights`
+    [n] (default 1); `precondition` is the fixed symmetric linear map P; `penalty` is a part of the lower loss that no
+    label enters.
     """
 
     forward: Forward
     labels: torch.Tensor
     lr: float
-    loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = "cross_entropy"
+    loss: str | BatchLoss = "cross_entropy"
     weights: torch.Tensor | None = None
     precondition: Callable[[Parameters], Parameters] = identity
     penalty: Callable[[Parameters], torch.Tensor] | None = None
 
-    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of each sample [n], unweighted."""
-        return self.loss(logits, labels) if callable(self.loss) else sample_losses(logits, labels, self.loss)
+    def batch_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss of the batch, without the penalty."""
+        if callable(self.loss):
+            return self.loss(logits, labels, torch.ones_like(logits) if weights is None else weights)
+        losses = sample_losses(logits, labels, self.loss)
+        return (losses if weights is None else weights * losses).mean()
 
     def slopes(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """∂ℓ/∂z and ∂²ℓ/∂z∂y of each sample [n]."""
+        """∂ℓ/∂z and ∂²ℓ/∂z∂y of each sample [n], for a loss that is one of a sample."""
         score = torch.sigmoid(logits)
         if self.loss == "cross_entropy":
             return score - self.labels, -torch.ones_like(score)
-        if self.loss == "mse":
-            steepness = 2 * score * (1 - score)
-            return steepness * (score - self.labels), -steepness
+        steepness = 2 * score * (1 - score)
+        return steepness * (score - self.labels), -steepness
 
-        def slope(labels: torch.Tensor) -> torch.Tensor:
-            return grad(lambda z: self.losses(z, labels).sum())(logits)
-
-        return slope(self.labels), grad(lambda labels: slope(labels).sum())(self.labels)
-
-    def value(self, parameters: Parameters, labels: torch.Tensor, weights: torch.Tensor | None) -> tuple:
+    def value(
+        self, parameters: Parameters, labels: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The lower loss, and the logits that it was computed from."""
         logits = self.forward(parameters)
-        losses = self.losses(logits, labels)
-        value = (losses if weights is None else weights * losses).mean()
+        value = self.batch_loss(logits, labels, weights)
         return value + self.penalty(parameters) if self.penalty else value, logits
 
     def step(
@@ -135,9 +141,17 @@ def differentiated_step(
 
 def by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Derivatives by label and by weight [n], from the logits' derivative along v."""
-    slope, mixed = lower.slopes(logits)
-    scale = -lower.lr / len(logits) * derivative
-    return scale * mixed * (1 if lower.weights is None else lower.weights), scale * slope
+    if not callable(lower.loss):
+        slope, mixed = lower.slopes(logits)
+        scale = -lower.lr / len(logits) * derivative
+        return scale * mixed * (1 if lower.weights is None else lower.weights), scale * slope
+
+    def slope_along(labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return grad(lower.batch_loss)(logits, labels, weights) @ derivative
+
+    ones = torch.ones_like(logits) if lower.weights is None else lower.weights
+    by_label, by_weight = grad(slope_along, argnums=(0, 1))(lower.labels, ones)
+    return -lower.lr * by_label, -lower.lr * by_weight
 
 
 # ------------------------------------------------------------------------------------------------- other ways
