@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prm",
         type=Path,
         metavar="CHECKPOINT",
-        help="the reward model that steers `--only search` (default: outputs/reference/prm_cof.safetensors)",
+        help="the reward model that steers `--only search` (default: the small one that is shipped)",
     )
     record.add_argument(
         "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
@@ -167,11 +167,12 @@ def _weights_verify(_options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.record import RECORDINGS, REFERENCE_PRM, record
+    from dreamprm_lib.commands.record import RECORDINGS, record
     from dreamprm_lib.commands.run import elsewhere, load_profile, parse_overrides
+    from dreamprm_lib.reward_model import SMALL_PRM
 
     profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
-    folders = {"prm": options.prm or REFERENCE_PRM, "into": options.into or RECORDINGS}
+    folders = {"prm": options.prm or SMALL_PRM, "into": options.into or RECORDINGS}
     print(*record(profile, options.only, options.threads, **folders, overrides=overrides), sep="\n")
 
 

@@ -236,6 +236,12 @@ def posterior_labels(labels: Sequence[StepLabel], verdicts: bool = True) -> Post
     return Posterior(weights)
 
 
+def with_posterior(labels: Sequence[StepLabel], verdicts: bool = True) -> list[StepLabel]:
+    """The labels, each with the mean of `posterior_labels`."""
+    means = posterior_labels(labels, verdicts).mean
+    return [replace(x, posterior=float(mean)) for x, mean in zip(labels, means, strict=True)]
+
+
 @dataclass(frozen=True)
 class OracleDraw:
     """Labels as `n` of the oracle's rollouts would have given them, and what the others say: `states` are the places in

@@ -17,8 +17,9 @@ from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.evidence.statistics import mcnemar, mcnemar_power, problems_needed
-from dreamprm_lib.label_correction import Corrected, Correction, Labelled, correct
+from dreamprm_lib.label_correction import Corrected, Correction, correct
 from dreamprm_lib.reward_model import AGGREGATIONS
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.rows import CandidateScores, Program
 from dreamprm_lib.test_time_scaling import Pool, make_pool
 
@@ -239,8 +240,8 @@ def labels_and_weights_toy(
     names = [str(k) for k in range(2 * rows)]
     noisy = np.repeat([label, other], rows)
     passed = np.concatenate([np.arange(rows) < round(share * rows) for share in (value, other)]).astype(float)
-    train = Labelled(features, noisy, names, np.arange(2 * rows) < rows)
-    meta = Labelled(features, passed, names)
+    train = StepTable(features, noisy, names, movable=np.arange(2 * rows) < rows)
+    meta = StepTable(features, passed, names)
     settings = dict(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
     return {learn: correct(train, meta, Correction(learn, **settings)) for learn in ("labels", "weights")}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from dreamprm_lib.engine.fine_tuning import Example, FineTuned
 
 FORMAT = "dreamprm-reward-model-4"
+# A small PRM that is shipped (SmolLM2-135M, layer 2): the tour uses it, and it steered the recorded searches.
+SMALL_PRM = Path(str(resources.files("dreamprm_lib"))) / "data" / "small_prm.safetensors"
 HEAD = ("weight", "bias", "mean", "scale")
 HEAD_LOSSES = (*LOSSES, PAIRWISE)
 FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
@@ -70,6 +73,10 @@ class Head:
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Scores [m] in [0, 1] of features [m, width]."""
         return expit(self.logits(features))
+
+    def mapped(self, stretch: float, shift: float) -> Head:
+        """The head whose logit is `stretch` times this one's plus `shift`."""
+        return Head(stretch * self.weight, stretch * self.bias + shift, self.mean, self.scale)
 
 
 def standardiser(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,16 +175,15 @@ class _Pairwise:
         return self.gaps.T @ ((self.up + self.down) * p * (1 - p) * (self.gaps @ direction))
 
 
-def calibrated(head: Head, logits: np.ndarray, labels: np.ndarray) -> Head:
-    """The head with its logit stretched and shifted, so that its scores are probabilities again (Platt 1999).
+def platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """How to stretch and shift logits [m] so that their sigmoids are probabilities of the labels [m] (Platt 1999).
 
-    `logits` [m] are the head's, or better those of heads like it on problems that they did not see; `labels` [m] in
-    [0, 1].  The stretch is not negative, so that the order of scores stays.
+    The logits are best those of heads on problems that they did not see; `labels` lie in [0, 1].  The stretch is
+    positive, so that the order of scores stays.
     """
-    platt = fit_head(np.asarray(logits)[:, None], labels, 1e-6)
-    stretch = max(float(platt.weight[0] / platt.scale[0]), 1e-6)
-    shift = platt.bias - float(platt.weight[0] * platt.mean[0] / platt.scale[0])
-    return Head(stretch * head.weight, stretch * head.bias + shift, head.mean, head.scale)
+    fitted = fit_head(np.asarray(logits)[:, None], labels, 1e-6)
+    slope = float(fitted.weight[0] / fitted.scale[0])
+    return max(slope, 1e-6), fitted.bias - slope * float(fitted.mean[0])
 
 
 @dataclass(frozen=True)
@@ -344,9 +350,7 @@ def examples(problems: Mapping[str, Problem], programs: Sequence[Program], table
         mine = [p for p in programs if p.problem == name]
         ends = first + np.cumsum([len(p.steps) for p in mine])
         cuts, first = [first, *ends], int(ends[-1])
-        label, movable = (
-            [column[a:b].tolist() for a, b in pairwise(cuts)] for column in (table.label, table.movable)
-        )
+        label, movable = ([column[a:b].tolist() for a, b in pairwise(cuts)] for column in (table.label, table.movable))
         found.append(Example(problems[name], [p.steps for p in mine], label, movable))
     return found
 

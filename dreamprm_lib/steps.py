@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.backbone import VIEWS, Backbone
 from dreamprm_lib.engine.problems import Problem
@@ -48,7 +49,9 @@ class StepTable:
             if not len(column) and rows:
                 column = defaults.get(name, column)
             elif len(column) != rows:
-                raise InputError(f"The column {name} of a step table has {len(column)} rows where {rows} were expected.")
+                raise InputError(
+                    f"The column {name} of a step table has {len(column)} rows where {rows} were expected."
+                )
             object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
@@ -116,12 +119,11 @@ def in_order(programs: Sequence[Program]) -> list[Program]:
     return sorted(programs, key=lambda program: place[program.problem])
 
 
-def read_states(
-    backbone: Backbone, problems: Mapping[str, Problem], programs: Sequence[Program]
-) -> np.ndarray:
+def read_states(backbone: Backbone, problems: Mapping[str, Problem], programs: Sequence[Program]) -> np.ndarray:
     """What a backbone's layers hold of every step [m, layers, views, width], in the order of `StepTable.join`."""
     found = []
-    for name in dict.fromkeys(p.problem for p in programs):
+    names = list(dict.fromkeys(p.problem for p in programs))
+    for name in tqdm(names, desc=f"reading with {backbone.name}", unit="problem"):
         found += backbone.features(problems[name], [p.steps for p in programs if p.problem == name])
     return np.concatenate(found)
 

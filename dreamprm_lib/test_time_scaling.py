@@ -173,6 +173,20 @@ def weighted_votes(
     ]
 
 
+def stacked(scores: Sequence[CandidateScores], weights: Mapping[str, float]) -> list[CandidateScores]:
+    """A weighted sum of several selectors' scores (a program's mean step score each), as a selector of its own.
+
+    `weights` by method; the row of a program that lacks one of them is left out.  The method is named `A + B`.
+    """
+    known = {(s.method, s.problem, s.sample): float(np.mean(s.scores)) for s in scores if s.scores}
+    rows = []
+    for method, problem, sample in known:
+        if method == next(iter(weights)) and all((name, problem, sample) in known for name in weights):
+            total = sum(weight * known[name, problem, sample] for name, weight in weights.items())
+            rows.append(CandidateScores(" + ".join(weights), problem, sample, [total]))
+    return rows
+
+
 def powers_of_two(n: int) -> list[int]:
     """1, 2, 4, … up to n, and n itself."""
     return sorted({1 << k for k in range(n.bit_length()) if 1 << k <= n} | {n})

@@ -211,7 +211,11 @@ def test_shrunken_labels_lie_between_themselves_and_their_mean(world):
 
 def test_confident_rows_are_those_that_rollouts_settle():
     rows = StepTable(
-        np.zeros((5, 1)), np.array([0, 0.5, 1, 0.5, 1]), np.array(list("abcde")), np.ones(5, bool), np.array([4, 4, 4, 64, 1])
+        np.zeros((5, 1)),
+        np.array([0, 0.5, 1, 0.5, 1]),
+        np.array(list("abcde")),
+        np.ones(5, bool),
+        np.array([4, 4, 4, 64, 1]),
     )
     assert lc.confident(rows).tolist() == [True, False, True, False, False]
 

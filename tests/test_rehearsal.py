@@ -12,6 +12,7 @@ from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.label_correction import correct_through
 from dreamprm_lib.reward_model import RewardModel, training_examples
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import STAGES
 from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 
@@ -44,7 +45,9 @@ def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatc
     written = {(x.problem, x.sample, x.step): x.after for x in study.read("corrected_labels.jsonl", CorrectedLabel)}
     table = StepTable.join(of_id, rolled)
     keys = zip(table.problem, table.sample, table.step, strict=True)
-    assert written == dict(zip(keys, again.tuned.labels, strict=True))  # the labels are those of the model that is written
+    assert written == dict(
+        zip(keys, again.tuned.labels, strict=True)
+    )  # the labels are those of the model that is written
     np.testing.assert_array_equal(corrected.head.weight, again.tuned.weight)
     with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
         states = sum(not x.clean for x in labels)

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_lib import reward_model as rm
-from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.losses import Pairs
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, WeightsError
 from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.rows import Program, StepLabel
@@ -129,24 +129,24 @@ def test_a_problem_s_own_level_does_not_move_the_pairwise_head():
     assert by_step.weight[0] > by_step.weight[1]
 
 
-@pytest.mark.parametrize("kind", [rm.HEAD_LOSSES[-1]])
-def test_the_loss_of_soft_pairs_is_the_mean_over_drawn_outcomes(kind):
-    """Labels are chances: the pairwise loss is its mean over independent outcomes drawn with them."""
-    rng = np.random.default_rng(2)
-    y, z = torch.tensor(rng.random(5)), torch.tensor(rng.standard_normal(5))
+def test_the_loss_of_soft_pairs_is_the_mean_over_drawn_outcomes():
+    """Labels are chances: the pairwise loss is its own mean over independent outcomes drawn with them."""
+    generator = torch.Generator().manual_seed(2)
+    y, z = (torch.rand(5, generator=generator, dtype=torch.float64) for _ in range(2))
     pairs, ones = Pairs.within(list("aaabb")), torch.ones(5, dtype=torch.float64)
-    drawn = [pairs.loss(z, torch.tensor(rng.random(5)) * 0 + (torch.tensor(rng.random(5)) < y), ones) for _ in range(4000)]
-    assert float(pairs.loss(z, y, ones)) == pytest.approx(float(torch.stack(drawn).mean()), rel=0.05)
+    outcomes = (torch.rand(4000, 5, generator=generator) < y).double()
+    mean = torch.stack([pairs.loss(z, row, ones) for row in outcomes]).mean()
+    assert float(pairs.loss(z, y, ones)) == pytest.approx(float(mean), rel=0.02)
 
 
-def test_calibration_stretches_a_logit_and_keeps_its_order():
+def test_platt_s_method_finds_stretch_and_shift_and_keeps_the_order():
     rng = np.random.default_rng(3)
     logits = rng.standard_normal(20_000)
     passed = (rng.random(20_000) < 1 / (1 + np.exp(-(2 * logits - 1)))).astype(float)
-    head = rm.calibrated(rm.Head(np.ones(1), 0.0, np.zeros(1), np.ones(1)), logits, passed)
-    assert head.weight[0] == pytest.approx(2, abs=0.1) and head.bias == pytest.approx(-1, abs=0.1)
-    backwards = rm.calibrated(rm.Head(np.ones(1), 0.0, np.zeros(1), np.ones(1)), -logits, passed)
-    assert backwards.weight[0] > 0
+    assert rm.platt(logits, passed) == (pytest.approx(2, abs=0.1), pytest.approx(-1, abs=0.1))
+    assert rm.platt(-logits, passed)[0] > 0
+    head = rm.Head(np.ones(1), 0.5, np.zeros(1), np.ones(1)).mapped(2.0, -1.0)
+    assert head.logits(np.array([[3.0]]))[0] == 2 * 3.5 - 1
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints

@@ -22,7 +22,7 @@ from dreamprm_lib.engine.problems import SPLITS, load_problems, named
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
-from dreamprm_lib.reward_model import RewardModel
+from dreamprm_lib.reward_model import SMALL_PRM, RewardModel
 from dreamprm_lib.step_search import search
 from dreamprm_lib.study.folder import STAGES
 from dreamprm_lib.study.rows import Program, read_rows
@@ -30,7 +30,6 @@ from dreamprm_lib.study.rows import Program, read_rows
 log = logging.getLogger(__name__)
 
 REFERENCE = PROJECT / "outputs" / "reference"
-REFERENCE_PRM = REFERENCE / "prm_cof.safetensors"
 PROGRAMS = ("solutions.jsonl", "candidates.jsonl")  # a study's graded programs
 SETS = {  # source and licence of the sets that need no hub
     "starter": ("this project", "Apache-2.0"),
@@ -70,7 +69,7 @@ def record(
     profile: Profile,
     only: str | None = None,
     threads: int | None = None,
-    prm: Path = REFERENCE_PRM,
+    prm: Path = SMALL_PRM,
     into: Path = RECORDINGS,
     overrides: Mapping[str, dict] | None = None,
 ) -> list[Path]:

@@ -133,8 +133,8 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
 @dataclass(frozen=True)
 class FineTuned:
     """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every round of all packs, the
-    labels as they ended, in the order of the examples' steps, and the loss (summed over its steps) of each held-out example
-    at each of `Recipe.looks` [looks, held out]."""
+    labels as they ended, in the order of the examples' steps, and the loss (summed over its steps) of each held-out
+    example at each of `Recipe.looks` [looks, held out]."""
 
     tuning: Tuning
     weight: np.ndarray

@@ -57,9 +57,7 @@ class Lower:
     precondition: Callable[[Parameters], Parameters] = identity
     penalty: Callable[[Parameters], torch.Tensor] | None = None
 
-    def batch_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None
-    ) -> torch.Tensor:
+    def batch_loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """The loss of the batch, without the penalty."""
         if callable(self.loss):
             return self.loss(logits, labels, torch.ones_like(logits) if weights is None else weights)

@@ -12,6 +12,7 @@ linear head, which is small beside one pass of its backbone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -100,9 +101,9 @@ ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second can
 
 
 def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs, beside samples; `prm_cof x consensus` needs both's."""
+    """The parts of a bill that a method needs, beside samples; a combination (`A x B`, `A + B`) needs both's."""
     found = ["candidates"]
-    for name in method.split(" x "):
+    for name in re.split(r" [x+] ", method):
         found += PARTS.get(name, REWARD_MODEL)
     return list(dict.fromkeys(found))
 

@@ -36,7 +36,14 @@ STAGES = (
     Stage(
         "04_reward_model",
         reads=("solutions.jsonl", "labels.jsonl"),
-        writes=("orm.safetensors", "prm_cof.safetensors", "layers.csv", "baselines.csv", "calibration.csv"),
+        writes=(
+            "orm.safetensors",
+            "prm_cof.safetensors",
+            "layers.csv",
+            "baselines.csv",
+            "calibration.csv",
+            "stack.csv",
+        ),
     ),
     Stage(
         "05_label_correction",
@@ -45,6 +52,7 @@ STAGES = (
             "dreamprm.safetensors",
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
+            "prm_posterior.safetensors",
             "prm_likelihood.safetensors",
             "prm_weak.safetensors",
             "prm_weak_corrected.safetensors",
@@ -67,11 +75,13 @@ STAGES = (
             "prm_cof.safetensors",
             "prm_weights.safetensors",
             "prm_recalibrated.safetensors",
+            "prm_posterior.safetensors",
             "prm_likelihood.safetensors",
             "prm_weak.safetensors",
             "prm_weak_corrected.safetensors",
             "prm_weak_recalibrated.safetensors",
             "dreamprm.safetensors",
+            "stack.csv",
         ),
         writes=(
             "scores.jsonl",

@@ -49,6 +49,7 @@ class StepLabel:
     `step` counts from 0.  The last step is `clean`: its label is the program's own verdict, as one rollout.  `tokens`
     is how many the rollouts wrote: 0 for a clean step, None in tables that were made before it was kept.  The row of a
     clean step says how many rollouts of its whole program were `restarted`: they began another one and do not count.
+    `posterior` is the label from all that is known (`monte_carlo_labels.posterior_labels`), None where it was not made.
     """
 
     problem: str
@@ -61,6 +62,7 @@ class StepLabel:
     clean: bool
     tokens: Count | None = None
     restarted: Count = 0
+    posterior: Share | None = None
 
 
 @dataclass(frozen=True)
