@@ -38,14 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries underneath log")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="execute the notebooks of a study in sequence")
-    run.add_argument("--profile", default="quick", help="smoke, quick, live, paper, or a .yaml file (default: quick)")
-    run.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
-    run.add_argument("--fresh", action="store_true", help="run every stage again, complete or not")
-    run.add_argument(
+    overridden = argparse.ArgumentParser(add_help=False)
+    overridden.add_argument(
         "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
     )
+
+    run = commands.add_parser("run", help="execute the notebooks of a study in sequence", parents=[overridden])
+    run.add_argument(
+        "--profile", default="quick", help="smoke, quick, full, live, paper, or a .yaml file (default: quick)"
+    )
+    run.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
+    run.add_argument("--fresh", action="store_true", help="run every stage again, complete or not")
     run.add_argument("--dry-run", action="store_true", help="only say what it takes, and what of it is missing here")
     run.set_defaults(command=_run)
 
@@ -58,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(command=_weights_fetch)
     actions.add_parser("verify", help="check the digest of every file here").set_defaults(command=_weights_verify)
 
-    record = commands.add_parser("record", help="make or extend the recordings of a profile with a live model")
+    record = commands.add_parser(
+        "record", help="make or extend the recordings of a profile with a live model", parents=[overridden]
+    )
     record.add_argument("--profile", default="quick")
     record.add_argument(
         "--only",
@@ -75,18 +80,14 @@ def _parser() -> argparse.ArgumentParser:
         "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
     )
     record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
-    record.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
     record.set_defaults(command=_record)
 
-    train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
+    train = commands.add_parser(
+        "train", help="fine-tune a study's reward model on several devices, by torchrun", parents=[overridden]
+    )
     train.add_argument("--profile", default="paper")
     train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
     train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
-    train.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
     train.set_defaults(command=_train)
 
     problems = commands.add_parser("problems", help="list or validate problems")

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import time
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,6 @@ from dreamprm_lib.chain_of_functions import (
     cof_prompt,
     extract_code,
     plain_prompt,
-    prefixes,
     split_steps,
     well_specified,
     worked_example,
@@ -98,7 +98,7 @@ def test_line_ends_are_those_that_python_knows(end):
 def test_a_line_continuation_does_not_cut_a_prefix_that_cannot_parse():
     code = "def a(): return 1 \\\n\ndef b(): return 2\n"
     assert "".join(texts(code)) == code
-    assert all(parses(p) for p in prefixes(split_steps(code)))
+    assert all(parses(p) for p in accumulate(texts(code)))
 
 
 def parses(code):
@@ -135,7 +135,7 @@ def test_every_prefix_of_a_program_parses_and_nothing_is_lost(code):
     steps = split_steps(code)
     assert "".join(s.text for s in steps) == code
     assert all(s.text for s in steps)
-    assert all(parses(p) for p in prefixes(steps))
+    assert all(parses(p) for p in accumulate(texts(code)))
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))

@@ -19,26 +19,26 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nbformat
 import papermill
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from pydantic import Field, create_model
+from pydantic import create_model
 
 from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
-from dreamprm_lib.engine.policy.completions import CompletionStore, Cost
+from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.policy import ACCOUNT, store_path
 from dreamprm_lib.engine.problems import Problem, load_problems, named
-from dreamprm_lib.engine.schema import Form, checked, nearest
+from dreamprm_lib.engine.schema import Form, checked, nearest, row_of
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
@@ -48,7 +48,11 @@ log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[2]
 INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
+CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide about results
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
+Overrides: TypeAlias = Mapping[str, dict]  # parameters by notebook
+
+# ------------------------------------------------------------------------------------------------- profiles
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,10 @@ class Profile:
     sections: dict[str, dict]
     plan: dict = field(default_factory=dict)
     note: str = ""
-
-
-class _ProfileFile(Form):
-    """What a profile says beside its sections for notebooks."""
-
     description: str = ""
-    weights: tuple[str, ...] = Field((), strict=False)
-    common: dict[str, Any] = Field(default_factory=dict)
-    plan: dict[str, Any] = Field(default_factory=dict)
-    note: str = ""
+
+
+SETTINGS = ("description", "weights", "common", "plan", "note")  # of a profile's file, beside sections for notebooks
 
 
 def load_profile(name: str) -> Profile:
@@ -89,20 +87,21 @@ def load_profile(name: str) -> Profile:
     if not isinstance(data, dict):
         raise InputError(f"{path}: {data!r} where sections with names were expected.")
     filled = {key: value for key, value in data.items() if value is not None}
-    own = {key: filled.pop(key) for key in _ProfileFile.model_fields if key in filled}
-    said = checked(_ProfileFile, own, path)
+    own = {key: filled.pop(key) for key in SETTINGS if key in filled}
     sections: dict[str, dict] = {}
     for key, section in filled.items():
-        notebook = _stage_named(key, path, _ProfileFile.model_fields).notebook
+        notebook = _stage_named(key, path, SETTINGS).notebook
         if notebook in sections or not isinstance(section, dict):
             fault = "appears twice" if notebook in sections else f"is {section!r}: parameters were expected"
             raise InputError(f"{path}: the section {key!r} {fault}.")
         sections[notebook] = section
-    known = {name for stage in STAGES for name in _declared(notebook_path(stage))}
-    if unknown := [name for name in said.common if name not in known]:
-        hint = nearest(unknown[0], known)
+    own = {"name": path.stem, "weights": (), "common": {}, "sections": sections} | own
+    profile = row_of(Profile, own, path)
+    declared = {name for stage in STAGES for name in _declared(notebook_path(stage))}
+    if unknown := [name for name in profile.common if name not in declared]:
+        hint = nearest(unknown[0], declared)
         raise InputError(f"{path}: in `common` there is no parameter `{unknown[0]}` of any notebook{hint}.")
-    return Profile(path.stem, said.weights, said.common, sections, said.plan, said.note)
+    return profile
 
 
 def elsewhere(profile: Profile) -> Profile:
@@ -117,14 +116,17 @@ def elsewhere(profile: Profile) -> Profile:
     weaker = settings_from_environment(weaker=True)
     if weaker == policy:
         log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
-    changed = {"policy": policy, "weak_policy": weaker, "replay": False}
+    changed: dict[str, Any] = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
     sections = {
         notebook: {name: value for name, value in section.items() if name not in changed}
         for notebook, section in profile.sections.items()
     }
-    return replace(profile, common={**profile.common, **changed}, sections=sections)
+    return replace(profile, common=profile.common | changed, sections=sections)
+
+
+# ------------------------------------------------------------------------------------------------- parameters
 
 
 def parse_overrides(options: list[str]) -> dict[str, dict]:
@@ -157,7 +159,7 @@ def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
 
 
 def stage_parameters(
-    stage: Stage, profile: Profile, overrides: Mapping[str, dict], fixed: dict, notebooks: Path | None = None
+    stage: Stage, profile: Profile, overrides: Overrides, fixed: dict, notebooks: Path | None = None
 ) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
@@ -165,7 +167,7 @@ def stage_parameters(
     that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
-    form = create_model(stage.notebook, __base__=_Parameters, **declared)
+    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     common = {name: value for name, value in profile.common.items() if name in declared}
     given = {**common, **profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
     if taken := [name for name in fixed if name in given]:
@@ -201,8 +203,9 @@ def _declared(path: Path) -> dict[str, tuple[Any, Any]]:
 
 def _type_of(literal: Any) -> Any:
     if isinstance(literal, list) and literal:
-        return list[reduce(or_, map(type, literal))]
-    return {list: list[Any], dict: dict[str, Any], type(None): Any}.get(type(literal), type(literal))
+        return list[reduce(or_, map(type, literal))]  # type: ignore[misc]
+    open_types: dict[type, Any] = {list: list[Any], dict: dict[str, Any], type(None): Any}
+    return open_types.get(type(literal), type(literal))
 
 
 LIMITS = {"train": ("01", "train_limit"), "meta": ("01", "meta_limit"), "test": ("03", "limit")}
@@ -228,11 +231,14 @@ def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
     return found
 
 
+# ------------------------------------------------------------------------------------------------- the run
+
+
 def run(
     profile: Profile,
     study_name: str | None = None,
     fresh: bool = False,
-    overrides: Mapping[str, dict] | None = None,
+    overrides: Overrides | None = None,
     outputs: Path = PROJECT / "outputs",
     notebooks: Path | None = None,
 ) -> Study:
@@ -254,24 +260,15 @@ def run(
         manifest["stages"] = {}
         shutil.rmtree(study.folder / "training", ignore_errors=True)
     manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": _versions()}
-    for number, stage in enumerate(STAGES):
-        entry = manifest["stages"].get(stage.notebook)
-        source = notebook_path(stage, notebooks)
+    for number, stage in enumerate(STAGES, 1):
+        place, source = f"[{number}/{len(STAGES)}] {stage.notebook}", notebook_path(stage, notebooks)
         expected = _fingerprint(stage, study, parameters[stage.notebook], source)
-        if entry and all(entry.get(key) == value for key, value in expected.items()) and _intact(entry, study):
-            log.info("[%d/%d] %s: complete, skipped", number + 1, len(STAGES), stage.notebook)
+        if _is_complete(manifest["stages"].get(stage.notebook), expected, study):
+            log.info("%s: complete, skipped", place)
             continue
-        log.info("[%d/%d] %s", number + 1, len(STAGES), stage.notebook)
+        log.info("%s", place)
         seconds = _execute(stage, study, parameters[stage.notebook], source)
-        manifest["stages"][stage.notebook] = {
-            **expected,
-            "outputs": _digests(stage.writes, study),
-            "seconds": round(seconds, 1),
-            "tokens": _total("tokens", stage.writes, study),
-            "restarted": _total("restarted", stage.writes, study),
-            "asked": asdict(_asked(stage, study)),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        }
+        manifest["stages"][stage.notebook] = expected | _done(stage, study, seconds)
         write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
     write_report(study, manifest)
     return study
@@ -288,6 +285,9 @@ def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path 
             from dreamprm_lib.engine.fine_tuning import recipe_of  # brings torch and peft
 
             recipe_of(settings["training"], settings["recipe"], settings["seed"])
+
+
+# ------------------------------------------------------------------------------------------------- one notebook
 
 
 class _TellingClient(PapermillNotebookClient):
@@ -352,30 +352,54 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
     write_atomically(executed, nbformat.writes(notebook).encode())
 
 
+# ------------------------------------------------------------------------------------------------- the manifest
+
+
 def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> dict:
     """What a stage's results depend on; how fast and for how much money a model is asked is not part of it."""
     matter = {
         name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
         for name, value in parameters.items()
     }
-    outside = {name: value for name, value in parameters.items() if name not in ("study", "outputs")}
+    outside = [value for name, value in parameters.items() if name not in ("study", "outputs")]
+    named_files = {name: source.parent / name for name in _words(outside) if os.path.exists(source.parent / name)}
+    library = sorted(p for p in (PROJECT / "dreamprm_lib").rglob("*") if p.suffix in CODE and p.is_file())
+    cells = json.dumps([cell["source"] for cell in read_json(source)["cells"]])
     return {
         "parameters": matter,
         "inputs": _digests(stage.reads, study),
-        "files": {name: _digest_below(path) for name, path in _named_files(outside, source.parent)},
-        "code": _code_digest(source),
+        "files": {name: _digest_below(path) for name, path in named_files.items()},
+        "code": hashlib.sha256(f"{cells}\n{_listed(library, PROJECT)}".encode()).hexdigest(),
     }
 
 
-def _named_files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files and folders that parameters name, such as problem sets and backbones, seen from a notebook's folder."""
+def _is_complete(entry: dict | None, expected: dict, study: Study) -> bool:
+    """Whether a stage's entry has what is expected, and its outputs are still those that it names."""
+    if not entry or any(entry.get(key) != value for key, value in expected.items()):
+        return False
+    return entry["outputs"] == _digests(tuple(entry["outputs"]), study)
+
+
+def _done(stage: Stage, study: Study, seconds: float) -> dict:
+    """What the manifest says of a stage that has ended: what it wrote, took, and asked of models in all its runs."""
+    with CompletionStore(store_path()) as store:
+        asked = store.spent(_account(stage, study))
+    return {
+        "outputs": _digests(stage.writes, study),
+        "seconds": round(seconds, 1),
+        "tokens": _total("tokens", stage.writes, study),
+        "restarted": _total("restarted", stage.writes, study),
+        "asked": asdict(asked),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def _words(value: Any) -> list[str]:
+    """The texts in parameters that may name files or folders, such as problem sets and backbones."""
     if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _named_files(part, folder)
-    elif isinstance(value, str):
-        for name in filter(None, value.partition("?")[0].split(",")):
-            if os.path.exists(folder / name):
-                yield name, folder / name
+        parts = value.values() if isinstance(value, dict) else value
+        return [word for part in parts for word in _words(part)]
+    return [word for word in value.partition("?")[0].split(",") if word] if isinstance(value, str) else []
 
 
 def _digest_below(path: Path) -> str:
@@ -383,25 +407,15 @@ def _digest_below(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_digest(p)}\n" for p in files).encode()).hexdigest()
+    return hashlib.sha256(_listed(files, path).encode()).hexdigest()
 
 
-def _intact(entry: dict, study: Study) -> bool:
-    return entry["outputs"] == _digests(tuple(entry["outputs"]), study)
+def _listed(files: Iterable[Path], folder: Path) -> str:
+    return "".join(f"{path.relative_to(folder)}:{file_digest(path)}\n" for path in files)
 
 
 def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
     return {file: file_digest(study.folder / file) for file in files if (study.folder / file).exists()}
-
-
-def _code_digest(source: Path) -> str:
-    """SHA-256 of the notebook's cells, the library's modules and its data."""
-    cells = read_json(source)["cells"]
-    digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
-    package = PROJECT / "dreamprm_lib"
-    for path in sorted(p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".toml", ".yaml", ".gz")):
-        digest.update(f"{path.relative_to(package)}:{file_digest(path)}".encode())
-    return digest.hexdigest()
 
 
 def _total(column: str, files: tuple[str, ...], study: Study) -> int:
@@ -412,12 +426,6 @@ def _total(column: str, files: tuple[str, ...], study: Study) -> int:
 
 def _account(stage: Stage, study: Study) -> str:
     return f"{study.name}/{stage.notebook}"
-
-
-def _asked(stage: Stage, study: Study) -> Cost:
-    """What a stage has asked of models in all its runs, and what that cost."""
-    with CompletionStore(store_path()) as store:
-        return store.spent(_account(stage, study))
 
 
 class _Entry(Form, extra="ignore"):
@@ -435,16 +443,16 @@ class _Manifest(Form, extra="ignore"):
 
 
 def _read_manifest(study: Study) -> dict:
+    """The manifest of a study, with no stage where there is none that can be read."""
     path = study.folder / "manifest.json"
-    if not path.exists():
-        return {"stages": {}}
-    try:
-        manifest = read_json(path)
-        checked(_Manifest, manifest, path)
-        return manifest
-    except InputError as error:
-        log.warning("%s A new one is written, and every stage runs again.", error)
-        return {"stages": {}}
+    if path.exists():
+        try:
+            manifest = read_json(path)
+            checked(_Manifest, manifest, path)
+            return manifest
+        except InputError as error:
+            log.warning("%s A new one is written, and every stage runs again.", error)
+    return {"stages": {}}
 
 
 def _versions() -> dict[str, str]:
