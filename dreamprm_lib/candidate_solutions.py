@@ -44,7 +44,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def free_scores(
     problems: Sequence[Problem], candidates: Sequence[Program], sandbox: Sandbox | None = None
 ) -> list[CandidateScores]:
-    """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
+    """Scores of each program that need no training; the program with the highest score is picked.
 
     `first` (the earlier sample), `mean_logprob` (the policy's mean log-probability a token, in nats), `shortest` and
     `longest` (by characters); and with a sandbox `consensus` (`engine.sandbox.consensus`) and `public_samples`, which
@@ -111,7 +111,7 @@ class GradedProblem:
     passed: list[bool]
 
     def programs(self) -> list[Program]:
-        """The candidates as the suite's own rows (the file does not tell tokens or the kind of failure)."""
+        """The candidates as the suite's own rows (the file has no tokens and no kind of failure)."""
         rows = []
         for i, (code, ok) in enumerate(zip(self.codes, self.passed, strict=True)):
             steps = [step.text for step in split_steps(code)]

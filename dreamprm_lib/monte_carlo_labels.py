@@ -160,7 +160,7 @@ def graded_rollouts(
 
 def oracle_states(
     policy: Policy,
-    weak: Policy,
+    weaker: Policy,
     sandbox: Sandbox,
     problems: Sequence[Problem],
     labels: Sequence[StepLabel],
@@ -179,7 +179,7 @@ def oracle_states(
             row[np.isfinite(row)].astype(int)
             for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
         ]
-        for model, n in zip((policy, weak), rollouts, strict=True)
+        for model, n in zip((policy, weaker), rollouts, strict=True)
     ]
     enough = [all(2 * len(rows[k]) >= n for rows, n in zip(both, rollouts, strict=True)) for k in range(len(states))]
     if states and not any(enough):
@@ -187,11 +187,11 @@ def oracle_states(
             "Most replies begin another program instead of continuing the one that was begun, so that no step can be "
             "judged by them. Ask a model whose replies can be opened with a prefix (`prefill: true`)."
         )
-    kept = [(x, own, weaker) for x, own, weaker, ok in zip(labels, *both, enough, strict=True) if ok]
-    width, weak_width = (min((len(row[k]) for row in kept), default=0) for k in (1, 2))
+    kept = [(x, own, other) for x, own, other, ok in zip(labels, *both, enough, strict=True) if ok]
+    width, other_width = (min((len(row[k]) for row in kept), default=0) for k in (1, 2))
     return [
-        OracleState(x.problem, x.sample, x.step, x.prefix, own[:width].tolist(), weaker[:weak_width].tolist())
-        for x, own, weaker in kept
+        OracleState(x.problem, x.sample, x.step, x.prefix, own[:width].tolist(), other[:other_width].tolist())
+        for x, own, other in kept
     ]
 
 
@@ -205,7 +205,8 @@ def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, n
 
 
 def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator) -> list[StepLabel]:
-    """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of open steps go.
+    """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of
+    intermediate steps are dropped.
 
     A label from `n` rollouts or fewer, and a clean one, stays as it is; tokens are taken in proportion.
     """
@@ -282,7 +283,7 @@ def oracle_draw(
 ) -> OracleDraw:
     """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
 
-    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.  Raises
+    The other labels from rollouts are thinned to as many.  With 0 an oracle state stays, without a rollout.  Raises
     `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
     """
     outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)

@@ -201,7 +201,7 @@ def parses(code: str) -> bool:
 def places_of_cuts(code: str, cuts: Sequence[int]) -> list[str]:
     """Which of `PLACES` a prefix ends in, for each number of lines that one keeps of a program that parses.
 
-    `in a docstring` also stands for a header of several lines.
+    A header of several lines also counts as `in a docstring`.
     """
     lines = code.rstrip().count("\n") + 1
     functions = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -300,7 +300,7 @@ def pool_by_aggregation(
 def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:
     """Passes of a reward model, and the characters that they read, for all candidates: columns passes, characters.
 
-    Characters of statement and program stand for tokens; the template and what attention costs are left out.
+    Characters of statement and program are counted in place of tokens; the template and attention are left out.
     """
     statement = {p.id: len(describe(p)) for p in problems}
     mine = [c for c in candidates if c.problem in statement]

@@ -128,7 +128,7 @@ def make_pool(
 ) -> Pool:
     """Bring candidates and step scores together, with `random` (all scores equal) and `oracle` (the verdict itself).
 
-    The rows of `public_samples` are no method: they tell which samples a candidate passes.  `aggregation` names one
+    The rows of `public_samples` are no method: they say which samples a candidate passes.  `aggregation` names one
     rule for all methods, or one for each.
     """
     by_problem = {p.id: sorted((c for c in candidates if c.problem == p.id), key=lambda c: c.sample) for p in problems}
@@ -367,8 +367,8 @@ def search_differences(
 ) -> pd.DataFrame:
     """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
 
-    Its pick stands against `method`, by which it was steered, and against `random`; whether any of its finished
-    programs passes, against `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
+    Its pick is compared with `method`, by which it was steered, and with `random`; whether any of its finished programs
+    passes is compared with `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
     """
     n = equal_tokens(pool, candidates, found)
     pick, any_passes = _search_outcomes(pool, found)

@@ -160,7 +160,7 @@ def _batches(
         for p in train
         for k in range(one["train_samples"])
     ]
-    searched = round(len(test[: six["search_problems"]]) * known.steps)  # a prefix a step is continued
+    searched = round(len(test[: six["search_problems"]]) * known.steps)  # prefixes that are continued
     prompts = [chain_of_functions.plain_prompt(p) for p in test[:1]] * searched
     width = six["search_width"] * six["search_branches"]
     return {
@@ -224,7 +224,7 @@ def _readings(wanted: Mapping[str, dict]) -> int:
 
 
 def parameters_of(name: str) -> float:
-    """The parameters of a model that work on a token, as its name tells them: `30B-A3B` has three billion."""
+    """The parameters of a model that work on a token, by its name: `30B-A3B` has three billion."""
     if name in WEIGHTS:
         return WEIGHTS[name].parameters
     found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", Path(name).name, re.IGNORECASE)

@@ -1,26 +1,22 @@
 """The runner: papermill executes the notebooks in sequence, with the parameters of a profile.
 
-A stage whose entry in `manifest.json` still matches (parameters, inputs, code, outputs) is skipped.  The entry is
-written last, so a run that was killed anywhere starts again at the stage where it was.
+A stage whose entry in `manifest.json` still matches is skipped (`commands.manifest`).  The entry is written last, so a
+run that was killed anywhere starts again at the stage where it was.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import html
-import importlib.metadata
-import json
 import logging
 import os
-import platform
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -33,10 +29,18 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from pydantic import create_model
 
-from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
-from dreamprm_lib.engine.policy.completions import CompletionStore
+from dreamprm_lib.commands.manifest import (
+    account,
+    fingerprint,
+    is_complete,
+    read_manifest,
+    result,
+    versions,
+    write_manifest,
+)
+from dreamprm_lib.engine.files import from_yaml, read_text, write_atomically
 from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
-from dreamprm_lib.engine.policy.policy import ACCOUNT, store_path
+from dreamprm_lib.engine.policy.policy import ACCOUNT
 from dreamprm_lib.engine.problems import Problem, load_problems, named
 from dreamprm_lib.engine.schema import Form, checked, nearest, row_of
 from dreamprm_lib.engine.weights import fetch
@@ -47,9 +51,6 @@ from dreamprm_lib.study.folder import STAGES, Stage, Study
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[2]
-INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
-CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide about results
-PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 Overrides: TypeAlias = Mapping[str, dict]  # parameters by notebook
 
 # ------------------------------------------------------------------------------------------------- profiles
@@ -59,7 +60,7 @@ Overrides: TypeAlias = Mapping[str, dict]  # parameters by notebook
 class Profile:
     """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need.
 
-    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` stands on top of the report.
+    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` is shown at the top of the report.
     """
 
     name: str
@@ -255,21 +256,21 @@ def run(
     _refuse_what_comes_too_late(parameters, notebooks)
     for name in profile.weights:
         fetch(name)
-    manifest = _read_manifest(study)
+    manifest = read_manifest(study)
     if fresh:
         manifest["stages"] = {}
         shutil.rmtree(study.folder / "training", ignore_errors=True)
-    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": _versions()}
+    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": versions()}
     for number, stage in enumerate(STAGES, 1):
         place, source = f"[{number}/{len(STAGES)}] {stage.notebook}", notebook_path(stage, notebooks)
-        expected = _fingerprint(stage, study, parameters[stage.notebook], source)
-        if _is_complete(manifest["stages"].get(stage.notebook), expected, study):
+        expected = fingerprint(stage, study, parameters[stage.notebook], source, PROJECT / "dreamprm_lib")
+        if is_complete(manifest["stages"].get(stage.notebook), expected, study):
             log.info("%s: complete, skipped", place)
             continue
         log.info("%s", place)
         seconds = _execute(stage, study, parameters[stage.notebook], source)
-        manifest["stages"][stage.notebook] = expected | _done(stage, study, seconds)
-        write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
+        manifest["stages"][stage.notebook] = expected | result(stage, study, seconds)
+        write_manifest(study, manifest)
     write_report(study, manifest)
     return study
 
@@ -290,7 +291,7 @@ def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path 
 # ------------------------------------------------------------------------------------------------- one notebook
 
 
-class _TellingClient(PapermillNotebookClient):
+class _ProgressClient(PapermillNotebookClient):
     """Shows behind papermill's bar of cells what a bar in the running cell says, such as `3/40 [00:05<01:02]`."""
 
     def handle_comm_msg(self, outs, msg, cell_index):
@@ -304,7 +305,7 @@ class _TellingClient(PapermillNotebookClient):
 class _TerminalEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, extra_arguments=(), **_unused):
-        return _TellingClient(
+        return _ProgressClient(
             nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, extra_arguments=extra_arguments
         ).execute()
 
@@ -315,7 +316,7 @@ papermill_engines.register("terminal", _TerminalEngine)
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
-    os.environ[ACCOUNT] = _account(stage, study)  # the notebook's process inherits it
+    os.environ[ACCOUNT] = account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
@@ -350,110 +351,3 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
         "output_path": f"notebooks/{stage.notebook}.ipynb",
     }
     write_atomically(executed, nbformat.writes(notebook).encode())
-
-
-# ------------------------------------------------------------------------------------------------- the manifest
-
-
-def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> dict:
-    """What a stage's results depend on; how fast and for how much money a model is asked is not part of it."""
-    matter = {
-        name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
-        for name, value in parameters.items()
-    }
-    outside = [value for name, value in parameters.items() if name not in ("study", "outputs")]
-    named_files = {name: source.parent / name for name in _words(outside) if os.path.exists(source.parent / name)}
-    library = sorted(p for p in (PROJECT / "dreamprm_lib").rglob("*") if p.suffix in CODE and p.is_file())
-    cells = json.dumps([cell["source"] for cell in read_json(source)["cells"]])
-    return {
-        "parameters": matter,
-        "inputs": _digests(stage.reads, study),
-        "files": {name: _digest_below(path) for name, path in named_files.items()},
-        "code": hashlib.sha256(f"{cells}\n{_listed(library, PROJECT)}".encode()).hexdigest(),
-    }
-
-
-def _is_complete(entry: dict | None, expected: dict, study: Study) -> bool:
-    """Whether a stage's entry has what is expected, and its outputs are still those that it names."""
-    if not entry or any(entry.get(key) != value for key, value in expected.items()):
-        return False
-    return entry["outputs"] == _digests(tuple(entry["outputs"]), study)
-
-
-def _done(stage: Stage, study: Study, seconds: float) -> dict:
-    """What the manifest says of a stage that has ended: what it wrote, took, and asked of models in all its runs."""
-    with CompletionStore(store_path()) as store:
-        asked = store.spent(_account(stage, study))
-    return {
-        "outputs": _digests(stage.writes, study),
-        "seconds": round(seconds, 1),
-        "tokens": _total("tokens", stage.writes, study),
-        "restarted": _total("restarted", stage.writes, study),
-        "asked": asdict(asked),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
-
-
-def _words(value: Any) -> list[str]:
-    """The texts in parameters that may name files or folders, such as problem sets and backbones."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return [word for part in parts for word in _words(part)]
-    return [word for word in value.partition("?")[0].split(",") if word] if isinstance(value, str) else []
-
-
-def _digest_below(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256(_listed(files, path).encode()).hexdigest()
-
-
-def _listed(files: Iterable[Path], folder: Path) -> str:
-    return "".join(f"{path.relative_to(folder)}:{file_digest(path)}\n" for path in files)
-
-
-def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
-    return {file: file_digest(study.folder / file) for file in files if (study.folder / file).exists()}
-
-
-def _total(column: str, files: tuple[str, ...], study: Study) -> int:
-    """The sum of a column of the tables that a stage wrote."""
-    rows = (row for file in files if file.endswith(".jsonl") for _, row in json_lines(study.folder / file))
-    return sum(row.get(column) or 0 for row in rows)
-
-
-def _account(stage: Stage, study: Study) -> str:
-    return f"{study.name}/{stage.notebook}"
-
-
-class _Entry(Form, extra="ignore"):
-    """What the manifest says of a stage, as far as the runner and the report need it."""
-
-    outputs: dict[str, str]
-    seconds: float
-    tokens: int
-    asked: dict[str, Any]
-    finished: str
-
-
-class _Manifest(Form, extra="ignore"):
-    stages: dict[str, _Entry]
-
-
-def _read_manifest(study: Study) -> dict:
-    """The manifest of a study, with no stage where there is none that can be read."""
-    path = study.folder / "manifest.json"
-    if path.exists():
-        try:
-            manifest = read_json(path)
-            checked(_Manifest, manifest, path)
-            return manifest
-        except InputError as error:
-            log.warning("%s A new one is written, and every stage runs again.", error)
-    return {"stages": {}}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -36,7 +36,7 @@ against 0.0020 for reading it (`benchmarks/growth.py`).  Training all weights wo
 the frozen ones."""
 
 ROLLOUT_SHARE = 0.5
-"""The part of a program that a rollout writes, assumed: a step is as likely to stand early as late."""
+"""The part of a program that a rollout writes, assumed: a step is as likely to come early as late."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second can
 
 
 def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs, beside samples; `prm_cof x consensus` needs both's."""
+    """The parts of a bill that a method needs, beside samples; `prm_cof x consensus` needs those of both."""
     found = ["candidates"]
     for name in method.split(" x "):
         found += PARTS.get(name, REWARD_MODEL)
