@@ -6,8 +6,11 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from dreamprm_lib.errors import DreamPRMError, InputError, in_words
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,17 +41,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries underneath log")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run_and_training(commands)
+    _add_weights_and_problems(commands)
+    _add_recordings(commands)
+    _add_results(commands)
+    return parser
 
-    run = commands.add_parser("run", help="execute the notebooks of a study in sequence")
-    run.add_argument("--profile", default="quick", help="smoke, quick, live, paper, or a .yaml file (default: quick)")
+
+def _add_run_and_training(commands: Commands) -> None:
+    run = commands.add_parser("run", help="execute the notebooks of a study in sequence", parents=[_overrides()])
+    run.add_argument(
+        "--profile", default="quick", help="smoke, quick, full, live, paper, or a .yaml file (default: quick)"
+    )
     run.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
     run.add_argument("--fresh", action="store_true", help="run every stage again, complete or not")
-    run.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
     run.add_argument("--dry-run", action="store_true", help="only say what it takes, and what of it is missing here")
     run.set_defaults(command=_run)
 
+    train = commands.add_parser(
+        "train", help="fine-tune a study's reward model on several devices, by torchrun", parents=[_overrides()]
+    )
+    train.add_argument("--profile", default="paper")
+    train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
+    train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
+    train.set_defaults(command=_train)
+
+
+def _add_weights_and_problems(commands: Commands) -> None:
     weights = commands.add_parser("weights", help="list, fetch or verify pinned model weights")
     actions = weights.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="the pinned files and where they are").set_defaults(command=_weights_list)
@@ -58,7 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(command=_weights_fetch)
     actions.add_parser("verify", help="check the digest of every file here").set_defaults(command=_weights_verify)
 
-    record = commands.add_parser("record", help="make or extend the recordings of a profile with a live model")
+    problems = commands.add_parser("problems", help="list or validate problems")
+    actions = problems.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="a table of the sets, or one line for each problem of a set")
+    listing.add_argument("set", nargs="?", metavar="SET")
+    listing.set_defaults(command=_problems_list)
+    validate = actions.add_parser("validate", help="tests against references and mutants; headroom")
+    validate.add_argument("set", nargs="?", default="starter", metavar="SET")
+    validate.set_defaults(command=_problems_validate)
+
+
+def _add_recordings(commands: Commands) -> None:
+    record = commands.add_parser(
+        "record", help="make or extend the recordings of a profile with a live model", parents=[_overrides()]
+    )
     record.add_argument("--profile", default="quick")
     record.add_argument(
         "--only",
@@ -75,28 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
     )
     record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
-    record.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
     record.set_defaults(command=_record)
-
-    train = commands.add_parser("train", help="fine-tune a study's reward model on several devices, by torchrun")
-    train.add_argument("--profile", default="paper")
-    train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
-    train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
-    train.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
-    train.set_defaults(command=_train)
-
-    problems = commands.add_parser("problems", help="list or validate problems")
-    actions = problems.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="a table of the sets, or one line for each problem of a set")
-    listing.add_argument("set", nargs="?", metavar="SET")
-    listing.set_defaults(command=_problems_list)
-    validate = actions.add_parser("validate", help="tests against references and mutants; headroom")
-    validate.add_argument("set", nargs="?", default="starter", metavar="SET")
-    validate.set_defaults(command=_problems_validate)
 
     store = commands.add_parser("store", help="join the completions of several machines, or see what is there")
     actions = store.add_subparsers(required=True, metavar="ACTION")
@@ -108,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: this machine's store")
     info.set_defaults(command=_store_info)
 
+
+def _add_results(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
     evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
@@ -125,7 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, default=Path("course"), metavar="DIR", help="where to (default: course/)")
     build.add_argument("--check", action="store_true", help="also run both with the smoke profile (some minutes)")
     build.set_defaults(command=_course_build)
-    return parser
+
+
+def _overrides() -> argparse.ArgumentParser:
+    """The option `-p` of several commands."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
+    )
+    return parent
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.chain_of_functions import Batch, batch_of, split_steps
 from dreamprm_lib.engine.files import read_json, to_json, write_atomically
 from dreamprm_lib.engine.problems import DIFFICULTIES, LcbQuestion, Problem
 from dreamprm_lib.engine.sandbox.consensus import agreement
@@ -20,6 +20,12 @@ from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.schema import checked
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.study.rows import CandidateScores, Program
+
+
+def requests(test: Sequence[Problem], samples: int, temperature: float, **_others: object) -> list[Batch]:
+    """All that chapter 3 asks of its policy, by the names of its parameters; others are passed over: one batch, the
+    candidates."""
+    return [batch_of("candidates", test, samples, temperature)]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -38,33 +44,29 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def free_scores(
     problems: Sequence[Problem], candidates: Sequence[Program], sandbox: Sandbox | None = None
 ) -> list[CandidateScores]:
-    """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
+    """Scores of each program that need no training; the program with the highest score is picked.
 
     `first` (the earlier sample), `mean_logprob` (the policy's mean log-probability a token, in nats), `shortest` and
     `longest` (by characters); and with a sandbox `consensus` (`engine.sandbox.consensus`) and `public_samples`, which
     has a score for each sample of the statement: 1 if the program passes it.  No hidden test is touched.  A method that
     lacks a score for any candidate is left out.
     """
-    rows = []
-    label, quiet = "running on made-up inputs", sandbox is None
-    for problem in tqdm(problems, desc=label, unit="problem", disable=quiet):
+    rows: list[CandidateScores] = []
+    for problem in tqdm(problems, desc="running on made-up inputs", unit="problem", disable=sandbox is None):
         mine = [c for c in candidates if c.problem == problem.id]
-        found = {
-            "first": [-c.sample for c in mine],
-            "mean_logprob": [c.mean_logprob for c in mine],
-            "shortest": [-len(c.code) for c in mine],
-            "longest": [len(c.code) for c in mine],
+        found: dict[str, list[list[float]]] = {
+            "first": [[float(-c.sample)] for c in mine],
+            "mean_logprob": [[c.mean_logprob] for c in mine],
+            "shortest": [[float(-len(c.code))] for c in mine],
+            "longest": [[float(len(c.code))] for c in mine],
         }
         if sandbox:
-            found["consensus"] = agreement(problem, [c.code for c in mine], sandbox)
+            found["consensus"] = [[share] for share in agreement(problem, [c.code for c in mine], sandbox)]
             each = [replace(problem, tests=(sample,)) for sample in problem.samples]
             verdicts = iter(sandbox.grade([(one, c.code) for c in mine for one in each]))
             found["public_samples"] = [[float(next(verdicts).passed) for _ in each] for _ in mine]
-        rows += [
-            CandidateScores(method, problem.id, c.sample, score if isinstance(score, list) else [float(score)])
-            for method, scores in found.items()
-            for c, score in zip(mine, scores, strict=True)
-        ]
+        for method, scores in found.items():
+            rows += [CandidateScores(method, problem.id, c.sample, own) for c, own in zip(mine, scores, strict=True)]
     lacking = {row.method for row in rows if np.isnan(row.scores).any()}
     return [row for row in rows if row.method not in lacking]
 
@@ -77,33 +79,27 @@ def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.D
     with two or more steps).
     """
     difficulty = {p.id: p.difficulty for p in problems}
-    table = pd.DataFrame(
-        {
-            "problem": [c.problem for c in candidates],
-            "difficulty": [difficulty[c.problem] for c in candidates],
-            "passed": [c.passed for c in candidates],
-            "functions": [len(c.steps) for c in candidates],
-        }
-    )
-    rows = []
+    rows = [(c.problem, difficulty[c.problem], c.passed, len(c.steps)) for c in candidates]
+    table = pd.DataFrame(rows, columns=["problem", "difficulty", "passed", "functions"])
+    summary = []
     for name in (*DIFFICULTIES, "overall"):
         part = table if name == "overall" else table[table.difficulty == name]
         if part.empty:
             continue
-        by_problem = part.groupby("problem").passed.agg(["sum", "size"])
-        rows.append(
+        share = part.groupby("problem").passed.mean()
+        summary.append(
             {
                 "difficulty": name,
-                "problems": len(by_problem),
-                "candidates": int(by_problem["size"].min()),
-                "pass_at_1": (by_problem["sum"] / by_problem["size"]).mean(),
-                "pass_at_n": (by_problem["sum"] > 0).mean(),
-                "mixed": ((by_problem["sum"] > 0) & (by_problem["sum"] < by_problem["size"])).mean(),
+                "problems": len(share),
+                "candidates": int(part.groupby("problem").size().min()),
+                "pass_at_1": share.mean(),
+                "pass_at_n": (share > 0).mean(),
+                "mixed": ((share > 0) & (share < 1)).mean(),
                 "functions": part.functions.mean(),
                 "chained": (part.functions >= 2).mean(),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(summary)
 
 
 @dataclass(frozen=True)
@@ -115,19 +111,12 @@ class GradedProblem:
     passed: list[bool]
 
     def programs(self) -> list[Program]:
-        """The candidates as the suite's own rows (the file does not tell tokens or the kind of failure)."""
-        return [
-            Program(
-                self.problem.id,
-                i,
-                code,
-                [step.text for step in split_steps(code)],
-                ok,
-                "passed" if ok else "wrong_answer",
-                0,
-            )
-            for i, (code, ok) in enumerate(zip(self.codes, self.passed, strict=True))
-        ]
+        """The candidates as the suite's own rows (the file has no tokens and no kind of failure)."""
+        rows = []
+        for i, (code, ok) in enumerate(zip(self.codes, self.passed, strict=True)):
+            steps = [step.text for step in split_steps(code)]
+            rows.append(Program(self.problem.id, i, code, steps, ok, "passed" if ok else "wrong_answer", 0))
+        return rows
 
 
 class _Entry(LcbQuestion, extra="ignore"):
@@ -161,12 +150,9 @@ def read_lcb(path: Path | str) -> list[GradedProblem]:
 
 def write_lcb(path: Path | str, problems: Sequence[Problem], candidates: Sequence[Program]) -> None:
     """Write candidates as LiveCodeBench's `…_eval_all.json`; `read_lcb` gives the same programs and verdicts back."""
-    by_problem: dict[str, list[Program]] = {p.id: [] for p in problems}
-    for candidate in candidates:
-        by_problem[candidate.problem].append(candidate)
     entries = []
     for problem in problems:
-        programs = by_problem[problem.id]
+        programs = [c for c in candidates if c.problem == problem.id]
         entries.append(
             {
                 "question_title": problem.title,

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from itertools import zip_longest
 
 from markdown_it import MarkdownIt
 
+from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
-from dreamprm_lib.engine.problems import Problem, describe, read_toml
+from dreamprm_lib.engine.problems import Problem, describe, named, read_toml
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.study.rows import Program
 
@@ -137,6 +137,7 @@ def code_blocks(reply: str) -> list[str]:
 
 
 _COMMONMARK = MarkdownIt("commonmark").disable(["html_block", "inline", "text_join"])  # only blocks matter here
+BLOCKS = ("fence", "code_block")
 _THOUGHTS = re.compile(r"\A(?:\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|.*?</think>[ \t]*(?:\n|\Z))", re.DOTALL)
 _PYTHON_TAG = re.compile(r"(?:^|[\s{])\.?(?:python|pypy|py)[\d.]*(?![\w.-])", re.IGNORECASE)
 
@@ -144,19 +145,19 @@ _PYTHON_TAG = re.compile(r"(?:^|[\s{])\.?(?:python|pypy|py)[\d.]*(?![\w.-])", re
 def _markdown_blocks(text: str, depth: int = 3) -> Iterator[tuple[str, str]]:
     """The tag and the content of each block of a text, and of the blocks within these, down to a `depth`."""
     lines = text.split("\n")
-    blocks = [token for token in _COMMONMARK.parse(text) if token.type in ("fence", "code_block")]
-    fence = next((block for block in blocks if block.type == "fence"), None)
-    yield "", "\n".join(lines[: fence and fence.map[0]])
-    if fence:
-        yield "", _past_strings(lines, fence.map[0], fence.markup)
-    for block in blocks:
+    blocks = [(token, token.map[0]) for token in _COMMONMARK.parse(text) if token.map and token.type in BLOCKS]
+    fence, start = next((block for block in blocks if block[0].type == "fence"), (None, None))
+    yield "", "\n".join(lines[:start])
+    if fence and start is not None:
+        yield "", _past_strings(lines, start, fence.markup)
+    for block, opened in blocks:
         if block.type == "fence" and block.content.startswith(block.markup):
             yield block.info, ""  # opened twice: LiveCodeBench takes nothing from it, and its published grades say so
             continue
         if block.type == "fence":
             yield block.info, block.content
         if block.type == "fence" and block.level == 0:
-            yield block.info, _past_strings(lines[block.map[0] + 1 :], block.content.count("\n"), block.markup)
+            yield block.info, _past_strings(lines[opened + 1 :], block.content.count("\n"), block.markup)
         if depth and re.search("```|~~~", block.content) and _parsed(block.content) is None:
             yield from _markdown_blocks(block.content, depth - 1)
 
@@ -212,39 +213,29 @@ def split_steps(code: str) -> list[Step]:
     ]
 
 
-def prefixes(steps: list[Step]) -> list[str]:
-    """The text up to and including each step; the last prefix is the whole program."""
-    texts = [step.text for step in steps]
-    return ["".join(texts[: k + 1]) for k in range(len(texts))]
-
-
 def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list[int]]:
     """Names of the steps, and the line after each step but the last."""
     functions = []
     for node in module.body:
-        in_solution = isinstance(node, ast.ClassDef) and node.name == "Solution"
-        for candidate in node.body if in_solution else [node]:
-            if isinstance(candidate, ast.FunctionDef | ast.AsyncFunctionDef):
-                functions.append(candidate)
+        members = node.body if isinstance(node, ast.ClassDef) and node.name == "Solution" else [node]
+        functions += [f for f in members if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)]
     names, cuts = [], []
-    for function, following in zip_longest(functions, functions[1:]):
-        names.append(function.name)
-        if following is None:
-            break
-        end = function.end_lineno
-        rest = lines[end - 1].encode()[function.end_col_offset :].strip()
+    for function in functions[:-1]:
+        end, column = function.end_lineno or 0, function.end_col_offset
+        rest = lines[end - 1].encode()[column:].strip()
         if lines[end].strip() and rest.endswith(b"\\") and b"#" not in rest:
-            names.pop()  # a line continuation that runs on: the function stays with the next one
-            continue
+            continue  # a line continuation that runs on: the function stays with the next one
         while not lines[end].strip():
             end += 1
+        names.append(function.name)
         cuts.append(end)
-    return names, cuts
+    return [*names, *(f.name for f in functions[-1:])], cuts
 
 
 def _cuts_by_line(lines: list[str]) -> tuple[list[str], list[int]]:
     """The same for code that does not parse: a step begins at a top-level `def`, with the lines that belong to it."""
-    names, cuts = [], []
+    names: list[str] = []
+    cuts: list[int] = []
     in_solution = False
     for number, line in enumerate(lines):
         if re.match(r"class\s+Solution\b", line):
@@ -272,18 +263,77 @@ def _parsed(code: str) -> ast.Module | None:
 
 # ------------------------------------------------------------------------------------------------- sampling
 
+TRIES = 8  # programs after which it is decided whether a problem says enough
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a policy is asked at once: samples `known` … `samples` - 1 of a reply to each of `prompts`, which belong to
+    `problems`.  `what` says what for, and `policy` which of the notebook's parameters holds the policy.
+    """
+
+    what: str
+    problems: Sequence[Problem]
+    prompts: Sequence[Prompt]
+    samples: int
+    temperature: float
+    policy: str = "policy"
+    known: int = 0
+
+    def ask(self, policy: Policy) -> list[list[Completion]]:
+        """The replies to each prompt."""
+        n = max(self.samples - self.known, 0)
+        return policy.sample(self.prompts, n, temperature=self.temperature, first=self.known)
+
+
+def batch_of(
+    what: str,
+    problems: Sequence[Problem],
+    samples: int,
+    temperature: float,
+    prompt: Callable[[Problem], Prompt] = cof_prompt,
+) -> Batch:
+    """The batch that asks for `samples` programs for each problem."""
+    return Batch(what, problems, [prompt(p) for p in problems], samples, temperature)
+
+
+def requests(
+    train: Sequence[Problem],
+    meta: Sequence[Problem],
+    train_samples: int,
+    meta_samples: int,
+    compared: Sequence[str],
+    temperature: float,
+    **_others: object,
+) -> list[Batch]:
+    """All that chapter 1 asks of its policy, by the names of its parameters; others are passed over.
+
+    Three batches: programs for the training problems, for the meta problems, and by the plain prompt for those that
+    are `compared`.
+    """
+    return [
+        batch_of("programs, train", train, train_samples, temperature),
+        batch_of("programs, meta", meta, meta_samples, temperature),
+        batch_of("plain prompt", named(train, compared), train_samples, temperature, plain_prompt),
+    ]
+
 
 def sample_programs(
     policy: Policy,
     sandbox: Sandbox,
-    problems: list[Problem],
+    problems: Sequence[Problem],
     n: int,
     prompt: Callable[[Problem], Prompt] = cof_prompt,
     temperature: float = 0.8,
 ) -> list[Program]:
     """`n` graded programs for each problem, in order of problem and sample; progress is shown."""
-    replies = policy.sample([prompt(p) for p in problems], n, temperature=temperature)
-    asked = [(p, i, reply) for p, row in zip(problems, replies, strict=True) for i, reply in enumerate(row)]
+    return sample_batch(policy, sandbox, batch_of("programs", problems, n, temperature, prompt))
+
+
+def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program]:
+    """The graded programs of a batch, in order of problem and sample; progress is shown."""
+    rows = zip(batch.problems, batch.ask(policy), strict=True)
+    asked = [(p, i, reply) for p, replies in rows for i, reply in enumerate(replies, batch.known)]
     codes = [extract_code(reply.text) for _, _, reply in asked]
     verdicts = sandbox.grade([(p, code) for (p, _, _), code in zip(asked, codes, strict=True)], progress=True)
     return [
@@ -301,7 +351,19 @@ def sample_programs(
     ]
 
 
-def well_specified(problems: list[Problem], programs: list[Program], tries: int = 8) -> list[Problem]:
+def sample_well_specified(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program]:
+    """The graded programs of those problems of a batch that are `well_specified`; for the others the policy is asked
+    no more than `TRIES` times."""
+    tried = sample_batch(policy, sandbox, replace(batch, samples=min(batch.samples, TRIES)))
+    kept = well_specified(batch.problems, tried)
+    prompts = [prompt for p, prompt in zip(batch.problems, batch.prompts, strict=True) if p in kept]
+    rest = sample_batch(policy, sandbox, replace(batch, problems=kept, prompts=prompts, known=TRIES))
+    place = {p.id: k for k, p in enumerate(kept)}
+    programs = [p for p in [*tried, *rest] if p.problem in place]
+    return sorted(programs, key=lambda p: (place[p.problem], p.sample))
+
+
+def well_specified(problems: Sequence[Problem], programs: Sequence[Program], tries: int = TRIES) -> list[Problem]:
     """The problems without those of `codeio` that none of the first `tries` programs solves.
 
     Many of its tasks say too little about what is wanted.  The rule looks at no selector, and it is the same for every

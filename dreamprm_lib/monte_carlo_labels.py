@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dreamprm_lib.chain_of_functions import code_blocks, cof_prompt
+from dreamprm_lib.chain_of_functions import Batch, code_blocks, cof_prompt
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
@@ -55,6 +55,50 @@ def continued(prefix: str, reply: str) -> str | None:
     return None
 
 
+def requests(
+    train: Sequence[Problem],
+    programs: Sequence[Program],
+    rollouts: int,
+    rolled: int | None,
+    oracle_states: int,
+    oracle_rollouts: int,
+    weak_rollouts: int,
+    temperature: float,
+    labels: Sequence[StepLabel] | None = None,
+    **_others: object,
+) -> list[Batch]:
+    """All that chapter 2 asks of its policies, by the names of its parameters; others are passed over.
+
+    Three batches: the rollouts of each intermediate step, and those that the oracle adds to its states, by the policy
+    and by the weaker one.  The oracle takes the first steps that have a label: without `labels` all are thought to.
+    """
+    by_id = {p.id: p for p in train}
+
+    def batch(
+        what: str, states: Sequence[tuple[str, str]], samples: int, policy: str = "policy", known: int = 0
+    ) -> Batch:
+        prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
+        return Batch(what, [by_id[problem] for problem, _ in states], prompts, samples, temperature, policy, known)
+
+    states = [(p.problem, prefix) for p, _, prefix in intermediate_steps(programs, rolled) if p.problem in by_id]
+    judged = states if labels is None else [(x.problem, x.prefix) for x in labels if not x.clean]
+    return [
+        batch("rollouts", states, rollouts),
+        batch("oracle", judged[:oracle_states], oracle_rollouts, known=rollouts),
+        batch("oracle, weaker", judged[:oracle_states], weak_rollouts, "weak_policy"),
+    ]
+
+
+def intermediate_steps(programs: Sequence[Program], rolled: int | None = None) -> list[tuple[Program, int, str]]:
+    """Program, step and prefix of all steps but the last, of the programs whose sample number is below `rolled`."""
+    return [
+        (program, k, prefix)
+        for program in programs
+        if rolled is None or program.sample < rolled
+        for k, prefix in enumerate(program.prefixes[:-1])
+    ]
+
+
 def label_steps(
     policy: Policy,
     sandbox: Sandbox,
@@ -69,31 +113,22 @@ def label_steps(
     Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.  A
     step has no label if none of its rollouts is counted.
     """
-    open_prefixes = [
-        (program, k, prefix)
-        for program in programs
-        if rolled is None or program.sample < rolled
-        for k, prefix in enumerate(program.prefixes[:-1])
-    ]
-    states = [(program.problem, prefix) for program, _, prefix in open_prefixes]
+    steps = intermediate_steps(programs, rolled)
+    states = [(program.problem, prefix) for program, _, prefix in steps]
     outcomes, written = graded_rollouts(policy, sandbox, problems, states, n, temperature)
-    found = {
-        (program.problem, program.sample, k): (int(np.nansum(row)), int(np.isfinite(row).sum()), int(tokens.sum()))
-        for (program, k, _), row, tokens in zip(open_prefixes, outcomes, written, strict=True)
-    }
+    labels: dict[tuple[str, int], list[StepLabel]] = {(p.problem, p.sample): [] for p in programs}
     restarted: Counter[tuple[str, int]] = Counter()
-    for (problem, sample, _), (_, counted, _) in found.items():
-        restarted[problem, sample] += n - counted
-    labels = []
+    for (program, k, prefix), row, tokens in zip(steps, outcomes, written, strict=True):
+        own, passes, counted = (program.problem, program.sample), int(np.nansum(row)), int(np.isfinite(row).sum())
+        restarted[own] += n - counted
+        if counted:
+            labels[own].append(StepLabel(*own, k, prefix, counted, passes, passes / counted, False, int(tokens.sum())))
     for program in programs:
-        for k, prefix in enumerate(program.prefixes):
-            clean = k == len(program.steps) - 1
-            own = (program.problem, program.sample, k)
-            passes, counted, tokens = (int(program.passed), 1, 0) if clean else found.get(own, (0, 0, 0))
-            if counted:
-                lost = restarted[own[:2]] if clean else 0
-                labels.append(StepLabel(*own, prefix, counted, passes, passes / counted, clean, tokens, lost))
-    return labels
+        if program.steps:
+            own, passes, last = (program.problem, program.sample), int(program.passed), len(program.steps) - 1
+            whole = program.prefixes[last]
+            labels[own].append(StepLabel(*own, last, whole, 1, passes, float(passes), True, 0, restarted[own]))
+    return [x for of_program in labels.values() for x in of_program]
 
 
 def graded_rollouts(
@@ -107,10 +142,9 @@ def graded_rollouts(
     """Whether each of `n` rollouts of each state (problem's id, prefix) passes all tests, as 1 or 0, and NaN for one
     that is another program: [states, n]; and the tokens that it wrote: int [states, n]."""
     by_id = {p.id: p for p in problems}
-    prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
-    replies = policy.sample(prompts, n, temperature=temperature)
+    replies = policy.sample([rollout_prompt(by_id[p], prefix) for p, prefix in states], n, temperature=temperature)
     rollouts = [
-        (problem, continued(prefix, reply.text))
+        (problem, continued(prefix, reply.text) or "")
         for (problem, prefix), row in zip(states, replies, strict=True)
         for reply in row
     ]
@@ -126,7 +160,7 @@ def graded_rollouts(
 
 def oracle_states(
     policy: Policy,
-    weak: Policy,
+    weaker: Policy,
     sandbox: Sandbox,
     problems: Sequence[Problem],
     labels: Sequence[StepLabel],
@@ -140,28 +174,24 @@ def oracle_states(
     `PolicyError` if no state remains.
     """
     states = [(x.problem, x.prefix) for x in labels]
-    counted = [
-        [row[np.isfinite(row)] for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]]
-        for model, n in zip((policy, weak), rollouts, strict=True)
+    both = [
+        [
+            row[np.isfinite(row)].astype(int)
+            for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
+        ]
+        for model, n in zip((policy, weaker), rollouts, strict=True)
     ]
-    kept = [
-        k for k in range(len(states)) if all(2 * len(rows[k]) >= n for rows, n in zip(counted, rollouts, strict=True))
-    ]
-    if states and not kept:
+    enough = [all(2 * len(rows[k]) >= n for rows, n in zip(both, rollouts, strict=True)) for k in range(len(states))]
+    if states and not any(enough):
         raise PolicyError(
             "Most replies begin another program instead of continuing the one that was begun, so that no step can be "
             "judged by them. Ask a model whose replies can be opened with a prefix (`prefill: true`)."
         )
-    width = [min((len(rows[k]) for k in kept), default=0) for rows in counted]
+    kept = [(x, own, other) for x, own, other, ok in zip(labels, *both, enough, strict=True) if ok]
+    width, other_width = (min((len(row[k]) for row in kept), default=0) for k in (1, 2))
     return [
-        OracleState(
-            labels[k].problem,
-            labels[k].sample,
-            labels[k].step,
-            labels[k].prefix,
-            *(rows[k][:m].astype(int).tolist() for rows, m in zip(counted, width, strict=True)),
-        )
-        for k in kept
+        OracleState(x.problem, x.sample, x.step, x.prefix, own[:width].tolist(), other[:other_width].tolist())
+        for x, own, other in kept
     ]
 
 
@@ -175,7 +205,8 @@ def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, n
 
 
 def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator) -> list[StepLabel]:
-    """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of open steps go.
+    """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of
+    intermediate steps are dropped.
 
     A label from `n` rollouts or fewer, and a clean one, stays as it is; tokens are taken in proportion.
     """
@@ -209,26 +240,26 @@ def posterior_labels(labels: Sequence[StepLabel], verdicts: bool = True) -> Post
     settings, and it was not chosen by its outcome: say `verdicts=False` where that does not hold.  A clean label is its
     verdict.  Raises `InputError` if a step is labelled twice.
     """
-    steps = [(x.problem, x.sample, x.step) for x in labels]
-    if len(set(steps)) < len(steps):
-        problem, sample, step = next(key for key, count in Counter(steps).items() if count > 1)
+    times = Counter((x.problem, x.sample, x.step) for x in labels)
+    if twice := next((key for key, count in times.items() if count > 1), None):
         raise InputError(
-            f"Step {step} of program {sample} of {problem} has two labels, but each step must have one. Estimate first "
-            "and resample afterwards, or give the programs different sample numbers."
+            f"Step {twice[2]} of program {twice[1]} of {twice[0]} has two labels, but each step must have one. "
+            "Estimate first and resample afterwards, or give the programs different sample numbers."
         )
-    programs = {key: i for i, key in enumerate(dict.fromkeys(step[:2] for step in steps))}
-    problems = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in programs))}
-    program = np.array([programs[step[:2]] for step in steps], int)
-    step = np.array([x.step for x in labels], int)
+    programs = {key: i for i, key in enumerate(dict.fromkeys((x.problem, x.sample) for x in labels))}
+    program = np.array([programs[x.problem, x.sample] for x in labels], int)
+    step, passes, rollouts = (
+        np.array([getattr(x, name) for x in labels], int) for name in ("step", "passes", "rollouts")
+    )
     clean = np.array([x.clean for x in labels], bool)
-    passes, rollouts = (np.array([getattr(x, name) for x in labels], int) for name in ("passes", "rollouts"))
 
     counts = np.zeros((2, len(programs), step[~clean].max(initial=0) + 1), int)
     counts[:, program[~clean], step[~clean]] = passes[~clean], rollouts[~clean]
     known = np.full(len(programs), np.nan)
     if verdicts:
         known[program[clean]] = passes[clean]
-    found = value_posterior(Chains(*counts, known, np.array([problems[name] for name, _ in programs], int)))
+    problem = pd.factorize(np.array([name for name, _ in programs], object))[0]
+    found = value_posterior(Chains(counts[0], counts[1], known, problem))
 
     weights = np.empty((len(labels), len(VALUES)))
     weights[clean] = VALUES == passes[clean, None]
@@ -258,7 +289,7 @@ def oracle_draw(
 ) -> OracleDraw:
     """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
 
-    The other open labels are thinned to as many rollouts.  With 0 an oracle state stays, without a rollout.  Raises
+    The other labels from rollouts are thinned to as many.  With 0 an oracle state stays, without a rollout.  Raises
     `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
     """
     outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)

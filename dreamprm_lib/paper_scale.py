@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,39 @@ PUBLISHED = pd.DataFrame(
 )
 """Published pass@1 in percent on LiveCodeBench, 2025-02 on (DreamPRM-Code, table 1)."""
 
+ORIGINAL = pd.DataFrame(
+    [
+        ("data policy", "01", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
+        ("programs of a problem", "01", "train_samples", 1),
+        ("temperature of the programs", "01", "temperature", 0.2),
+        ("policy of the rollouts", "02", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
+        ("rollouts of a prefix", "02", "rollouts", 16),
+        ("temperature of the rollouts", "02", "temperature", 0.3),
+        ("policy of the candidates", "03", "policy.model", "o4-mini"),
+        ("its reasoning effort", "03", "policy.extra.reasoning_effort", "high"),
+        ("backbone", "04", "backbones", ["Qwen/Qwen2.5-Coder-3B"]),
+        ("what trains", "04", "recipe.part.targets", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("LoRA rank", "04", "recipe.part.rank", 8),
+        ("LoRA alpha", "04", "recipe.part.alpha", 16.0),
+        ("loss", "04", "recipe.loss", "mse"),
+        ("warm-up epochs", "04", "recipe.epochs", 5),
+        ("learning rate", "04", "recipe.learning_rate", 1e-4),
+        ("effective batch", "04", "recipe.accumulation", 32),
+        ("warm-up epochs", "05", "recipe.epochs", 5),
+        ("effective batch of the warm-up", "05", "recipe.accumulation", 32),
+        ("bilevel iterations", "05", "recipe.iterations", 10_000),
+        ("accumulation in an iteration", "05", "recipe.iteration_accumulation", 8),
+        ("learning rate", "05", "recipe.learning_rate", 1e-4),
+        ("learning rate of the upper level", "05", "recipe.meta_lr", 0.01),
+        ("label smoothing", "05", "recipe.smoothing", 0.1),
+        ("loss", "05", "recipe.loss", "mse"),
+        ("LoRA rank", "05", "recipe.part.rank", 8),
+        ("LoRA alpha", "05", "recipe.part.alpha", 16.0),
+    ],
+    columns=["setting", "chapter", "parameter", "value"],
+)
+"""The original's settings, and the parameter of the profile `paper` that holds each; dots lead into a group."""
+
 PAPER = Scale(problems=612, programs=1, rollouts=16, test_problems=PUBLISHED_PROBLEMS["overall"], candidates=8)
 """LiveCodeBench's problems before 2024-08 and from 2025-02 on (release v6), with the paper's settings; 8 candidates are
 this suite's choice."""
@@ -47,7 +81,7 @@ this suite's choice."""
 def published_counts() -> pd.DataFrame:
     """Whole problems behind the published percentages: columns method, difficulty, solved, problems, exact.
 
-    `exact` tells whether a whole number of problems gives the percentage to its last digit; averages over several runs
+    `exact` says whether a whole number of problems gives the percentage to its last digit; averages over several runs
     do not.
     """
     rows = []
@@ -168,13 +202,13 @@ def parses(code: str) -> bool:
 def places_of_cuts(code: str, cuts: Sequence[int]) -> list[str]:
     """Which of `PLACES` a prefix ends in, for each number of lines that one keeps of a program that parses.
 
-    `in a docstring` also stands for a header of several lines.
+    A header of several lines also counts as `in a docstring`.
     """
     lines = code.rstrip().count("\n") + 1
     functions = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     places = []
     for cut in cuts:
-        inside = [f for f in functions if f.lineno <= cut < f.end_lineno]
+        inside = [f for f in functions if f.lineno <= cut < (f.end_lineno or 0)]
         if cut >= lines:
             places.append("whole program")
         elif not inside:
@@ -182,7 +216,7 @@ def places_of_cuts(code: str, cuts: Sequence[int]) -> list[str]:
         else:
             function = max(inside, key=lambda f: f.lineno)  # the innermost
             first = function.body[0]
-            ready = first.lineno - 1 if ast.get_docstring(function) is None else first.end_lineno
+            ready = first.lineno - 1 if ast.get_docstring(function) is None else first.end_lineno or 0
             places.append("in a docstring" if cut < ready else "before a body" if cut == ready else "in a body")
     return places
 
@@ -242,8 +276,8 @@ def labels_and_weights_toy(
     passed = np.concatenate([np.arange(rows) < round(share * rows) for share in (value, other)]).astype(float)
     train = StepTable(features, noisy, names, movable=np.arange(2 * rows) < rows)
     meta = StepTable(features, passed, names)
-    settings = dict(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
-    return {learn: correct(train, meta, Correction(learn, **settings)) for learn in ("labels", "weights")}
+    settings = Correction(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
+    return {learn: correct(train, meta, replace(settings, learn=learn)) for learn in ("labels", "weights")}
 
 
 # ------------------------------------------------------------------------------------------------- whole programs
@@ -267,7 +301,7 @@ def pool_by_aggregation(
 def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:
     """Passes of a reward model, and the characters that they read, for all candidates: columns passes, characters.
 
-    Characters of statement and program stand for tokens; the template and what attention costs are left out.
+    Characters of statement and program are counted in place of tokens; the template and attention are left out.
     """
     statement = {p.id: len(describe(p)) for p in problems}
     mine = [c for c in candidates if c.problem in statement]

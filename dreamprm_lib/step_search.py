@@ -113,10 +113,10 @@ def search(
 def after(reply: Completion) -> tuple[str, bool]:
     """The program text after a reply, and whether the program is finished.
 
-    The endpoint does not tell what ended a reply; its text does.  Before the next function stands an empty line, before
-    the closing fence or the end of the text stands none: a program goes on if its reply ends with a line end that
-    follows a definition, an import or an assignment.  It is finished if it ends with its call, holds the fence, was cut
-    for its length, or does not parse.
+    The endpoint does not say what ended a reply, but its text shows it.  There is an empty line before the next
+    function, and none before the closing fence or the end of the text: a program goes on if its reply ends with a line
+    end that follows a definition, an import or an assignment.  It is finished if it ends with its call, holds the
+    fence, was cut for its length, or does not parse.
     """
     text = reply.text.removeprefix("```python\n")
     if reply.finish != "length" and "```" not in text and text.endswith("\n") and _goes_on(text):
@@ -180,11 +180,11 @@ def _extend(
     texts = dict(after(reply) for reply in replies)
     scores = model.score(problem, list(texts))
     states = [
-        State(text, finished or last, steps, aggregate(steps, aggregation))
-        for (text, finished), steps in zip(texts.items(), scores, strict=True)
+        State(text, whole or last, steps, aggregate(steps, aggregation))
+        for (text, whole), steps in zip(texts.items(), scores, strict=True)
     ]
-    standing = [state for state in found.kept if state.finished]
-    found.levels.append(sorted(standing + states, key=lambda state: -state.score))
+    finished = [state for state in found.kept if state.finished]
+    found.levels.append(sorted(finished + states, key=lambda state: -state.score))
     found.tokens += sum(reply.tokens for reply in replies)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from math import comb, floor
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from dreamprm_lib.chain_of_functions import cof_prompt
@@ -31,11 +32,9 @@ from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
 from dreamprm_lib.evidence.statistics import (
     counted,
     holm,
-    interval,
     mean_with_interval,
     numbers,
     problems_to_settle,
-    resamples,
     sign_flip_test,
 )
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
@@ -43,26 +42,26 @@ from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
 from dreamprm_lib.study.rows import CandidateScores, Program, SearchedProgram, StepLabel
 
 
-def best_of_n(scores: Sequence[float], passed: Sequence[bool], n: int) -> float:
+def best_of_n(scores: ArrayLike, passed: ArrayLike, n: int) -> float:
     """The chance that the highest-scored of `n` candidates passes: the exact mean over all n-subsets, ties averaged.
 
     The best of a subset lies in a group of equal scores with probability [C(upto, n) - C(below, n)] / C(total, n),
     where `below` and `upto` count the candidates with a lower score, and a lower or equal one; within the group each
     candidate is as likely.  Raises `InputError` unless 1 <= n <= len(scores), and for NaN.
     """
-    scores, passed = numbers("scores", scores), numbers("passed", passed)
-    total = len(scores)
-    if not 1 <= n <= total or len(passed) != total:
+    ranked, right = numbers("scores", scores), numbers("passed", passed)
+    total = len(ranked)
+    if not 1 <= n <= total or len(right) != total:
         raise InputError(f"best-of-{n} needs at least {max(n, 1)} scored candidates, and has {total}.")
     value = 0.0
-    for score in np.unique(scores):
-        below, tied = int((scores < score).sum()), scores == score
+    for score in np.unique(ranked):
+        below, tied = int((ranked < score).sum()), ranked == score
         reached = comb(below + int(tied.sum()), n) - comb(below, n)
-        value += reached / comb(total, n) * passed[tied].mean()
+        value += reached / comb(total, n) * right[tied].mean()
     return float(value)
 
 
-def best_of_mean(scores: Sequence[float], passed: Sequence[bool], n: float) -> float:
+def best_of_mean(scores: ArrayLike, passed: ArrayLike, n: float) -> float:
     """Best-of-N where N is `n` in the mean: the mixture of the two whole N beside it (n = 2.25: N = 3 in a quarter of
     the cases, else N = 2), so that any budget of tokens can be met.  1 <= n <= len(scores)."""
     low = floor(n)
@@ -103,7 +102,7 @@ class Pool:
         """How many public samples a selector may run first: 0, and so many more as are known, up to 2."""
         return range(min(max((s.shape[1] for s in self.samples or []), default=0), MOST_SAMPLES) + 1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for method, rows in self.scores.items():
             for problem, row in zip(self.problems, rows, strict=True):
                 numbers(f"The scores of `{method}` for {problem.id}", row)
@@ -116,7 +115,7 @@ class Pool:
     def best_of(self, method: str, n: int, samples: int = 0) -> np.ndarray:
         """Best-of-n of a method, after so many public samples, for each problem [problems]."""
         scores = self.scores[method]
-        if samples:
+        if samples and self.samples:
             scores = [after_samples(s, ok[:, :samples]) for s, ok in zip(scores, self.samples, strict=True)]
         return np.array([best_of_n(s, p, n) for s, p in zip(scores, self.passed, strict=True)])
 
@@ -129,7 +128,7 @@ def make_pool(
 ) -> Pool:
     """Bring candidates and step scores together, with `random` (all scores equal) and `oracle` (the verdict itself).
 
-    The rows of `public_samples` are no method: they tell which samples a candidate passes.  `aggregation` names one
+    The rows of `public_samples` are no method: they say which samples a candidate passes.  `aggregation` names one
     rule for all methods, or one for each.
     """
     by_problem = {p.id: sorted((c for c in candidates if c.problem == p.id), key=lambda c: c.sample) for p in problems}
@@ -161,16 +160,11 @@ def weighted_votes(
     brings its own score; here the members' scores are taken to be like the program's own.
     """
     share = {(v.problem, v.sample): v.scores[0] for v in votes if v.method == "consensus"}
-    return [
-        CandidateScores(
-            f"{method} x consensus",
-            s.problem,
-            s.sample,
-            [share[s.problem, s.sample] * float(np.mean(s.scores))] if s.scores else [],
-        )
-        for s in scores
-        if s.method == method
-    ]
+    rows = []
+    for s in (row for row in scores if row.method == method):
+        vote = [share[s.problem, s.sample] * float(np.mean(s.scores))] if s.scores else []
+        rows.append(CandidateScores(f"{method} x consensus", s.problem, s.sample, vote))
+    return rows
 
 
 def stacked(scores: Sequence[CandidateScores], weights: Mapping[str, float]) -> list[CandidateScores]:
@@ -195,11 +189,9 @@ def powers_of_two(n: int) -> list[int]:
 def scaling_curve(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
     """Best-of-N of every method at N = 1, 2, 4, …: columns method, samples (that are run first), n, pass_rate, ci_low,
     ci_high (95 %)."""
-    counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     rows = []
     for samples, method, n in product(pool.regimes, pool.scores, powers_of_two(pool.size)):
-        values = pool.best_of(method, n, samples)
-        rows.append((method, samples, n, values.mean(), *interval(values, counts)))
+        rows.append((method, samples, n, *mean_with_interval(pool.best_of(method, n, samples), draws, seed)))
     return pd.DataFrame(rows, columns=["method", "samples", "n", "pass_rate", "ci_low", "ci_high"])
 
 
@@ -228,42 +220,41 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
     p_holm (adjusted for the number of rows), spread (standard deviation over problems), problems_needed to settle the
     difference with a power of 0.8 (empty: over 20,000), and verdict, the sentence that all this allows.  All of them
     are of the same gains, one a problem."""
-    counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
-    rows = []
-    for samples in tqdm(pool.regimes, desc="comparing", unit="regime"):
+    gains = []
+    for samples in pool.regimes:
         if samples:
             gain = pool.best_of("random", pool.size, samples) - pool.best_of("random", pool.size)
-            rows.append(_difference("random", "random without samples", gain, counts, samples))
+            gains.append(("random", "random without samples", samples, gain))
         for method, baseline in pairs:
             gain = pool.best_of(method, pool.size, samples) - pool.best_of(baseline, pool.size, samples)
-            rows.append(_difference(method, baseline, gain, counts, samples))
-    return _adjusted(rows)
+            gains.append((method, baseline, samples, gain))
+    return _compared(gains, draws, seed)
 
 
-def _difference(method: str, baseline: str, gain: np.ndarray, counts: np.ndarray, samples: int = 0) -> dict:
-    """A row of `differences`, for the gain on each problem [problems]."""
+def _compared(gains: Sequence[tuple[str, str, int, np.ndarray]], draws: int, seed: int) -> pd.DataFrame:
+    """The table of `differences`: method, baseline, samples, and the gain on each problem [problems], row by row."""
+    rows = [_difference(*row, draws=draws, seed=seed) for row in tqdm(gains, desc="comparing", unit="pair")]
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
+    return table.assign(verdict=verdict(table))
+
+
+def _difference(method: str, baseline: str, samples: int, gain: np.ndarray, *, draws: int, seed: int) -> dict:
     gain = np.where(np.abs(gain) < 1e-9, 0.0, gain)
-    low, high = interval(gain, counts)
+    mean, low, high = mean_with_interval(gain, draws, seed)
     return {
         "method": method,
         "baseline": baseline,
         "samples": samples,
-        "difference": gain.mean(),
+        "difference": mean,
         "ci_low": low,
         "ci_high": high,
         "wins": int((gain > 0).sum()),
         "losses": int((gain < 0).sum()),
         "p_value": sign_flip_test(gain),
         "spread": gain.std(),
-        "problems_needed": problems_to_settle(gain.mean(), gain.std()),
+        "problems_needed": problems_to_settle(mean, gain.std()),
     }
-
-
-def _adjusted(rows: Sequence[dict]) -> pd.DataFrame:
-    """Rows of `_difference` as a table, their p-values adjusted for its size, with its verdict."""
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
-    return table.assign(verdict=verdict(table))
 
 
 def aggregation_table(
@@ -278,14 +269,11 @@ def aggregation_table(
     the paired difference to the `chosen` one, difference, diff_low, diff_high (95 %)."""
     pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
     n = pools[chosen].size
-    counts = resamples(len(pools[chosen].problems), draws, np.random.default_rng(seed))
     rows = []
-    for method in dict.fromkeys(s.method for s in scores):
-        base = pools[chosen].best_of(method, n)
-        for how, pool in pools.items():
-            values = pool.best_of(method, n)
-            rates = (n, values.mean(), *interval(values, counts))
-            rows.append((method, how, *rates, (values - base).mean(), *interval(values - base, counts)))
+    for method, (how, pool) in product(dict.fromkeys(s.method for s in scores), pools.items()):
+        values, base = pool.best_of(method, n), pools[chosen].best_of(method, n)
+        both = (mean_with_interval(x, draws, seed) for x in (values, values - base))
+        rows.append((method, how, n, *chain(*both)))
     columns = ["method", "aggregation", "n", "pass_rate", "ci_low", "ci_high", "difference", "diff_low", "diff_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -313,7 +301,7 @@ def _finite(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scores, neginf=np.finfo(float).min / 4)
 
 
-def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
+def missed_picks(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
     """Where a method lost to an available candidate: the problem, the failing one that it picked, and the passing one
     that it scored highest, as indices in the pool's order of candidates."""
     found = []
@@ -322,6 +310,9 @@ def regrets(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
         if ok.any() and not ok[picked]:
             found.append((problem, picked, int(np.argmax(np.where(ok, scores, -np.inf)))))
     return found
+
+
+regrets = missed_picks  # the name that chapter 6 has for it
 
 
 def verdict(table: pd.DataFrame) -> list[str]:
@@ -390,18 +381,20 @@ def search_differences(
 ) -> pd.DataFrame:
     """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
 
-    Its pick stands against `method`, by which it was steered, and against `random`; whether any of its finished
-    programs passes, against `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
+    Its pick is compared with `method`, by which it was steered, and with `random`; whether any of its finished programs
+    passes is compared with `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
     """
     n = equal_tokens(pool, candidates, found)
-    counts = resamples(len(pool.problems), draws, np.random.default_rng(seed))
     pick, any_passes = _search_outcomes(pool, found)
-    rows = []
-    comparisons = ((SEARCH, pick, method), (SEARCH, pick, "random"), (SEARCH_ANY, any_passes, "oracle"))
-    for name, solved, baseline in comparisons:
+    gains = []
+    for name, solved, baseline in (
+        (SEARCH, pick, method),
+        (SEARCH, pick, "random"),
+        (SEARCH_ANY, any_passes, "oracle"),
+    ):
         rates = [best_of_mean(*case) for case in zip(pool.scores[baseline], pool.passed, n, strict=True)]
-        rows.append(_difference(name, baseline, solved - np.array(rates), counts))
-    return _adjusted(rows)
+        gains.append((name, baseline, 0, solved - np.array(rates)))
+    return _compared(gains, draws, seed)
 
 
 def search_curve(
@@ -440,14 +433,14 @@ def score_candidates(
 
     `backend` is `local`, this process, or one of `engine.clusters`, whose workers take a problem each.
     """
-    mine = {p.id: [c for c in candidates if c.problem == p.id] for p in problems}
-    tasks = [(p, [c.code for c in mine[p.id]]) for p in problems]
+    mine = [[c for c in candidates if c.problem == p.id] for p in problems]
+    tasks = [(p, [c.code for c in of_problem]) for p, of_problem in zip(problems, mine, strict=True)]
     work = partial(_scores_of_problem, model)
     scored = map(work, tasks) if backend == "local" else spread(work, tasks, backend)
     rows = []
-    for problem in tqdm(problems, desc=f"scoring with {method}", unit="problem"):
-        for candidate, scores in zip(mine[problem.id], next(scored), strict=True):
-            rows.append(CandidateScores(method, problem.id, candidate.sample, scores))
+    for of_problem in tqdm(mine, desc=f"scoring with {method}", unit="problem"):
+        for c, scores in zip(of_problem, next(scored), strict=True):
+            rows.append(CandidateScores(method, c.problem, c.sample, scores))
     return rows
 
 
@@ -499,7 +492,7 @@ def study_bill(
     rows = [
         ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
         ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in prefixes), 0, writing, 0),
-        ("rollouts", "study", 0, sum(x.tokens for x in prefixes), writing, regraded),
+        ("rollouts", "study", 0, sum(x.tokens or 0 for x in prefixes), writing, regraded),
         ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
         ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
         ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),

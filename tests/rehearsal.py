@@ -36,7 +36,7 @@ from faults import FaultyServer, at_random  # noqa: E402
 
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps  # noqa: E402
 from dreamprm_lib.commands.run import load_profile, run  # noqa: E402
-from dreamprm_lib.engine.problems import Problem, _share, load_problems  # noqa: E402
+from dreamprm_lib.engine.problems import Problem, load_problems  # noqa: E402
 from dreamprm_lib.reward_model import Backbone, Head, RewardModel  # noqa: E402
 from dreamprm_lib.study.folder import STAGES  # noqa: E402
 
@@ -50,12 +50,13 @@ FAULTS = at_random(1 / 8, ("429 wait", "500", "cut", "half", "not json"))  # of 
 
 
 def chosen_problems(sizes: dict[str, int]) -> dict[str, list[Problem]]:
-    """Starter problems by the split that their date and id will give them."""
+    """Starter problems by the split that their date and id will give them: of the early ones, those whose id has a hash
+    below a fifth of the greatest are meta."""
     starter = [p for p in load_problems("starter") if len(split_steps(p.reference)) >= 3 and not p.checker]
-    early_meta = [p for p in starter if _share(p.id) < 0.2]
-    others = [p for p in starter if _share(p.id) >= 0.2]
+    meta = [p for p in starter if int(hashlib.sha256(p.id.encode()).hexdigest()[:8], 16) < 0.2 * 16**8]
+    others = [p for p in starter if p not in meta]
     train, test = others[: sizes["train"]], others[-sizes["test"] :]
-    return {"train": train, "meta": early_meta[: sizes["meta"]], "test": test, "left out": others[20:21]}
+    return {"train": train, "meta": meta[: sizes["meta"]], "test": test, "left out": others[20:21]}
 
 
 def write_livecodebench(path: Path, chosen: dict[str, list[Problem]]) -> None:
@@ -68,19 +69,10 @@ def write_livecodebench(path: Path, chosen: dict[str, list[Problem]]) -> None:
                 json.dumps([{"input": t.input, "output": t.output, "testtype": "stdin"} for t in tests])
                 for tests in (p.samples, p.tests)
             )
-            row = {
-                "question_title": p.title,
-                "question_content": p.statement,
-                "platform": "atcoder",
-                "question_id": p.id,
-                "contest_id": "rehearsal",
-                "contest_date": f"{dates[split]}T00:00:00",
-                "starter_code": "",
-                "difficulty": p.difficulty,
-                "public_test_cases": public,
-                "private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(private))).decode(),
-                "metadata": "{}",
-            }
+            row = {"question_title": p.title, "question_content": p.statement, "question_id": p.id}
+            row |= {"platform": "atcoder", "contest_id": "rehearsal", "contest_date": f"{dates[split]}T00:00:00"}
+            row |= {"starter_code": "", "difficulty": p.difficulty, "public_test_cases": public, "metadata": "{}"}
+            row["private_test_cases"] = base64.b64encode(zlib.compress(pickle.dumps(private))).decode()
             lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
 

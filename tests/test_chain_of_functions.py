@@ -3,7 +3,9 @@
 import ast
 import hashlib
 import time
+from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,13 @@ from dreamprm_lib.chain_of_functions import (
     cof_prompt,
     extract_code,
     plain_prompt,
-    prefixes,
+    requests,
+    sample_well_specified,
     split_steps,
     well_specified,
     worked_example,
 )
+from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.policy import render_chatml
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
@@ -98,7 +102,7 @@ def test_line_ends_are_those_that_python_knows(end):
 def test_a_line_continuation_does_not_cut_a_prefix_that_cannot_parse():
     code = "def a(): return 1 \\\n\ndef b(): return 2\n"
     assert "".join(texts(code)) == code
-    assert all(parses(p) for p in prefixes(split_steps(code)))
+    assert all(parses(p) for p in accumulate(texts(code)))
 
 
 def parses(code):
@@ -135,7 +139,7 @@ def test_every_prefix_of_a_program_parses_and_nothing_is_lost(code):
     steps = split_steps(code)
     assert "".join(s.text for s in steps) == code
     assert all(s.text for s in steps)
-    assert all(parses(p) for p in prefixes(steps))
+    assert all(parses(p) for p in accumulate(texts(code)))
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
@@ -310,6 +314,28 @@ def test_the_worked_example_has_the_shape_of_the_input():
         lines = problem.samples[0].input.strip().splitlines()
         example = worked_example(problem).id
         assert (example == "example-lines") == (len(lines) > 2), problem.id
+
+
+def test_what_a_chapter_asks_is_listed_and_a_task_that_says_too_little_is_asked_no_more():
+    first, second, third = load_problems("starter")[:3]
+    vague = replace(second, source="codeio")
+    batches = requests([first, vague], [third], 9, 2, [first.id], 0.5, outputs="passed over")
+    assert [(b.what, len(b.prompts), b.samples) for b in batches] == [
+        ("programs, train", 2, 9), ("programs, meta", 1, 2), ("plain prompt", 1, 9),
+    ]  # fmt: skip
+    assert batches[0].prompts == [cof_prompt(first), cof_prompt(vague)] and batches[2].prompts == [plain_prompt(first)]
+
+    asked: Counter = Counter()
+
+    class Wrong:
+        def sample(self, prompts, n, temperature, first):
+            asked.update(prompt.messages[-1] for prompt in prompts for _ in range(first, first + n))
+            return [[Completion("print(1)", 1, "stop")] * n for _ in prompts]
+
+    with Sandbox(workers=1) as sandbox:
+        programs = sample_well_specified(Wrong(), sandbox, batches[0])
+    assert [(p.problem, p.sample) for p in programs] == [(first.id, k) for k in range(9)]
+    assert sorted(asked.values()) == [8, 9]
 
 
 def test_tasks_of_codeio_that_no_early_program_solves_are_left_out():

@@ -87,35 +87,24 @@ BILL = pd.DataFrame(
 
 
 @pytest.mark.parametrize(
-    "method, n, uses, tokens, runs",
+    "method, n, uses, samples, tokens, runs",
     [
-        ("random", 4, 1, 60, 0),  # one candidate is enough
-        ("mean_logprob", 4, 1, 90, 0),
-        ("consensus", 4, 1, 90, 32),
-        ("orm", 4, 10, 90 + 100 + 4, 1),
-        ("prm_cof", 4, 10, 90 + 150 + 4, 3),
-        ("prm_cof", 4, np.inf, 90 + 4, 0),
-        ("prm_cof x consensus", 4, 10, 90 + 150 + 4, 3 + 32),
+        ("random", 4, 1, 0, 60, 0),  # one candidate is enough
+        ("random", 4, 10, 1, 90, 4),  # but every candidate is run on a sample
+        ("mean_logprob", 4, 1, 0, 90, 0),
+        ("consensus", 4, 1, 0, 90, 32),
+        ("consensus", 2, 10, 2, 70, 16 + 2 * 2),
+        ("orm", 4, 10, 0, 90 + 100 + 4, 1),
+        ("prm_cof", 4, 10, 0, 90 + 150 + 4, 3),
+        ("prm_cof", 4, 10, 2, 90 + 150 + 4, 3 + 4 * 2),
+        ("prm_cof", 4, np.inf, 0, 90 + 4, 0),
+        ("prm_cof x consensus", 4, 10, 0, 90 + 150 + 4, 3 + 32),
     ],
 )
-def test_what_a_problem_costs(method, n, uses, tokens, runs):
-    cost = costs.cost_of(BILL, method, n, uses)
+def test_what_a_problem_costs(method, n, uses, samples, tokens, runs):
+    cost = costs.cost_of(BILL, method, n, uses, samples)
     assert (cost.tokens, cost.runs) == pytest.approx((tokens, runs))
     assert cost.flops == 2 * cost.tokens and cost.seconds == pytest.approx(tokens + runs)
-
-
-@pytest.mark.parametrize(
-    "method, n, samples, tokens, runs",
-    [
-        ("prm_cof", 4, 2, 90 + 150 + 4, 3 + 4 * 2),
-        ("random", 4, 1, 90, 4),  # every candidate is run, so that one is not enough
-        ("random", 4, 0, 60, 0),
-        ("consensus", 2, 2, 70, 16 + 2 * 2),
-    ],
-)
-def test_samples_that_are_run_first_cost_a_run_of_each_candidate(method, n, samples, tokens, runs):
-    cost = costs.cost_of(BILL, method, n, 10, samples)
-    assert (cost.tokens, cost.runs) == pytest.approx((tokens, runs))
 
 
 def test_a_share_of_the_rollouts_changes_nothing_else():
@@ -130,21 +119,26 @@ def test_costs_are_shared_by_somebody(uses):
         costs.cost_of(BILL, "orm", 1, uses)
 
 
-@pytest.mark.parametrize("numbers", [{"run": 0}, {"reads": -1e9}, {"written": float("nan")}])
-def test_the_numbers_of_a_machine_are_positive(numbers):
-    with pytest.raises(InputError, match="above 0"):
-        costs.machine_of("core", **numbers)
-
-
 def test_a_machine_by_its_name_and_with_own_numbers():
     assert costs.machine_of("gpu") == costs.GPU and costs.machine_of("core") == costs.CORE
     mine = costs.machine_of("core", run=0.25)
     assert (mine.run, mine.reads) == (0.25, costs.CORE.reads)
-    with pytest.raises(InputError, match="no machine 'abacus': known are core, gpu"):
-        costs.machine_of("abacus")
-    for wrong in ({"colour": 1}, {"run": "fast"}):
-        with pytest.raises(InputError, match=r"machine core: .*(colour|run)"):
-            costs.machine_of("core", **wrong)
+
+
+@pytest.mark.parametrize(
+    "name, own, said",
+    [
+        ("abacus", {}, "no machine 'abacus': known are core, gpu"),
+        ("core", {"colour": 1}, "machine core: .*colour"),
+        ("core", {"run": "fast"}, "machine core: .*run"),
+        ("core", {"run": 0}, "above 0"),
+        ("core", {"reads": -1e9}, "above 0"),
+        ("core", {"written": float("nan")}, "above 0"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(name, own, said):
+    with pytest.raises(InputError, match=said):
+        costs.machine_of(name, **own)
 
 
 # ------------------------------------------------------------------------------------------------- what it buys
@@ -242,7 +236,7 @@ def test_growth_is_in_proportion(change, work, factor):
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (  # under which a constant of a machine goes, or went
     "run written reads price run_seconds test_seconds written_a_second flops flops_per_second gpu_price core_price "
-    "statement_tokens unit_costs"
+    "statement_tokens unit_costs TRAINING CORRECTION ROLLOUT_SHARE JUDGE POLICY"
 ).split()
 BOUND = re.compile(  # x = 1, x: float = 1, "x": 1; no expression, and not 0
     rf"\b({'|'.join(NAMES)})\b[\"']?(?:: *\w+)? *[=:] *(?!0\b(?!\.))([\d.][\d._e+-]*) *(?=$|[\n,)}}#])"

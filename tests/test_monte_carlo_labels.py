@@ -22,6 +22,7 @@ from dreamprm_lib.monte_carlo_labels import (
     oracle_draw,
     oracle_states,
     posterior_labels,
+    requests,
     resampled_labels,
     rollout_prompt,
     squared_errors,
@@ -68,6 +69,7 @@ def test_open_steps_are_labelled_by_rollouts_and_the_last_by_the_verdict():
         (2, 0, 1, 0.0, True),
     ]
     assert labels[1].prefix == STEPS[0] + STEPS[1]
+    assert rollout_prompt(PROBLEM, STEPS[0]).prefill == "```python\n" + STEPS[0]
     assert [x.tokens for x in labels] == [4, 4, 0]  # what the rollouts wrote, one token each
 
 
@@ -100,6 +102,28 @@ def test_an_oracle_state_keeps_the_outcome_of_each_rollout_of_both_policies():
     assert [x.passes for x in labels] == [sum(x.outcomes[:2]) for x in (first, second)]
 
 
+def test_requests_are_all_that_labels_and_oracle_ask_for():
+    """The policies below note what they are asked; the requests list it beforehand, and after restarts too."""
+
+    class Noting(Restarting):
+        def sample(self, prompts, n, temperature):
+            asked.extend((prompt, i) for prompt in prompts for i in range(n))
+            return super().sample(prompts, n, temperature)
+
+    asked: list = []
+    programs = [replace(program(STEPS, True), sample=sample) for sample in range(2)]
+    labels = label_steps(Noting(4, 0), WordSandbox(), [PROBLEM], programs, 4, rolled=1)
+    settings = dict(rollouts=4, rolled=1, oracle_states=1, oracle_rollouts=6, weak_rollouts=2, temperature=0.8)
+    rollouts, oracle, weaker = requests([PROBLEM], programs, **settings, labels=labels)
+    assert set(asked) == {(prompt, i) for prompt in rollouts.prompts for i in range(4)}
+    asked.clear()
+    chosen = [x for x in labels if not x.clean][:1]
+    oracle_states(Noting(0), Restarting(0), WordSandbox(), [PROBLEM], chosen, (6, 2))
+    assert set(asked) == {(prompt, i) for prompt in oracle.prompts for i in range(6)}
+    assert (oracle.known, weaker.samples, weaker.policy) == (4, 2, "weak_policy") and weaker.prompts == oracle.prompts
+    assert requests([PROBLEM], programs, **settings)[1].prompts == rollouts.prompts[:1] != oracle.prompts
+
+
 def test_programs_beyond_the_rolled_ones_are_labelled_at_their_last_step_alone():
     programs = [replace(program(STEPS, True), sample=sample) for sample in range(3)]
     labels = label_steps(ScriptedPolicy(), WordSandbox(), [PROBLEM], programs, 4, rolled=1)
@@ -107,12 +131,9 @@ def test_programs_beyond_the_rolled_ones_are_labelled_at_their_last_step_alone()
 
 
 def test_one_step_programs_need_no_rollouts_and_empty_ones_no_labels():
-    class NoPolicy:
-        def sample(self, prompts, n, temperature):
-            assert not prompts
-            return []
-
-    labels = label_steps(NoPolicy(), WordSandbox(), [PROBLEM], [program(STEPS[2:], True), program([], False)], 4)
+    programs = [program(STEPS[2:], True), replace(program([], False), sample=1)]
+    assert not requests([PROBLEM], programs, 4, None, 9, 8, 2, 0.8)[0].prompts
+    labels = label_steps(ScriptedPolicy(), WordSandbox(), [PROBLEM], programs, 4)
     assert [(x.label, x.clean) for x in labels] == [(1.0, True)]
 
 
@@ -197,10 +218,6 @@ def test_oracle_states_have_equally_many_rollouts_and_each_of_them_counts():
         states((3, 0), (0, 2))
 
 
-def test_a_rollout_is_opened_with_the_prefix():
-    assert rollout_prompt(PROBLEM, STEPS[0]).prefill == "```python\n" + STEPS[0]
-
-
 @pytest.mark.parametrize("passes, rollouts", [(0, 4), (1, 4), (4, 4), (7, 16)])
 def test_wilsons_interval_inverts_the_score_test(passes, rollouts):
     """At each bound the observed share lies 1.96 standard errors away (or the bound is 0 or 1)."""
@@ -212,28 +229,19 @@ def test_wilsons_interval_inverts_the_score_test(passes, rollouts):
     assert 0 <= low <= passes / rollouts <= high <= 1
 
 
-def test_subsampled_labels_are_a_distribution_with_the_right_mean():
-    labels, share = subsampled_labels(passes=5, rollouts=16, n=4)
-    assert share.sum() == pytest.approx(1) and labels @ share == pytest.approx(5 / 16)
-
-
 OPEN = StepLabel("p", 0, 0, "x", 4, 1, 0.25, False, 40)
 CLEAN = StepLabel("p", 0, 1, "xy", 1, 1, 1.0, True, 0)
 
 
 def test_thinned_labels_are_what_fewer_rollouts_would_have_said():
     rng = np.random.default_rng(0)
+    assert thinned_labels([OPEN, CLEAN], 4, rng) == [OPEN, CLEAN] and thinned_labels([OPEN, CLEAN], 0, rng) == [CLEAN]
     draws = [thinned_labels([OPEN, CLEAN], 2, rng) for _ in range(2000)]
     assert all(clean == CLEAN and (x.rollouts, x.tokens) == (2, 20) for x, clean in draws)
     values, share = subsampled_labels(1, 4, 2)
+    assert share.sum() == pytest.approx(1) and values @ share == pytest.approx(1 / 4)
     seen = np.array([x.label for x, _ in draws])
     assert [np.mean(seen == v) for v in values] == pytest.approx(share, abs=0.04)
-
-
-def test_thinning_keeps_what_has_no_more_rollouts_and_drops_open_steps_at_none():
-    rng = np.random.default_rng(0)
-    assert thinned_labels([OPEN, CLEAN], 4, rng) == [OPEN, CLEAN]
-    assert thinned_labels([OPEN, CLEAN], 0, rng) == [CLEAN]
 
 
 def test_a_resample_takes_all_labels_of_a_problem_or_none():

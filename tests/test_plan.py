@@ -14,8 +14,12 @@ from dreamprm_lib.errors import InputError
 def bare_machine(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
-    monkeypatch.setattr("dreamprm_lib.commands.plan._in_hub_cache", lambda *_: False)
-    monkeypatch.setattr("dreamprm_lib.commands.plan._listens", lambda _: False)
+
+    def nothing(*_args, **_options):
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing)
+    monkeypatch.setattr("socket.create_connection", nothing)
 
 
 def test_the_paper_s_plan_by_hand():
@@ -68,12 +72,12 @@ def test_a_replay_asks_nobody():
     assert "completions are replayed" in str(found)
 
 
-def test_a_profile_sets_the_assumptions(monkeypatch):
+def test_a_profile_sets_the_assumptions():
     profile = replace(load_profile("paper"), plan={"late": 10, "reasoning_tokens": 0})
     assert plan(profile).asked.set_index("what")["tokens out"]["candidates"] == 10 * 8 * 300
     assert plan(profile).assumptions == Assumptions(late=10, reasoning_tokens=0)
-    with pytest.raises(InputError, match="known are early"):
-        plan(replace(profile, plan={"colour": 1}))
+    more_steps = replace(profile, plan={"early": 10, "steps": 2.5})
+    assert plan(more_steps).asked.set_index("what").completions["rollouts"] == 8 * 1.5 * 16
 
 
 @pytest.mark.parametrize("others", [[], ["a/b-7B"], ["a/b-0.5b", "c-7B"]])
@@ -90,7 +94,12 @@ def test_every_candidate_is_trained_and_the_chosen_one_alone_scores(others):
 
 
 @pytest.mark.parametrize(
-    "section, said", [({"early": "many"}, "`early` is 'many'"), ({"flop": 1.0}, "you mean `flops")]
+    "section, said",
+    [
+        ({"early": "many"}, "`early` is 'many'"),
+        ({"flop": 1.0}, "you mean `flops"),
+        ({"colour": 1}, "known are early"),
+    ],
 )
 def test_assumptions_that_do_not_fit_are_named(section, said):
     with pytest.raises(InputError, match=said):

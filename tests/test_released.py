@@ -1,9 +1,11 @@
 """A tiny model saved in exactly the original's layout comes in, scores as the original would, and round-trips."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 
-from dreamprm_lib.chain_of_functions import prefixes, split_steps
+from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE
 from dreamprm_lib.errors import WeightsError
@@ -59,7 +61,10 @@ def test_a_released_checkpoint_scores_as_the_original_and_round_trips(original, 
     model = RewardModel.from_released(path, tiny_backbone)
     (scores,) = model.score(PROBLEM, [PROGRAM])
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
-    texts = [TEMPLATE.root(PROBLEM) + prefix + TEMPLATE.after for prefix in prefixes(split_steps(PROGRAM))]
+    texts = [
+        TEMPLATE.root(PROBLEM) + prefix + TEMPLATE.after
+        for prefix in accumulate(step.text for step in split_steps(PROGRAM))
+    ]
     assert scores == pytest.approx([original.score(tokenizer(text).input_ids) for text in texts], abs=1e-4)
     model.save(tmp_path / "m.safetensors")
     assert RewardModel.load(tmp_path / "m.safetensors").score(PROBLEM, [PROGRAM]) == [scores]

@@ -110,12 +110,7 @@ def test_what_is_open_at_the_greatest_depth_counts_as_finished(policy):
         ("def a():\n    pass", "stop", "def a():\n    pass\n", True),  # the fence, or the end of the text
         ("def a():\n    pass\n\n\nmain()", "stop", "def a():\n    pass\n\n\nmain()\n", True),
         ("def a():\n    pass\n\n\nmain()\n\n", "stop", "def a():\n    pass\n\n\nmain()\n", True),
-        (
-            "def a():\n    pass\n\nif __name__ == '__main__':\n    a()\n\n",
-            "stop",
-            "def a():\n    pass\n\nif __name__ == '__main__':\n    a()\n",
-            True,
-        ),
+        ("def a():\n    pass\n\nif 1:\n    a()\n\n", "stop", "def a():\n    pass\n\nif 1:\n    a()\n", True),
         ("def a():\n    pass\n\n", "length", "def a():\n    pass\n", True),
         ("def a(:\n    pass\n\n", "stop", "def a(:\n    pass\n", True),
         ("def a():\n    pass\n```\nThis\n", "stop", "def a():\n    pass\n", True),
@@ -179,13 +174,9 @@ def test_offline_a_problem_that_was_not_recorded_is_left_out_and_named(recorded,
     assert search(offline(Recording(rows, {}), tmp_path), Judge(), [PROBLEM], width=1, branches=2)[1] == []
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"branches": 0}, {"depth": 0}])
-def test_sizes_below_one_are_refused(policy, wrong):
-    with pytest.raises(InputError, match="1 or more"):
-        search(policy, Judge(), [PROBLEM], **wrong)
-
-
-def test_an_endpoint_that_cannot_be_prefilled_is_refused(tmp_path):
-    chat = Policy(Endpoint("o", prefill=False), CompletionStore(tmp_path / "s.sqlite"))
-    with pytest.raises(InputError, match="prefill"):
-        search(chat, Judge(), [PROBLEM])
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"branches": 0}, {"depth": 0}, {"prefill": False}])
+def test_what_cannot_be_searched_is_refused(tmp_path, wrong):
+    endpoint = Endpoint("o", prefill=wrong.pop("prefill", True))
+    with CompletionStore(tmp_path / "s.sqlite") as store:
+        with pytest.raises(InputError, match="1 or more" if wrong else "prefill"):
+            search(Policy(endpoint, store), Judge(), [PROBLEM], **wrong)

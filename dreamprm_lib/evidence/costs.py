@@ -37,7 +37,7 @@ against 0.0020 for reading it (`benchmarks/growth.py`).  Training all weights wo
 the frozen ones."""
 
 ROLLOUT_SHARE = 0.5
-"""The part of a program that a rollout writes, assumed: a step is as likely to stand early as late."""
+"""The part of a program that a rollout writes, assumed: a step is as likely to come early as late."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second can
 
 
 def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs, beside samples; a combination (`A x B`, `A + B`) needs both's."""
+    """The parts of a bill that a method needs, beside samples; a combination (`A x B`, `A + B`) needs those of both."""
     found = ["candidates"]
     for name in re.split(r" [x+] ", method):
         found += PARTS.get(name, REWARD_MODEL)

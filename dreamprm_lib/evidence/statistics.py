@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from dreamprm_lib.errors import InputError
 
 
-def numbers(what: str, values, finite: bool = False) -> np.ndarray:
+def numbers(what: str, values: ArrayLike, finite: bool = False) -> np.ndarray:
     """The values as an array of floats.  Raises `InputError` for NaN (with `finite` also for infinity), by its row."""
     array = np.asarray(values, float)
     wrong = np.argwhere(~np.isfinite(array) if finite else np.isnan(array))
@@ -33,7 +34,7 @@ def interval(values: np.ndarray, counts: np.ndarray, confidence: float = 0.95) -
     return float(low), float(high)
 
 
-def mean_with_interval(values, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+def mean_with_interval(values: ArrayLike, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
     """Mean of one value a problem, and its 95 % bootstrap interval; three NaN if there is no problem."""
     values = np.asarray(values, float)
     if not len(values):
@@ -53,10 +54,11 @@ def problem_weights(problems: Sequence[str], draws: int, seed: int) -> np.ndarra
 
 def with_interval(values: np.ndarray) -> tuple[float, float, float]:
     """The first of the values, and the 95 % interval of the others, which are draws of it."""
-    return float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975]))
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
 
 
-def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
+def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray | int) -> np.ndarray:
     """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
 
     (y - v̂)² exceeds (y - v)² by the variance of v̂, which v̂ (1 - v̂) / (n - 1) estimates without bias, if y does not
@@ -66,7 +68,7 @@ def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.nda
     return (estimates - share) ** 2 - share * (1 - share) / (rollouts - 1)
 
 
-def wilson_interval(passes, rollouts, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def wilson_interval(passes: ArrayLike, rollouts: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval for a pass rate (arrays broadcast): lower and upper bound in [0, 1].
 
     Unlike the normal interval it stays sensible at 0 and *n* passes, where most labels from few rollouts lie.
@@ -104,7 +106,9 @@ def sign_flip_test(gains: np.ndarray, distinct: int = 5000) -> float:
     is McNemar's exact test.  All sums are followed; only where more than `distinct` of them differ are they rounded, to
     a grid of so many.
     """
-    sums, chances, grid = np.zeros(1), np.ones(1), 1e-9
+    sums: np.ndarray = np.zeros(1)
+    chances: np.ndarray = np.ones(1)
+    grid = 1e-9
     for size in np.abs(gains[gains != 0]):
         places, where = np.unique(np.round(np.concatenate([sums - size, sums + size]) / grid), return_inverse=True)
         sums, chances = places * grid, np.bincount(where, np.tile(chances, 2) / 2)

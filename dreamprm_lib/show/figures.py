@@ -45,7 +45,6 @@ METHOD_STYLE = {  # one colour and one marker for a method, everywhere; no two s
     "mean_logprob": (PALETTE[3], "p"),
     "consensus": (PALETTE[6], "h"),
     "prm_cof x consensus": (DARK[6], (6, 1)),
-    "mean_logprob": (PALETTE[9], "d"),
     "beam search": (DARK[3], (7, 1)),
     "prm": (DARK[0], (8, 1)),
     "oracle": ("#000000", "*"),

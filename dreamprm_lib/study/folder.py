@@ -28,41 +28,31 @@ class Stage:
     writes: tuple[str, ...] = ()
 
 
+RAW = ("orm.safetensors", "prm_cof.safetensors")
+CORRECTED = (
+    "dreamprm.safetensors",
+    "prm_weights.safetensors",
+    "prm_recalibrated.safetensors",
+    "prm_posterior.safetensors",
+    "prm_likelihood.safetensors",
+    "prm_weak.safetensors",
+    "prm_weak_corrected.safetensors",
+    "prm_weak_recalibrated.safetensors",
+)
 STAGES = (
     Stage("00_start_here"),
     Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
-    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl", "oracle.jsonl")),
+    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl", "oracle.jsonl", "label_error.csv")),
     Stage("03_candidate_solutions", writes=("candidates.jsonl", "free_scores.jsonl")),
     Stage(
         "04_reward_model",
         reads=("solutions.jsonl", "labels.jsonl"),
-        writes=(
-            "orm.safetensors",
-            "prm_cof.safetensors",
-            "layers.csv",
-            "baselines.csv",
-            "calibration.csv",
-            "stack.csv",
-        ),
+        writes=(*RAW, "layers.csv", "baselines.csv", "calibration.csv", "stack.csv"),
     ),
     Stage(
         "05_label_correction",
         reads=("solutions.jsonl", "labels.jsonl", "oracle.jsonl", "candidates.jsonl", "prm_cof.safetensors"),
-        writes=(
-            "dreamprm.safetensors",
-            "prm_weights.safetensors",
-            "prm_recalibrated.safetensors",
-            "prm_posterior.safetensors",
-            "prm_likelihood.safetensors",
-            "prm_weak.safetensors",
-            "prm_weak_corrected.safetensors",
-            "prm_weak_recalibrated.safetensors",
-            "corrected_labels.jsonl",
-            "planted.csv",
-            "ablations.csv",
-            "oracle.csv",
-            "bias.csv",
-        ),
+        writes=(*CORRECTED, "corrected_labels.jsonl", "planted.csv", "ablations.csv", "oracle.csv", "bias.csv"),
     ),
     Stage(
         "06_test_time_scaling",
@@ -71,17 +61,9 @@ STAGES = (
             "labels.jsonl",
             "candidates.jsonl",
             "free_scores.jsonl",
-            "orm.safetensors",
-            "prm_cof.safetensors",
-            "prm_weights.safetensors",
-            "prm_recalibrated.safetensors",
-            "prm_posterior.safetensors",
-            "prm_likelihood.safetensors",
-            "prm_weak.safetensors",
-            "prm_weak_corrected.safetensors",
-            "prm_weak_recalibrated.safetensors",
-            "dreamprm.safetensors",
             "stack.csv",
+            *RAW,
+            *CORRECTED,
         ),
         writes=(
             "scores.jsonl",
