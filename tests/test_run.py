@@ -24,7 +24,6 @@ from dreamprm_lib.commands import run as runner
 from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.show.interrupts import KEPT
-from dreamprm_lib.show.report import _stages
 from dreamprm_lib.study.folder import SHIPPED, Stage, Study
 from dreamprm_lib.study.rows import Program
 
@@ -182,19 +181,6 @@ def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project,
     (project / "profiles" / "tiny.yaml").write_text("note: one stage\n")
     study = run(project)
     assert json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["restarted"] == 7
-
-
-def test_the_report_tells_costs_where_there_are_any():
-    stage = {"seconds": 1.5, "tokens": 7}
-    nothing = {"answers": 0, "completions": 0, "prompt_tokens": 0, "tokens": 0, "dollars": None}
-    asked = {"answers": 2, "completions": 4, "prompt_tokens": 30, "tokens": 9, "dollars": 0.25}
-    assert list(_stages({"stages": {"01": stage}})) == ["notebook", "seconds", "tokens in its tables"]
-    table = _stages({"stages": {"01": {**stage, "asked": nothing}, "02": {**stage, "asked": asked}}})
-    assert table.values.tolist() == [
-        ["01", 1.5, 7, 0, 0, 0, ""],
-        ["02", 1.5, 7, 4, 30, 9, "0.2500"],
-        ["all", 3.0, 14, 4, 30, 9, "0.2500"],
-    ]
 
 
 def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):
