@@ -1,12 +1,13 @@
 # make run: the whole study; make test: all tests but the next two; make test-cluster: those on clusters, Ray among them;
 # make test-browser: those in Chromium; make rehearsal: the paper profile in small, offline; make lab: JupyterLab;
-# make book: the book in outputs/book; make clean: back to a fresh clone, but for course/, where people may have worked.
+# make student: JupyterLab on the students' edition, built where course/ has none; make book: the book in outputs/book;
+# make clean: back to a fresh clone, but for course/, where people may have worked.
 # Each makes the environment when it is missing.  Weights and paid-for completions live in the user's cache.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: run test test-cluster test-browser rehearsal lab book clean setup
+.PHONY: run test test-cluster test-browser rehearsal lab student book clean setup
 
 run: .venv/ready
 	$(BIN)/python -m dreamprm_lib run --profile $(PROFILE)
@@ -26,6 +27,10 @@ rehearsal: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+student: .venv/ready
+	test -d course/student || $(BIN)/python -m dreamprm_lib course build
+	$(BIN)/jupyter lab --notebook-dir=course/student
 
 book: .venv/extras
 	$(BIN)/python -m sphinx -W --keep-going -q docs outputs/book

@@ -1,5 +1,6 @@
 """The book: the executed notebooks of the reference run, the README and the library's reference.  `make book`."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -8,7 +9,9 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import house  # noqa: E402
 
 project = "Process reward models for code, taken apart"
 author = "The DreamPRM notebook suite contributors"
@@ -36,6 +39,45 @@ autodoc_typehints = "signature"
 default_role = "code"
 
 
+ROOMS = {
+    "chapters": "A module for each notebook, and those that two chapters are helped by.",
+    "engine": "What the chapters work with, and know nothing of: problems, models, training, files.",
+    "engine/policy": "Asking language models, here or elsewhere, and keeping what they answer.",
+    "engine/sandbox": "Running programs that nobody has read.",
+    "evidence": "How a claim is judged: statistics, worlds of known truth, costs.",
+    "study": "What passes between the chapters.",
+    "show": "Figures, widgets, findings and the report.",
+    "commands": "What `python -m dreamprm_lib` does.",
+    "course": "The editions, the exercises and the quizzes.",
+    "errors": "What is raised where something is wrong.",
+}
+NO_PAGE = {"engine.sandbox.worker"}  # the program of another process
+
+
+def modules_page() -> str:
+    """A heading and the docstrings of every module of the library, by room, as Markdown."""
+    rooms = house.contents() | {"errors": ["errors"]}
+    order = [name[3:] for name in rooms.pop("notebooks")]
+    rooms["chapters"].sort(key=lambda name: order.index(name) if name in order else len(order))
+    del rooms["__main__"]
+    text = ""
+    for room in sorted(rooms, key=[*ROOMS, *rooms].index):
+        text += f"\n## {room.capitalize()}\n\n{ROOMS.get(room, '')}\n"
+        folder = "" if room in ("chapters", "errors") else room.replace("/", ".") + "."
+        for name in (folder + module for module in rooms[room]):
+            if name not in NO_PAGE:
+                text += f"\n### `{name}`\n\n```{{eval-rst}}\n.. automodule:: dreamprm_lib.{name}\n   :members:\n```\n"
+    return text
+
+
+def prepared(_app, page, source):
+    """A page's text before it is read: the library's modules are added, and no line breaks within an interval."""
+    if page == "library":
+        source[0] += modules_page()
+    if page == "results":
+        source[0] = re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", source[0])  # word joiners
+
+
 def mathml(page, node):
     """Formulas as MathML, which browsers set by themselves: no script, no network."""
     block = isinstance(node, nodes.math_block)
@@ -45,4 +87,5 @@ def mathml(page, node):
 
 
 def setup(app):
+    app.connect("source-read", prepared)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

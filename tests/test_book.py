@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -47,12 +48,40 @@ def test_an_explorer_becomes_its_picture_and_a_progress_bar_goes(still_widgets):
     assert explorer.data == {"image/png": "iVBORw0KGgo=", "text/plain": "VBox(...)"}
 
 
-def test_the_library_s_page_has_every_module():
-    listed = re.findall(r"automodule:: dreamprm_lib\.(\S+)", (ROOT / "docs" / "library.md").read_text())
+@pytest.fixture
+def conf(monkeypatch):
+    """The settings of the book, as Sphinx reads them."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    sys.modules.pop("house")
+
+
+def test_the_library_s_page_has_every_module(conf):
+    page = conf["modules_page"]()
+    listed = re.findall(r"automodule:: dreamprm_lib\.(\S+)", page)
     package = ROOT / "dreamprm_lib"
     files = (p for p in package.rglob("*.py") if p.stem not in ("__init__", "__main__"))
     modules = {".".join(p.relative_to(package).with_suffix("").parts) for p in files}
     assert len(listed) == len(set(listed)) and set(listed) == modules - {"engine.sandbox.worker"}
+    assert listed[:2] == ["chain_of_functions", "monte_carlo_labels"]  # the chapters, in the course's order
+    assert set(re.findall(r"^## (\S+)", page.lower(), re.MULTILINE)) == set(conf["ROOMS"])
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_relative_link_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
+
+
+def test_the_words_of_the_project_are_used_in_the_docs():
+    words = re.findall(r"^- \*\*(.+?)\*\*:", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    pages = " ".join(path.read_text() for path in PAGES if path.name != "glossary.md").lower()
+    code = " ".join(path.read_text() for path in (ROOT / "dreamprm_lib").rglob("*.py"))
+    assert len(words) >= 5 and [w for w in words if w not in pages and w.replace(" ", "_") not in code] == []
 
 
 def test_the_chapters_of_the_book_are_those_of_the_reference_run():

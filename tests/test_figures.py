@@ -5,7 +5,6 @@ from itertools import product
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +15,10 @@ from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale, growth
 from dreamprm_lib.paper_scale import power_curves, published_counts
 from dreamprm_lib.reward_model import reliability
-from dreamprm_lib.show import figures, report, widgets
+from dreamprm_lib.show import figures, widgets
 from dreamprm_lib.show.game import Round
 from dreamprm_lib.step_search import Search, State
-from dreamprm_lib.study.folder import Stage, Study
+from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 
 PROBLEMS = [Problem(n, n, "S", d, "test", (), ()) for n, d in (("p", "easy"), ("q", "hard"))]
@@ -260,32 +259,6 @@ def test_one_of_a_thing_is_no_plural(name):
     words = " ".join(t.get_text() for t in one.findobj(mpl.text.Text))
     assert not re.search(r"\b1 (candidates|problems|test problems|labels|rollouts|prefixes)\b", words), words
     assert re.search(r"\b1 (candidate|problem|label|rollout|prefix)\b", words)
-
-
-def executed(title, *figures_drawn):
-    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nWords.")]
-    cells += [nbformat.v4.new_code_cell(f'results.save_figure(\n    f, "{name}", "C.")') for name in figures_drawn]
-    return nbformat.v4.new_notebook(cells=cells)
-
-
-@pytest.mark.parametrize("order", [["02_noise", "02_labels", "02_a"], ["02_a", "02_noise", "02_labels"], ["02_labels"]])
-def test_the_report_has_the_chapters_titles_and_figures_in_the_order_of_their_text(tmp_path, monkeypatch, order):
-    study = Study(tmp_path, "s")
-    monkeypatch.setattr(report, "STAGES", (Stage("02_monte_carlo_labels"), Stage("07_paper_scale")))
-    nbformat.write(executed("2 · Monte-Carlo labels", *order), study.path("notebooks/02_monte_carlo_labels.ipynb"))
-    nbformat.write(executed("7 · Paper scale"), study.path("notebooks/07_paper_scale.ipynb"))
-    for name in sorted([*order, "02_0_by_hand"]):
-        study.save_figure(plt.figure(), name, f"Caption of {name}.")
-    row = dict(method="random", samples=0, difficulty="easy", n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6, problems=1)
-    study.write_table("table.csv", pd.DataFrame([row, row | {"samples": 2}]))
-    study.write_table("differences.csv", pd.DataFrame({"verdict": ["`a` is better than `b`."]}))
-    entry = {"seconds": 1.0, "tokens": 0}
-    manifest = {"profile": "p", "stages": {"02": entry}, "versions": {}}
-    text = report.write_report(study, manifest).read_text()
-    assert "<h2>2 · Monte-Carlo labels</h2>" in text and "Monte carlo" not in text and "7 ·" not in text
-    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == [*order, "02_0_by_hand"]
-    assert "without running any public sample" in text and "after 2 public samples" in text
-    assert "<code>a</code> is better than <code>b</code>." in text
 
 
 def test_costs_are_labelled_by_their_units_and_dashed_after_samples():

@@ -26,7 +26,6 @@ from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.paper_scale import ORIGINAL
 from dreamprm_lib.show.interrupts import KEPT
-from dreamprm_lib.show.report import write_report
 from dreamprm_lib.study.folder import SHIPPED, Stage, Study
 from dreamprm_lib.study.rows import Program
 
@@ -187,21 +186,6 @@ def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project,
     (project / "profiles" / "tiny.yaml").write_text("note: one stage\n")
     study = run(project)
     assert json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["restarted"] == 7
-
-
-def test_the_report_says_what_was_paid(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamprm_lib.show.report.STAGES", ())
-    study = Study(tmp_path, "s")
-    rates = dict(samples=0, n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6, problems=3)
-    study.write_table("table.csv", pd.DataFrame([dict(method="random", difficulty="overall", **rates)]))
-    study.write_table("differences.csv", pd.DataFrame({"verdict": ["Nothing differs."]}))
-    asked = {"answers": 2, "completions": 4, "prompt_tokens": 30, "tokens": 9, "dollars": 0.25}
-    stage = {"seconds": 1.5, "tokens": 7}
-    manifest = {"profile": "p", "versions": {}, "stages": {"01": stage, "02": stage | {"asked": asked}}}
-    text = write_report(study, manifest).read_text()
-    assert "0.2500" in text and "14" in text and "Nothing differs." in text
-    manifest["stages"].pop("02")
-    assert "0.2500" not in write_report(study, manifest).read_text()
 
 
 def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):

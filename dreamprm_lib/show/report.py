@@ -1,78 +1,58 @@
-"""The report of a study: one self-contained HTML file, readable on a phone, printable."""
+"""The results of a study as people read them: the report, one self-contained HTML file, and a page of the book.
+
+Their prose is in `data/templates`; the sentences with numbers are those of `findings`.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.evidence.statistics import counted
+from dreamprm_lib.show.findings import METHODS, answer_of, grouped_verdicts, shared_rollouts
 from dreamprm_lib.study.folder import STAGES, Study
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ study }}: a process reward model study</title>
-<style>
- body { font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1rem; color: #1b1b1f; }
- h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 2px solid #d8dee9; padding-bottom: .2rem; }
- .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; white-space: nowrap; }
- th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e6ee; text-align: right; }
- th:first-child, td:first-child { text-align: left; }
- figure { margin: 1.5rem 0; break-inside: avoid; } img { width: var(--size); max-width: 100%; height: auto; }
- figcaption { color: #50545e; font-size: .92rem; } code { background: #f0f2f7; padding: .1em .3em; border-radius: 3px; }
- .note { background: #f6f8fc; border-left: 4px solid #4c72b0; padding: .6rem 1rem; }
- @media screen and (max-width: 36rem) {
-  ul { padding-left: 1.1rem; } code { overflow-wrap: anywhere; }
-  table { font-size: .72rem; line-height: 1.3; white-space: normal; } th, td { padding: .3rem .18rem; }
-  img { max-width: none; width: max(100%, calc(.75 * var(--size))); }
- }
- @media print {
-  @page { margin: 15mm; } body { font-size: 10pt; max-width: none; padding: 0; } .scroll { overflow: visible; }
-  h2 { break-after: avoid; } li, tr { break-inside: avoid; } img { max-height: 220mm; object-fit: contain; }
-  table, figcaption { font-size: 9pt; } th, td { padding: .2rem .4rem; }
-  body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
- }
-</style></head><body>
-<h1>A process reward model for code, measured</h1>
-{% if note %}<p class="note"><strong>{{ note }}</strong></p>{% endif %}
-<p class="note">Study <code>{{ study }}</code>, profile <code>{{ profile }}</code>. Every number below was computed in
-this run, from the tables beside this file; <code>manifest.json</code> has parameters, digests and versions.</p>
-<h2>What may be concluded</h2>
-<ul>{% for sentence in verdict %}<li>{{ sentence }}</li>{% endfor %}</ul>
-<p>Problems are the sample: the intervals say how far another draw of such problems might differ. They do not cover
-another policy, another backbone or harder problems.</p>
-<h2>Problems solved by difficulty</h2>
-{% for caption, table in tables %}<p>{{ caption }}</p><div class="scroll">{{ table }}</div>{% endfor %}
-{% for chapter, figures in chapters %}<h2>{{ chapter }}</h2>
-{% for image, caption, size in figures %}<figure><div class="scroll">
-<img alt="{{ caption }}" style="--size: {{ size }}px" src="data:image/png;base64,{{ image }}"></div>
-<figcaption>{{ caption }}</figcaption></figure>{% endfor %}{% endfor %}
-<h2>How it was run</h2><div class="scroll">{{ stages }}</div>
-<p>{{ versions }}</p>
-</body></html>
-"""
+MAIN_FIGURES = ("06_curve", "06_differences", "05_oracle", "06_cost")
+CORRECTIONS = {
+    "raw labels": "raw labels",
+    "corrected": "corrected, stopped early",
+    "corrected, likelihood": "corrected, held by their likelihood",
+    "recalibrated": "recalibrated",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the report shows it: `data` is base64, `width` is in CSS pixels, so that text has one size in all."""
+
+    data: str
+    caption: str
+    width: int
 
 
 def write_report(study: Study, manifest: dict) -> Path:
     """Write `report.html` from the study's tables and figures; each figure brings its caption in its metadata."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(_TEMPLATE).render(
-        study=study.name,
-        profile=manifest["profile"],
-        note=manifest.get("note", ""),
-        verdict=[_code(s) for s in study.read_table("differences.csv").verdict],
-        tables=[
-            (caption, jinja2.utils.markupsafe.Markup(_unbroken(table.to_html(border=0))))
-            for caption, table in wide_tables(study.read_table("table.csv"))
-        ],
-        chapters=[(title, figures) for title, figures in _chapters(study) if figures],
-        stages=jinja2.utils.markupsafe.Markup(_stages(manifest).to_html(index=False, border=0)),
+    folder = study.folder / "figures"
+    main = [_picture(path) for name in MAIN_FIGURES if (path := folder / f"{name}.png").exists()]
+    text = _filled(
+        "report.html",
+        study,
+        manifest,
+        main=main,
+        chapters=[(title, pictures) for title, pictures in _chapters(study) if pictures],
+        stages=_stages(manifest),
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     )
     path = study.path("report.html")
@@ -80,16 +60,44 @@ def write_report(study: Study, manifest: dict) -> Path:
     return path
 
 
-def _code(sentence: str):
-    """Back-quoted words as <code>."""
-    parts = html.escape(sentence).split("`")
-    marked = "".join(f"<code>{part}</code>" if k % 2 else part for k, part in enumerate(parts))
-    return jinja2.utils.markupsafe.Markup(marked)
+def results_markdown(study: Study) -> str:
+    """The results of a study as a page of the book: its findings, its tables, and what may be concluded."""
+    manifest = json.loads(study.existing("manifest.json").read_text(encoding="utf-8"))
+    planted, oracle = study.read_table("planted.csv"), study.read_table("oracle.csv")
+    return _filled(
+        "results.md",
+        study,
+        manifest,
+        planted=planted_table(planted),
+        oracle=oracle_table(oracle),
+        rollouts=shared_rollouts(oracle),
+        **_setting(planted),
+    )
 
 
-def _unbroken(text: str) -> str:
-    """Intervals that no line break parts: a word joiner on both sides of the dash."""
-    return text.replace("–", "&#8288;–&#8288;")
+def _filled(template: str, study: Study, manifest: dict, **more: Any) -> str:
+    """A template, filled with what both pages say and with what only one of them does."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "data" / "templates"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"code": _code, "html_table": _html_table, "markdown_table": _markdown_table}
+    answer, table = answer_of(study), study.read_table("table.csv")
+    shown = set(table.method)
+    return environment.get_template(template).render(
+        study=study.name,
+        profile=manifest["profile"],
+        note=manifest.get("note", ""),
+        answer=answer,
+        tables=wide_tables(table),
+        groups=grouped_verdicts(study.read_table("differences.csv")),
+        methods={name: meaning for name, meaning in METHODS.items() if name in shown},
+        **more,
+    )
 
 
 def wide_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -104,42 +112,78 @@ def wide_tables(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """A `wide_table` for each number of samples that selectors ran first, with what to say above it."""
     found = []
     for samples, part in table.groupby("samples"):
-        first = f"after {counted(samples, 'public sample')}" if samples else "without running any public sample"
-        found.append((f"Selectors {first}:", wide_table(part)))
+        first = f"After {counted(samples, 'public sample')}" if samples else "Without running any public sample"
+        found.append((f"{first}, best of {part.n.max()}:", wide_table(part)))
     return found
 
 
-def results_markdown(study: Study) -> str:
-    """The results of a study as Markdown: the tables by difficulty and the verdict's sentences."""
-    rows = []
-    for caption, wide in wide_tables(study.read_table("table.csv")):
-        rows += [
-            caption,
-            "",
-            f"| best-of-N in % | {' | '.join(wide.columns)} |",
-            "|" + "---|" * (len(wide.columns) + 1),
-        ]
-        rows += [f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values, strict=True)]
-        rows.append("")
-    said = [f"- {sentence}" for sentence in study.read_table("differences.csv").verdict]
-    return "\n".join([*rows, *said]) + "\n"
+def planted_table(planted: pd.DataFrame) -> pd.DataFrame:
+    """`planted.csv` as people read it, at its first number of rollouts and its last number of clean outcomes: a row a
+    bias, a column a method, cells `ranking (change of the labels' squared error)`."""
+    setting = _setting(planted)
+    one = planted[(planted.rollouts == setting["planted_rollouts"]) & (planted.meta == setting["planted_meta"])]
+    means = one.groupby(["method", "bias"], sort=False)[["ranking", "label_mse"]].mean()
+    change = means.label_mse / means.label_mse["raw labels"].reindex(means.index, level="bias") - 1
+    means["cell"] = [f"{rank:.3f} ({more:+.0%})" for rank, more in zip(means.ranking, change, strict=True)]
+    wide = means.cell.unstack("method").loc[one.bias.unique()]
+    shown = [name for name in CORRECTIONS if name in wide]
+    return wide[shown].rename(columns=CORRECTIONS).rename_axis(index=None, columns="bias of the completer")
 
 
-def _chapters(study: Study):
-    """Each chapter's title, and its figures in the order of its text."""
+def _setting(planted: pd.DataFrame) -> dict[str, int]:
+    return {
+        "planted_rollouts": int(planted.rollouts.iloc[0]),
+        "planted_meta": int(planted.meta.iloc[-1]),
+        "planted_worlds": int(planted.seed.nunique()),
+    }
+
+
+def oracle_table(oracle: pd.DataFrame) -> pd.DataFrame:
+    """`oracle.csv` as people read it, at the rollouts that both kinds of labels have: a row a method, a column whose
+    labels, cells `squared error, times that of the raw labels (interval)`."""
+    part = oracle[(oracle.rollouts == shared_rollouts(oracle)) & oracle.method.isin(CORRECTIONS)]
+    cell = [
+        f"{r.mse:.3f}, times {1 - r.gain:.2f} ({1 - r.gain_high:.2f}–{1 - r.gain_low:.2f})" for r in part.itertuples()
+    ]
+    wide = part.assign(cell=cell, whose=part.labels.map({"own": "the policy's labels", "weaker": "a weaker model's"}))
+    wide = wide.pivot(index="method", columns="whose", values="cell").loc[part.method.unique()]
+    return wide.rename(index=CORRECTIONS).rename_axis(index=None, columns="method")
+
+
+def _code(sentence: str) -> Markup:
+    """Back-quoted words as <code>; a line may break after the underscore of a method's name."""
+    parts = str(escape(sentence)).split("`")
+    marked = [f"<code>{part.replace('_', '_<wbr>')}</code>" if k % 2 else part for k, part in enumerate(parts)]
+    return Markup("".join(marked))
+
+
+def _html_table(table: pd.DataFrame, **options: Any) -> Markup:
+    """A table in which a line may break after the underscore of a method's name, and nowhere in an interval."""
+    text = table.to_html(border=0, **options).replace("–", "&#8288;–&#8288;")  # word joiners
+    return Markup(re.sub(r"_(?=[\w ]*</th>)", "_<wbr>", text))
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    lines = [[table.columns.name, *table.columns], ["---"] * (1 + len(table.columns))]
+    lines += [[f"`{name}`", *cells] for name, cells in zip(table.index, table.values, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _chapters(study: Study) -> Iterator[tuple[str, list[Picture]]]:
+    """Each chapter's title, and its figures in the order of its text, but those that were shown before."""
     for stage in STAGES:
         notebook = nbformat.read(study.existing(f"notebooks/{stage.notebook}.ipynb"), 4)
         text = "\n".join(cell.source for cell in notebook.cells)
         title = next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
         files = sorted((study.folder / "figures").glob(f"{stage.notebook[:2]}_*.png"))
         files.sort(key=lambda f: text.find(f'"{f.stem}"') % (len(text) + 1))  # what it does not name comes last
-        yield title, [(base64.b64encode(f.read_bytes()).decode(), *_caption_and_size(f)) for f in files]
+        yield title, [_picture(path) for path in files if path.stem not in MAIN_FIGURES]
 
 
-def _caption_and_size(path: Path) -> tuple[str, int]:
-    """What the figure says of itself, and its width at 96 pixels an inch, so that text has one size in all."""
+def _picture(path: Path) -> Picture:
     with Image.open(path) as image:
-        return image.info.get("Description", path.stem), round(96 * image.width / image.info.get("dpi", (96, 96))[0])
+        width = round(96 * image.width / image.info.get("dpi", (96, 96))[0])
+        return Picture(base64.b64encode(path.read_bytes()).decode(), image.info.get("Description", path.stem), width)
 
 
 def _stages(manifest: dict) -> pd.DataFrame:

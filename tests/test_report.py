@@ -1,0 +1,151 @@
+"""The report and the results page: sentences that fit their numbers, figures in the order of the chapters."""
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+
+from dreamprm_lib.show import report
+from dreamprm_lib.show.findings import METHODS, NO_SAMPLES, answer_of, grouped_verdicts
+from dreamprm_lib.study.folder import Stage, Study
+from dreamprm_lib.test_time_scaling import verdict
+
+FIGURES = ["02_noise", "02_labels", "02_a"]
+ASKED = {"answers": 2, "completions": 4, "prompt_tokens": 30, "tokens": 9, "dollars": 0.25}
+
+
+def rates(method, samples, rate):
+    row = {"method": method, "samples": samples, "difficulty": "overall", "n": 16, "pass_rate": rate}
+    return row | {"ci_low": rate - 0.05, "ci_high": rate + 0.05, "problems": 40}
+
+
+def compared(method, baseline, samples, difference, low, high, p_holm=1.0):
+    row = {"method": method, "baseline": baseline, "samples": samples, "difference": difference, "ci_low": low}
+    return row | {"ci_high": high, "wins": 3, "losses": 1, "p_value": p_holm, "p_holm": p_holm}
+
+
+DIFFERENCES = [
+    compared("prm_cof", "random", 0, 0.1, 0.02, 0.2, 0.01),
+    compared("mean_logprob", "random", 0, -0.01, -0.1, 0.1),
+    compared("dreamprm_code", "prm_cof", 0, -0.03, -0.05, -0.01),
+    compared("prm_weak", "prm_cof", 0, 0.0, -0.1, 0.1),
+    compared("prm_cof x consensus", "consensus", 0, 0.0, -0.1, 0.1),
+    compared("random", NO_SAMPLES, 2, 0.4, 0.3, 0.5, 0.001),
+    compared("prm_cof", "random", 2, 0.0, -0.1, 0.1),
+]
+
+
+def complete(study, differences):
+    """A study whose tables hold what the report needs."""
+    overall = [rates("random", 0, 0.3), rates("prm_cof", 0, 0.4), rates("oracle", 0, 0.8), rates("random", 2, 0.7)]
+    study.write_table("table.csv", pd.DataFrame(overall))
+    table = pd.DataFrame(differences)
+    study.write_table("differences.csv", table.assign(verdict=verdict(table)))
+    raw = {"rollouts": 4, "method": "raw labels", "mse": 0.02, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    worse = raw | {"method": "corrected", "mse": 0.08, "gain": -3.0, "gain_low": -5.0, "gain_high": -2.0}
+    rows = [row | {"labels": whose} for whose in ("own", "weaker") for row in (raw, worse)]
+    study.write_table("oracle.csv", pd.DataFrame([raw | {"rollouts": 1, "labels": "own"}, *rows]))
+    world = {"bias": "none", "rollouts": 4, "meta": 320, "seed": 0, "method": "raw labels", "ranking": 0.9}
+    worlds = [world | {"label_mse": 0.1}, world | {"method": "corrected", "ranking": 0.95, "label_mse": 0.05}]
+    study.write_table("planted.csv", pd.DataFrame(worlds))
+    study.path("manifest.json").write_text(json.dumps(MANIFEST))
+    return study
+
+
+MANIFEST = {"profile": "p", "versions": {}, "stages": {"02": {"seconds": 1.5, "tokens": 7, "asked": ASKED}}}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return complete(Study(tmp_path, "s"), DIFFERENCES)
+
+
+@pytest.fixture
+def html(study, monkeypatch):
+    monkeypatch.setattr(report, "STAGES", (Stage("02_monte_carlo_labels"), Stage("07_paper_scale")))
+    cells = {"02_monte_carlo_labels": ["# 2 · Monte-Carlo labels"], "07_paper_scale": ["# 7 · Paper scale"]}
+    cells["02_monte_carlo_labels"] += [f'results.save_figure(\n    f, "{name}", "C.")' for name in FIGURES]
+    for name, texts in cells.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
+        nbformat.write(notebook, study.path(f"notebooks/{name}.ipynb"))
+    for name in (*sorted(FIGURES), "02_0_by_hand", "06_curve"):
+        study.save_figure(plt.figure(), name, f"Caption of {name}.")
+
+    def written(manifest=MANIFEST):
+        return report.write_report(study, manifest).read_text(encoding="utf-8")
+
+    return written
+
+
+def test_the_report_has_the_main_figures_first_and_the_others_in_the_order_of_their_text(html):
+    text = html()
+    assert "<h2>2 · Monte-Carlo labels</h2>" in text and "7 ·" not in text
+    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == ["06_curve", *FIGURES, "02_0_by_hand"]
+    assert text.index("In short") < text.index("Caption of 06_curve") < text.index("What may be concluded")
+
+
+def test_the_report_is_one_file_whose_tables_and_sentences_are_marked_up(html):
+    text = html()
+    assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
+    assert "Without running any public sample" in text and "After 2 public samples" in text
+    assert "<th>prm_<wbr>cof</th>" in text and "40.0 (35&#8288;–&#8288;45)" in text
+    assert "<code>prm_<wbr>cof</code> is better than <code>random</code>" in text
+    assert "&lt;i&gt;" in html(MANIFEST | {"note": "<i>"})
+
+
+def test_the_report_tells_costs_where_there_are_any(html):
+    free = MANIFEST["stages"]["02"] | {"asked": ASKED | {"answers": 0, "completions": 0}}
+    assert "dollars" not in html(MANIFEST | {"stages": {"02": free}})
+    paid = {"02": MANIFEST["stages"]["02"], "03": {"seconds": 1.5, "tokens": 7}}
+    cells = re.findall(r"<td>([^<]*)</td>", html(MANIFEST | {"stages": paid}).partition("How it was run")[2])
+    assert cells == [
+        "02", "1.5", "7", "4", "30", "9", "0.2500",
+        "03", "1.5", "7", "0", "0", "0", "",
+        "all", "3.0", "14", "4", "30", "9", "0.2500",
+    ]  # fmt: skip
+
+
+def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
+    answer = answer_of(study)
+    first, prm, correction = answer.headline()
+    assert "16 programs" in first and "30 %" in first and "80 %" in first
+    assert "is better than a random choice, while running the 2 public samples" in prm and "gains 40.0 points" in prm
+    assert "may be worse than leaving them as they are" in correction
+    room, early, samples, late, labels = answer.findings()
+    assert "30 % of the problems (25 % to 35 %)" in room and "50.0 points" in room
+    assert "`prm_cof` is better than a random choice: +10.0 points (+2.0 to +20.0)" in early and "-1.0 points" in early
+    assert "gains 40.0 points (+30.0 to +50.0)" in samples
+    assert "`prm_cof` cannot be told apart from a random choice: +0.0 points" in late
+    assert "may be worse than training on raw ones" in labels and "by 4.0 (3.0 to 6.0)" in labels
+
+
+def test_a_study_without_samples_and_log_probabilities_says_less(tmp_path):
+    rows = [row for row in DIFFERENCES if row["samples"] == 0 and row["method"] != "mean_logprob"]
+    answer = answer_of(complete(Study(tmp_path, "s"), rows))
+    assert len(answer.findings()) == 3 and "sample" not in " ".join([*answer.headline(), *answer.findings()])
+
+
+def test_every_verdict_is_said_once_under_its_question(study):
+    differences = study.read_table("differences.csv")
+    groups = grouped_verdicts(differences)
+    said = {question: (len(first), len(later)) for question, first, later in groups}
+    assert sorted(v for _, first, later in groups for v in first + later) == sorted(differences.verdict)
+    assert said == {
+        "What do the public samples give?": (1, 0),
+        "Do reward models choose better than chance?": (1, 1),
+        "Do selectors that need no training?": (1, 0),
+        "Is anything better than training on raw labels?": (1, 0),
+        "What about labels of a weaker model, and votes?": (2, 0),
+    }
+
+
+def test_the_results_page_has_the_tables_and_explains_every_method(study):
+    text = report.results_markdown(study)
+    assert "| `prm_cof` | 40.0 (35–45) |" in text and "| `random` | 70.0 (65–75) |" in text
+    assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
+    assert "| `corrected, stopped early` | 0.080, times 4.00 (3.00–6.00) |" in text
+    assert all(f"- `{name}`: {METHODS[name]}." in text for name in ("random", "prm_cof", "oracle"))
+    assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")
