@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -40,7 +41,8 @@ def canvas(title: str, height: float) -> tuple[Figure, Axes]:
     """White paper, `WIDTH` units wide and `height` units high under its title; (0, 0) is the lower left corner."""
     lines = textwrap.wrap(title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), 60)
     total = height + 0.36 * len(lines) + 0.2
-    figure = Figure(figsize=(INCHES, INCHES * total / WIDTH), facecolor="white")
+    figure = plt.figure(figsize=(INCHES, INCHES * total / WIDTH), facecolor="white")
+    plt.close(figure)  # a notebook shows it once: where it is the value of a cell
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, total))
     axes.axis("off")
@@ -155,7 +157,7 @@ def chat_prompt(roles: Sequence[str], texts: Sequence[str]) -> Figure:
         color, fill = (ORANGE, FULL) if last else (GREY, PALE)
         box(axes, (0.1, y + 0.08), (2.1, 0.62), role, color, fill)
         box(axes, (2.35, y + 0.08), (7.5, 0.62), "", color)
-        said = textwrap.shorten(text, 48, placeholder=" …")
+        said = textwrap.shorten(text, 54, placeholder=" …")
         write(axes, 2.5, y + 0.39, said, ha="left", **SMALL | (CODE if last else {}))
     return figure
 
