@@ -1,8 +1,8 @@
 """Schematic drawings of the course: each shows one mechanism, and its title says what to see in it.
 
 All of them are made of the few pieces at the top: boxes, tiles, arrows and brackets on a white canvas ten units wide.
-At the width of a phone (390 pixels) their letters are still eight pixels high.  A drawing takes real data wherever there
-are any, so what it shows is what the cells beside it compute.  Charts with axes are in `show.figures`.
+At the width of a phone (390 pixels) their letters are still eight pixels high.  A drawing takes real data wherever
+there are any, so what it shows is what the cells beside it compute.  Charts with axes are in `show.figures`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,11 @@ CORRECTED = (
 STAGES = (
     Stage("00_start_here"),
     Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
-    Stage("02_monte_carlo_labels", reads=("solutions.jsonl",), writes=("labels.jsonl", "oracle.jsonl", "label_error.csv")),
+    Stage(
+        "02_monte_carlo_labels",
+        reads=("solutions.jsonl",),
+        writes=("labels.jsonl", "oracle.jsonl", "label_error.csv"),
+    ),
     Stage("03_candidate_solutions", writes=("candidates.jsonl", "free_scores.jsonl")),
     Stage(
         "04_reward_model",
