@@ -26,7 +26,7 @@ import torch
 from dreamprm_lib.commands.run import LIMITS, Profile, split_problems, stage_parameters
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
-from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
+from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, endpoint_from
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
 from dreamprm_lib.evidence.costs import CORE, CORRECTION, GPU, ROLLOUT_SHARE, TRAINING, Scale
@@ -35,7 +35,6 @@ from dreamprm_lib.study.folder import STAGES
 
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")
-PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes several
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,8 @@ def _asked(wanted: dict, problems: dict[str, int], known: Assumptions) -> list[t
             return
         endpoint = endpoint_from(policy)
         completions = round(prompts * n)
-        requests = round(prompts * math.ceil(n / PER_REQUEST)) if endpoint.takes_n else completions
-        thought = known.reasoning_tokens if endpoint.known.reasoning else 0
+        requests = round(prompts * math.ceil(n / PER_REQUEST)) if endpoint.api.n else completions
+        thought = known.reasoning_tokens if endpoint.api.reasoning else 0
         into, out = requests * known.prompt_tokens, round(completions * (known.program_tokens * share + thought))
         dollars = endpoint.cost(into, out, completions).dollars or 0.0
         hours = 0.0 if dollars else out / known.written_a_second / 3600
