@@ -92,7 +92,7 @@ def search(
     """
     if min(width, branches, depth) < 1:
         raise InputError(f"A search needs a width, branches and a depth of 1 or more: {width}, {branches}, {depth}.")
-    if not policy.endpoint.prefill:
+    if not policy.endpoint.api.prefill:
         raise InputError("A search continues programs: it needs an endpoint that can be prefilled (`prefill`).")
     found = {p.id: Search(p.id, width) for p in problems}
     going = list(problems)

@@ -104,13 +104,6 @@ def test_settings_of_the_engine_are_taken_and_strange_ones_named(engine):
         answers(engine, [(strange, [0])])
 
 
-@pytest.mark.parametrize("budget", [{"tokens": 1000}, {"dollars": 0}, {"dollars": 5.0, "tokens": 10}])
-def test_a_budget_for_the_embedded_engine_is_refused(budget):
-    with pytest.raises(InputError, match="the embedded engine costs nothing"):
-        Endpoint(MODEL, budget=budget)
-    assert Endpoint(MODEL, budget={}).budget == Endpoint(MODEL).budget
-
-
 def test_a_model_that_is_none_is_named(tmp_path):
     broken = tmp_path / "model.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))

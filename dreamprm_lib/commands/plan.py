@@ -29,7 +29,7 @@ from dreamprm_lib.chain_of_functions import Batch
 from dreamprm_lib.commands.run import LIMITS, Profile, split_problems, stage_parameters
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
-from dreamprm_lib.engine.policy.endpoint import WEAKER, Endpoint, endpoint_from
+from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.engine.weights import WEIGHTS, listing
@@ -40,7 +40,6 @@ from dreamprm_lib.study.rows import Program
 
 WIDTH = 2048  # of a state, for its disk space
 COUNTS = ("requests", "completions", "tokens in", "tokens out")
-PER_REQUEST = 8  # samples of one prompt in one request, where an endpoint takes several
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,8 @@ def _asked(stage: str, batch: Batch, parameters: Mapping, known: Assumptions) ->
     endpoint = _endpoint(parameters, batch.policy)
     shares = {"rollouts": ROLLOUT_SHARE, "oracle": ROLLOUT_SHARE, "beam search": 1 / known.steps}  # of a program
     written = known.program_tokens * shares.get(batch.what.split(",")[0], 1)
-    thought = known.reasoning_tokens if endpoint.known.reasoning else 0
-    requests = prompts * (math.ceil(n / PER_REQUEST) if endpoint.takes_n else n)
+    thought = known.reasoning_tokens if endpoint.api.reasoning else 0
+    requests = prompts * (math.ceil(n / PER_REQUEST) if endpoint.api.n else n)
     into, out = requests * known.prompt_tokens, round(prompts * n * (written + thought))
     dollars = endpoint.cost(into, out, prompts * n).dollars or 0.0
     hours = 0.0 if dollars else out / known.written_a_second / 3600

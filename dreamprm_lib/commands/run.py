@@ -118,7 +118,7 @@ def elsewhere(profile: Profile) -> Profile:
     if weaker == policy:
         log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
     changed: dict[str, Any] = {"policy": policy, "weak_policy": weaker, "replay": False}
-    if not Endpoint(**policy).prefill:
+    if not Endpoint(**policy).api.prefill:
         changed["search_problems"] = 0
     sections = {
         notebook: {name: value for name, value in section.items() if name not in changed}

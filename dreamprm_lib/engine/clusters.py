@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -41,14 +41,14 @@ def spread(
     installed, `ClusterError` if workers keep dying, and what `function` raises.
     """
     engine, lost = _engine(backend)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "loky": {"initializer": _end_with, "initargs": (os.getpid(),)},
         "ray": {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}},
-    }.get(backend, {})
+    }
     done = deaths = 0
     with engine:
         while done < len(tasks):
-            with parallel_config(backend, n_jobs=jobs, **options):
+            with parallel_config(backend, n_jobs=jobs, **options.get(backend, {})):
                 pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
             try:
                 for result in pool(delayed(function)(task) for task in tasks[done:]):

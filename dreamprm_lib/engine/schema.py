@@ -35,14 +35,14 @@ def checked(form: type[AnyForm], value: Any, where: object, noun: str = "field",
     """The value as that form.  Raises `InputError`, which begins with `where` and names all that is wrong at once:
     each field that is missing, unknown, or of another type, with its value unless that may be `secret`."""
     if not isinstance(value, Mapping):
-        said = type(value).__name__ if secret else SHORT.repr(value)
-        raise InputError(f"{where}: {said} where {noun}s with names were expected.")
+        shown = type(value).__name__ if secret else SHORT.repr(value)
+        raise InputError(f"{where}: {shown} where {noun}s with names were expected.")
     try:
         return form.model_validate(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=not secret)
     missing = [f"`{_path(e['loc'])}`" for e in found if e["type"] == "missing"]
-    said = [_told(e, form, noun) for e in found if e["type"] != "missing"]
+    said = [_described(e, form, noun) for e in found if e["type"] != "missing"]
     if missing:
         others = f", and so {'are' if missing[2:] else 'is'} {', '.join(missing[1:])}" if missing[1:] else ""
         said.insert(0, f"the {noun} {missing[0]} is missing{others}")
@@ -50,9 +50,9 @@ def checked(form: type[AnyForm], value: Any, where: object, noun: str = "field",
     raise InputError(f"{where}: {'; '.join(said[:5] if more else said)}{more}.")
 
 
-def row_of(kind: type[T], value: Any, where: object) -> T:
+def row_of(kind: type[T], value: Any, where: object, noun: str = "field", secret: bool = False) -> T:
     """The dataclass of a row, its names and types checked.  Raises `InputError` as `checked` does."""
-    checked(form_of(kind), value, where)
+    checked(form_of(kind), value, where, noun, secret)  # type: ignore[arg-type]  # a class can be hashed
     return kind(**value)
 
 
@@ -60,7 +60,7 @@ def row_of(kind: type[T], value: Any, where: object) -> T:
 def form_of(kind: type) -> type[Form]:
     """The form of a dataclass; a tuple of many is a list in it, as in every file."""
     hints = get_type_hints(kind, include_extras=True)
-    spec = {f.name: (_listed(hints[f.name]), _default(f)) for f in fields(kind)}
+    spec: dict[str, Any] = {f.name: (_listed(hints[f.name]), _default(f)) for f in fields(kind)}
     return create_model(kind.__name__, __base__=Form, **spec)
 
 
@@ -73,8 +73,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def _listed(hint: Any) -> Any:
-    many = get_origin(hint) is tuple and get_args(hint)[1:] == (...,)
-    return Annotated[list[get_args(hint)[0]], Strict(False)] if many else hint  # so that a tuple is one, too
+    if get_origin(hint) is not tuple or get_args(hint)[1:] != (...,):
+        return hint
+    return Annotated[list[get_args(hint)[0]], Strict(False)]  # type: ignore[misc]  # not strict: a tuple is one, too
 
 
 def _default(field: Field) -> Any:
@@ -83,7 +84,7 @@ def _default(field: Field) -> Any:
     return ... if field.default is MISSING else field.default
 
 
-def _told(error: ErrorDetails, form: type[Form], noun: str) -> str:
+def _described(error: ErrorDetails, form: type[BaseModel], noun: str) -> str:
     """One of pydantic's errors in a sentence of ours."""
     path = _path(error["loc"])
     if error["type"] == "extra_forbidden":

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from filelock import FileLock
 from pydantic import FiniteFloat, NonNegativeInt, Strict, StringConstraints
@@ -60,26 +60,22 @@ class Request:
     stop: tuple[str, ...] = ()
     extra: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))  # JSON has lists
+
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
-    def as_row(self) -> dict:
+    def as_row(self) -> dict[str, Any]:
         """What a recording says of it."""
         return {"request": self.as_dict()}
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The fields; without `extra` where there is nothing in it."""
-        fields = dataclasses.asdict(self)
-        return fields if self.extra else {name: value for name, value in fields.items() if name != "extra"}
-
-    @classmethod
-    def from_dict(cls, fields: dict, where: object = "request") -> Request:
-        """The request of such fields.  Raises `InputError`, which begins with `where`, if they are not a request's."""
-        request = row_of(cls, fields, where)
-        return dataclasses.replace(request, stop=tuple(request.stop))
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "extra" or value}
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class WithheldRequest:
     digest: str
     problem: str
 
-    def as_row(self) -> dict:
+    def as_row(self) -> dict[str, Any]:
         """What a recording says of it."""
         return {"digest": self.digest, "problem": self.problem}
 
@@ -116,10 +112,9 @@ class Completion:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The fields; without `lines` where they are not known."""
-        fields = dataclasses.asdict(self)
-        return fields if self.lines else {name: value for name, value in fields.items() if name != "lines"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines" or value}
 
 
 @dataclass(frozen=True)
@@ -134,9 +129,14 @@ class Cost:
     dollars: float | None = None
 
     def __add__(self, other: Cost) -> Cost:
-        money = [x for x in (self.dollars, other.dollars) if x is not None]
-        counts = ("answers", "completions", "prompt_tokens", "tokens")
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in counts), sum(money) if money else None)
+        prices = [cost.dollars for cost in (self, other) if cost.dollars is not None]
+        return Cost(
+            self.answers + other.answers,
+            self.completions + other.completions,
+            self.prompt_tokens + other.prompt_tokens,
+            self.tokens + other.tokens,
+            sum(prices) if prices else None,
+        )
 
 
 # Requests and their completions by sample index, by the request's digest.
@@ -159,12 +159,21 @@ class CompletionStore:
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
     context manager, or call `close`.  Raises `InputError` for a file that is no such store, is damaged, or
-    cannot be written: opening it tries whether an answer can be booked, before one is paid for.
+    cannot be written: opening it tries whether an answer can be booked, before one is paid for.  `read_only` opens a
+    store that is there, checks its pages, and changes nothing.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, read_only: bool = False):
         self._path = path = Path(path)
+        if read_only and not path.is_file():
+            raise InputError(f"There is no file {path}.")
         with faults_named(path):
+            if read_only:
+                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+                (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+                if state != "ok":
+                    raise sqlite3.DatabaseError(state)
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             with FileLock(f"{path}.lock"):
@@ -177,47 +186,53 @@ class CompletionStore:
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
-        with faults_named(self._path):
-            rows = self._db.execute(
-                "SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", (request.digest,)
-            ).fetchall()
-        return {sample: from_body(body, f"{self._path}, sample {sample} of {request.digest}") for sample, body in rows}
-
-    def put(self, request: Request, completions: dict[int, Completion]) -> None:
-        """Store completions by sample index, all or none; a sample that is already there stays as it is."""
-        with faults_named(self._path), self._db:
-            self._insert(request.digest, completions)
+        rows = self._read("SELECT digest, sample, body FROM completions WHERE digest = ?", request.digest)
+        return {sample: self._completion(digest, sample, body) for digest, sample, body in sorted(rows)}
 
     def pay(
         self, request: Request, completions: dict[int, Completion], finishes: list[str], cost: Cost, account: str
     ) -> None:
-        """Store completions as `put` does, and what their answer cost, both or none.
+        """Store completions by sample index, and what their answer cost, both or none; a sample that is already there
+        stays as it is.
 
-        `finishes` tells how each sample of the answer ended, including those that are asked for again and not stored;
+        `finishes` says how each sample of the answer ended, including those that are asked for again and not stored;
         `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
-        row = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
+        rows = [(request.digest, i, as_body(completion)) for i, completion in completions.items()]
+        entry = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
         with faults_named(self._path), self._db:
-            self._insert(request.digest, completions)
-            self._db.execute(f"INSERT {INTO_LEDGER}", (*row, *dataclasses.astuple(cost)))
+            self._db.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
+            self._db.execute(f"INSERT {INTO_LEDGER}", (*entry, *dataclasses.astuple(cost)))
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
-        with faults_named(self._path):
-            *counts, dollars = self._db.execute(
-                "SELECT SUM(answers), SUM(completions), SUM(prompt_tokens), SUM(tokens), SUM(dollars) FROM ledger"
-                " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
-                " AND (?2 IS NULL OR model = ?2)",
-                (account, model),
-            ).fetchone()
-        return Cost(*(count or 0 for count in counts), dollars)
+        sums = [f"COALESCE(SUM({name}), 0)" for name in ("answers", "completions", "prompt_tokens", "tokens")]
+        (row,) = self._read(
+            f"SELECT {', '.join(sums)}, SUM(dollars) FROM ledger"
+            " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
+            " AND (?2 IS NULL OR model = ?2)",
+            account,
+            model,
+        )
+        return Cost(*row)
+
+    def completions(self) -> list[tuple[str, int, str]]:
+        """(digest, sample, body) of all completions, each read before it is believed."""
+        rows = self._read("SELECT digest, sample, body FROM completions")
+        return [(digest, sample, as_body(self._completion(digest, sample, body))) for digest, sample, body in rows]
+
+    def ledger(self) -> list[tuple]:
+        """What was paid, in the columns of `LEDGER`; a store from before there was a ledger has nothing in it."""
+        if not self._read("SELECT 1 FROM sqlite_master WHERE name = 'ledger'"):
+            return []
+        return self._read(f"SELECT {LEDGER} FROM ledger")
 
     def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
         """Add rows of other stores, all or none; how many completions changed.
 
         Of two bodies for one sample the first in order is kept, so that it does not matter who absorbs whom.
         """
-        with self._db:
+        with faults_named(self._path), self._db:
             changed = self._db.executemany(
                 "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
                 " WHERE excluded.body < completions.body",
@@ -226,15 +241,16 @@ class CompletionStore:
             self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
         return max(changed, 0)
 
-    def _insert(self, digest: str, completions: dict[int, Completion]) -> None:
-        self._db.executemany(
-            "INSERT OR IGNORE INTO completions VALUES (?, ?, ?)",
-            [(digest, i, as_body(c)) for i, c in completions.items()],
-        )
+    def _read(self, query: str, *values: object) -> list[tuple]:
+        with faults_named(self._path):
+            return self._db.execute(query, values).fetchall()
+
+    def _completion(self, digest: str, sample: int, body: str) -> Completion:
+        where = f"{self._path}, sample {sample} of {digest}"
+        return row_of(Completion, from_json(body, where), where)
 
     def __len__(self) -> int:
-        with faults_named(self._path):
-            return self._db.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
+        return self._read("SELECT COUNT(*) FROM completions")[0][0]
 
     def close(self) -> None:
         self._db.close()
@@ -242,18 +258,13 @@ class CompletionStore:
     def __enter__(self) -> CompletionStore:
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
     return json.dumps(completion.as_dict())
-
-
-def from_body(body: str, where: object) -> Completion:
-    """The completion that the store kept.  Raises `InputError`, which begins with `where`."""
-    return row_of(Completion, from_json(body, where), where)
 
 
 @contextmanager
@@ -305,12 +316,14 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
             "short. Restore both files from version control, or export them again with `record`."
         )
     for where, line in json_lines(path):
-        if isinstance(line, dict) and "digest" in line:
+        row: _WithheldRow | _RecordedRow
+        request: Request | WithheldRequest
+        if "digest" in line:
             row = checked(_WithheldRow, line, where)
             request = WithheldRequest(row.digest, row.problem)
         else:
             row = checked(_RecordedRow, line, where)
-            request = Request.from_dict(row.request, where)
+            request = row_of(Request, row.request, where)
         recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
     if repair and not rows:

@@ -20,9 +20,10 @@ import importlib.metadata
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.policy.completions import Completion, Request
@@ -67,14 +68,14 @@ class Engine:
         self._newlines = lru_cache(maxsize=None)(lambda token: self._tokenizer.decode([token]).count("\n"))
         self._started = 0
 
-    def ask(self, wanted: Iterable[tuple[Request, list[int]]]) -> Iterator[tuple[Request, int, Completion]]:
+    def ask(self, wanted: Iterable[tuple[Request, list[int]]]) -> Generator[tuple[Request, int, Completion]]:
         """Each wanted sample of each request, in the order in which they are finished.
 
         To stop early, close the generator: what is under way is given up.
         """
         waiting = deque(sorted(wanted, key=lambda row: row[0].prompt))
-        running: dict[object, tuple[Request, int]] = {}
-        leads: dict[object, tuple[Request, list[int]]] = {}  # their prompts are being read; followed by so many samples
+        running: dict[Any, tuple[Request, int]] = {}
+        leads: dict[Any, tuple[Request, list[int]]] = {}  # their prompts are being read; followed by so many samples
         ready: deque[tuple[Request, int]] = deque()
         try:
             while waiting or running or ready:

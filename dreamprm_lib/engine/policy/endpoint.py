@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from importlib import resources
@@ -19,23 +19,24 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.engine.policy.completions import Cost, Request
-from dreamprm_lib.engine.schema import checked, form_of
+from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
 
 T = TypeVar("T")
 EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 WEAKER = {"model": "qwen2.5-coder-0.5b-instruct-q4_k_m"}  # the policy whose rollouts show a bias in chapter 2
+PER_REQUEST = 8  # samples of one prompt in one request, where an API takes several
 
 
 @dataclass(frozen=True)
-class Model:
+class Api:
     """What the API of a model takes, and its price.
 
     - `n`: several samples of one prompt in one request, so that the prompt is evaluated once.
     - `prefill`: raw completions in ChatML, so that a reply can be opened for the model.
     - `sampling`: temperature and top-p are accepted (reasoning models refuse them).
     - `reasoning`: tokens that a reply may think, beside its own limit; 0 for a model that does not reason.
-    - `price`: dollars for a million tokens in and out; None if nobody told.
+    - `price`: dollars for a million tokens in and out; None if it is not known.
     """
 
     n: bool = True
@@ -86,14 +87,13 @@ class Endpoint:
     """Where and how a model is asked.
 
     - `base_url`: an OpenAI-compatible API; None is the embedded engine; "openai" is the client's own default.
-    - `prefill`, `takes_n`, `takes_sampling`: see `Model`; None asks the table.  A model that is not there is taken for
+    - `prefill`, `takes_n`, `takes_sampling`: see `Api`; None asks the table.  A model that is not there is taken for
       one that can do all of it: set `prefill` to false if it does not speak ChatML.
-    - `slots`: samples under way at once (64 by the embedded engine, 32 elsewhere).
+    - `slots`: samples under way at once (None: 64 by the embedded engine, 32 elsewhere).
     - `threads`: of the embedded engine.
     - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example), or
       of the embedded engine's `GenerationConfig`.
     - `key_variable`: the environment variable that holds the API key.  It is read from there and nowhere else.
-    - `patience`, `budget`: a `Patience` and a `Budget`, or their fields.
     - `models`: entries that come before those of `data/models.yaml`.
     """
 
@@ -104,13 +104,13 @@ class Endpoint:
     takes_sampling: bool | None = None
     slots: PositiveInt | None = None
     threads: PositiveInt = field(default_factory=lambda: os.cpu_count() or 1)
-    extra: dict = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
-    patience: Patience | dict | None = None
-    budget: Budget | dict = field(default_factory=Budget)
+    patience: Patience = Patience()
+    budget: Budget = Budget()
     models: dict[str, dict] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.key_variable not in os.environ and not re.fullmatch(r"[A-Z_]+", self.key_variable):
             raise InputError(
                 "`key_variable` must be the name of an environment variable, not a key: one that is set, or capitals "
@@ -118,33 +118,30 @@ class Endpoint:
             )
         if self.base_url not in (None, "openai"):
             refuse_secrets(self.base_url)
-        known = self.known
-        fields = {"prefill": known.prefill, "takes_n": known.n, "takes_sampling": known.sampling}
-        fields["slots"] = 64 if self.base_url is None else 32
-        fields = {name: value for name, value in fields.items() if getattr(self, name) is None}
-        if not isinstance(self.patience, Patience):
-            fields["patience"] = settings_of(Patience, self.patience or {}, "`patience`")
-        if not isinstance(self.budget, Budget):
-            fields["budget"] = settings_of(Budget, self.budget or {}, "`budget`")
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
         if self.base_url is None and self.budget != Budget():
             raise InputError(
                 "`budget` limits what an endpoint may cost, and the embedded engine costs nothing: leave it out, or "
                 "give a `base_url`."
             )
+        if self.api.price is None and self.budget.dollars is not None:
+            raise InputError(
+                f"No price of {self.model} is known, so that a budget in dollars cannot be kept: give it in the "
+                f"policy's settings, `models: {{{self.model}: {{price: [IN, OUT]}}}}` in dollars for a million tokens, "
+                "or a budget in `tokens`."
+            )
 
     @cached_property
-    def known(self) -> Model:
-        """What is known of the model; the embedded engine can do everything, for nothing."""
-        if self.base_url is None:
-            return Model(price=(0.0, 0.0))
-        return find_model(self.model, self.models) or Model()
+    def api(self) -> Api:
+        """What the model's API takes: the table's entry, and what is said of this endpoint.  The embedded engine can do
+        everything, for nothing."""
+        known = Api(price=(0.0, 0.0)) if self.base_url is None else find_api(self.model, self.models) or Api()
+        said: dict[str, Any] = {"prefill": self.prefill, "n": self.takes_n, "sampling": self.takes_sampling}
+        return replace(known, **{name: value for name, value in said.items() if value is not None})
 
     def cost(self, prompt_tokens: int, tokens: int, completions: int) -> Cost:
         """What one answer of so many tokens in and out costs."""
-        price = self.known.price
-        dollars = price and (prompt_tokens * price[0] + tokens * price[1]) / 1e6
+        price = self.api.price
+        dollars = None if price is None else (prompt_tokens * price[0] + tokens * price[1]) / 1e6
         return Cost(1, completions, prompt_tokens, tokens, dollars)
 
     def most(self, request: Request, n: int) -> Cost:
@@ -153,17 +150,23 @@ class Endpoint:
 
 
 def endpoint_from(settings: Mapping | None) -> Endpoint:
-    """The endpoint of a notebook's or a profile's settings: fields of `Endpoint` (empty: the embedded model).
+    """The endpoint of a notebook's or a profile's settings: fields of `Endpoint`, where `patience` and `budget` are
+    the fields of `Patience` and `Budget` (empty: the embedded model).
 
     Raises `InputError` for a field that is not known or has another type; values are not repeated, they may be secret.
     """
-    return settings_of(Endpoint, settings or {}, "the settings of the policy")
+    if isinstance(settings, Mapping):
+        groups: dict[str, type] = {"patience": Patience, "budget": Budget}
+        given: dict[str, Any] = {
+            name: _settings(kind, settings[name], f"`{name}`") for name, kind in groups.items() if name in settings
+        }
+        settings = {**settings, **given}
+    return _settings(Endpoint, settings or {}, "the settings of the policy")
 
 
-def settings_of(kind: type[T], settings: Any, where: str) -> T:
+def _settings(kind: type[T], settings: Any, where: str) -> T:
     """The settings as a dataclass.  Raises `InputError`, without any value, for what does not fit."""
-    checked(form_of(kind), settings, where, "setting", secret=True)
-    return kind(**settings)
+    return row_of(kind, settings, where, "setting", secret=True)
 
 
 def refuse_secrets(url: str) -> None:
@@ -171,16 +174,17 @@ def refuse_secrets(url: str) -> None:
     try:
         where = urlsplit(url)
         plain = not (where.query or where.fragment or "@" in where.netloc)
+        plain = plain and where.scheme in ("http", "https") and bool(where.hostname)
     except ValueError:
         plain = False
-    if not (plain and where.scheme in ("http", "https") and where.hostname):
+    if not plain:
         raise InputError(
             "The address of an endpoint must be like https://host/v1, without a name, a key or a query. The key "
             "belongs in the environment variable that `key_variable` names."
         )
 
 
-def settings_from_environment(weaker: bool = False) -> dict | None:
+def settings_from_environment(weaker: bool = False) -> dict[str, Any] | None:
     """The server that `DREAMPRM_BASE_URL` and `DREAMPRM_MODEL` name, as fields of `Endpoint`; None if neither is set.
 
     A model that is not in the table is asked as every server can be: by chat, one sample a request.  The `weaker` model
@@ -193,16 +197,16 @@ def settings_from_environment(weaker: bool = False) -> dict | None:
         raise InputError("Set both DREAMPRM_BASE_URL (an OpenAI-compatible API) and DREAMPRM_MODEL, or neither.")
     if weaker:
         model = os.environ.get("DREAMPRM_WEAK_MODEL") or model
-    careful = {} if find_model(model) else {"prefill": False, "takes_n": False}
+    careful = {} if find_api(model) else {"prefill": False, "takes_n": False}
     return {"model": model, "base_url": base_url, **careful}
 
 
-def find_model(name: str, own: Mapping[str, dict] | None = None) -> Model | None:
+def find_api(model: str, own: Mapping[str, dict] | None = None) -> Api | None:
     """What the table says of a model, the entries of `own` first; None if no pattern fits."""
-    name = name.lower()
+    name = model.lower()
     for pattern, fields in [*(own or {}).items(), *_table().items()]:
         if any(fnmatchcase(part, pattern.lower()) for part in (name, name.rsplit("/", 1)[-1])):
-            return settings_of(Model, fields, f"the model {pattern}")
+            return _settings(Api, fields, f"the model {pattern}")
     return None
 
 

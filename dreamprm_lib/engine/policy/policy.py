@@ -15,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -37,15 +36,16 @@ from dreamprm_lib.engine.policy.completions import (
     load_recording,
 )
 from dreamprm_lib.engine.policy.embedded import Engine
-from dreamprm_lib.engine.policy.endpoint import WEAKER, Endpoint, endpoint_from, settings_from_environment
+from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.hosted import Answer, Asker
-from dreamprm_lib.engine.policy.replies import about_tokens
 from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)
 
 RECORDINGS = Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
+
+Missing = tuple[Request, list[int]]  # a request, and the samples of it to ask for
 
 
 @dataclass(frozen=True)
@@ -94,59 +94,40 @@ class Policy:
         """Samples `first` … `first + n - 1` of each prompt; each text is the whole reply, prefill included.
 
         `stop` are further texts that end a reply, beside the closing fence; no reply contains them, and which one ended
-        it is not told.  Completions are stored as they arrive: after an interruption the same call asks for the rest
+        it is not known.  Completions are stored as they arrive: after an interruption the same call asks for the rest
         alone.
         """
         requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
         wanted = range(first, first + n)
         have = {r.digest: self._known(r) for r in requests}
-        missing = _missing(requests, wanted, have)
-        for r, prompt in zip(requests, prompts, strict=True):
-            known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
-            asked = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
-            self.served.setdefault(r.digest, (asked, {}))[1].update(known)
-        if missing:
-            self._refuse_if_offline(missing)
-            for digest, answers in self._ask_all(missing):
-                have[digest].update(answers)
-                self.served[digest][1].update(answers)
-        opening = [p.prefill if self.endpoint.prefill else "" for p in prompts]
+        missing = {r.digest: (r, [i for i in wanted if i not in have[r.digest]]) for r in requests}
+        try:
+            for digest, arrived in self._ask([row for row in missing.values() if row[1]]):
+                have[digest] |= arrived
+        finally:
+            for r, prompt in zip(requests, prompts, strict=True):
+                shown = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
+                known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
+                self.served.setdefault(r.digest, (shown, {}))[1].update(known)
+        opening = [p.prefill if self.endpoint.api.prefill else "" for p in prompts]
         return [
             [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
         ]
-
-    def estimate(
-        self,
-        prompts: Sequence[Prompt],
-        n: int,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        max_tokens: int = 400,
-        stop: Sequence[str] = (),
-    ) -> tuple[Cost, Cost]:
-        """What `sample` would cost for what is neither recorded nor stored: about, and at most.
-
-        About: in by the length of the prompts (`about_tokens`), and out as many as this model has written so far;
-        without a past the most that it may write.
-        """
-        requests = [self.request(p, temperature, top_p, max_tokens, stop) for p in prompts]
-        missing = _missing(requests, range(n), {r.digest: self._known(r) for r in requests})
-        return self._estimate(self._chunks(missing))
 
     def request(
         self, prompt: Prompt, temperature: float, top_p: float, max_tokens: int, stop: Sequence[str] = ()
     ) -> Request:
         """The request that this endpoint is sent for a prompt: raw text where it can prefill, else chat messages."""
-        sampling = self.endpoint.takes_sampling
+        api, extra = self.endpoint.api, self.endpoint.extra
         return Request(
             model=self.endpoint.model,
-            kind="completion" if self.endpoint.prefill else "chat",
-            prompt=render_chatml(prompt) if self.endpoint.prefill else _as_instruction(prompt),
-            temperature=temperature if sampling else None,
-            top_p=top_p if sampling else None,
-            max_tokens=max_tokens + self.endpoint.known.reasoning,
-            extra=json.dumps(self.endpoint.extra, sort_keys=True) if self.endpoint.extra else "",
-            stop=(*(("\n```",) if self.endpoint.prefill else ()), *stop),
+            kind="completion" if api.prefill else "chat",
+            prompt=render_chatml(prompt) if api.prefill else _as_instruction(prompt),
+            temperature=temperature if api.sampling else None,
+            top_p=top_p if api.sampling else None,
+            max_tokens=max_tokens + api.reasoning,
+            extra=json.dumps(extra, sort_keys=True) if extra else "",
+            stop=(*(("\n```",) if api.prefill else ()), *stop),
         )
 
     def close(self) -> None:
@@ -156,7 +137,7 @@ class Policy:
     def __enter__(self) -> Policy:
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
     def _known(self, request: Request) -> dict[int, Completion]:
@@ -165,65 +146,45 @@ class Policy:
             known.update(recording.get(request))
         return known
 
-    def _refuse_if_offline(self, missing: dict[str, tuple[Request, list[int]]]) -> None:
-        if self.offline:
-            request, absent = next(iter(missing.values()))
-            raise MissingCompletion(
-                f"{sum(len(a) for _, a in missing.values())} completions of {len(missing)} requests are not recorded, "
-                f"and this run only replays. The first: sample {absent[0]} of request {request.digest[:12]} to "
-                f"{request.model} (T = {request.temperature}), whose prompt ends with {request.prompt[-120:]!r}. "
-                "Record them with `python -m dreamprm_lib record --profile PROFILE`, or set `replay` to false to "
-                "ask the model now."
-            )
-
-    def _ask_all(self, missing: dict[str, tuple[Request, list[int]]]) -> Iterator[Answer]:
+    def _ask(self, missing: list[Missing]) -> Iterator[Answer]:
         """Ask for what is missing; store and yield each answer as it arrives."""
-        chunks = self._chunks(missing)
-        about, most = self._estimate(chunks)
-        log.info("%s: %s", self.endpoint.model, told(about, most))
-        account = os.environ.get(ACCOUNT, "")
+        if not missing:
+            return
+        if self.offline:
+            request, absent = missing[0]
+            raise MissingCompletion(
+                f"{sum(len(a) for _, a in missing)} completions of {len(missing)} requests are not recorded, and this "
+                f"run only replays. The first: sample {absent[0]} of request {request.digest[:12]} to {request.model} "
+                f"(T = {request.temperature}), whose prompt ends with {request.prompt[-120:]!r}. Record them with "
+                "`python -m dreamprm_lib record --profile PROFILE`, or set `replay` to false to ask the model now."
+            )
+        account, size = os.environ.get(ACCOUNT, ""), PER_REQUEST if self.endpoint.api.n else 1
+        chunks = [(r, absent[k : k + size]) for r, absent in missing for k in range(0, len(absent), size)]
+        most = sum((self.endpoint.most(r, len(samples)) for r, samples in chunks), Cost())
         if self.endpoint.base_url is None:
-            answers = self._written_here(missing, account)
+            answers = self._write_here(missing, account)
         else:
-            base_url = None if self.endpoint.base_url == "openai" else self.endpoint.base_url
-            answers = Asker(self.endpoint, base_url, self._store, account).ask((*chunk, 0) for chunk in chunks)
+            answers = Asker(self.endpoint, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
-        tokens, start = 0, time.monotonic()
+        log.info("%s: %d completions in %d requests, %d tokens", doing, most.completions, most.answers, most.tokens)
+        tokens, started = 0, time.monotonic()
         with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
             for digest, completions in answers:
                 self.asked += len(completions)
                 tokens += sum(c.tokens for c in completions.values())
-                bar.set_postfix_str(f"{tokens / (time.monotonic() - start):.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
                 bar.update(len(completions))
                 yield digest, completions
 
-    def _written_here(self, missing: dict[str, tuple[Request, list[int]]], account: str) -> Iterator[Answer]:
+    def _write_here(self, missing: list[Missing], account: str) -> Generator[Answer]:
         """What the embedded engine writes, stored sample by sample."""
         if self._engine is None:
-            self._engine = Engine(self.endpoint.model, self.endpoint.slots, self.endpoint.threads)
-        with contextlib.closing(self._engine.ask(missing.values())) as written:
+            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64, self.endpoint.threads)
+        with contextlib.closing(self._engine.ask(missing)) as written:
             for request, sample, completion in written:
                 cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)
                 self._store.pay(request, {sample: completion}, [completion.finish], cost, account)
                 yield request.digest, {sample: completion}
-
-    def _chunks(self, missing: Mapping[str, tuple[Request, list[int]]]) -> list[tuple[Request, list[int]]]:
-        """What is asked at once: a request, and some samples of it."""
-        size = 8 if self.endpoint.takes_n else 1
-        return [
-            (request, absent[k : k + size]) for request, absent in missing.values() for k in range(0, len(absent), size)
-        ]
-
-    def _estimate(self, chunks: Sequence[tuple[Request, list[int]]]) -> tuple[Cost, Cost]:
-        """What the chunks will cost: about, by the tokens that this model has written so far, and at most."""
-        past = self._store.spent(model=self.endpoint.model)
-        length = past.tokens / past.completions if past.completions else math.inf
-        about, most = Cost(), Cost()
-        for request, samples in chunks:
-            n = len(samples)
-            most += self.endpoint.most(request, n)
-            about += self.endpoint.cost(about_tokens(request.prompt), round(n * min(length, request.max_tokens)), n)
-        return about, most
 
 
 def recording_path(model: str, folder: Path = RECORDINGS) -> Path:
@@ -251,23 +212,6 @@ def open_policy(settings: dict | None = None, replay: bool = True, weaker: bool 
 def store_path() -> Path:
     """Where this machine's store of completions lies."""
     return cache_dir() / "completions.sqlite"
-
-
-def told(about: Cost, most: Cost) -> str:
-    """An estimate in a sentence."""
-    dollars = "no price known" if most.dollars is None else f"about ${about.dollars:.2f}, at most ${most.dollars:.2f}"
-    return (
-        f"{most.completions:,} completions in {most.answers:,} requests; about {about.prompt_tokens:,} tokens in and "
-        f"{about.tokens:,} out, at most {most.tokens:,} out; {dollars}"
-    )
-
-
-def _missing(
-    requests: Sequence[Request], wanted: range, have: Mapping[str, Mapping[int, Completion]]
-) -> dict[str, tuple[Request, list[int]]]:
-    """The samples that are not there, by the digest of their request."""
-    absent = {r.digest: (r, [i for i in wanted if i not in have[r.digest]]) for r in requests}
-    return {digest: row for digest, row in absent.items() if row[1]}
 
 
 def render_chatml(prompt: Prompt) -> str:

@@ -9,14 +9,14 @@ import html
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, FiniteFloat, ValidationError, WrapValidator
+from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError, WrapValidator, model_validator
 
 from dreamprm_lib.engine.policy.completions import Completion
-from dreamprm_lib.engine.schema import Form, checked
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.engine.schema import Form
 
 T = TypeVar("T")
 FINISHES = {  # what providers call the ways in which a reply ends; every other way is a failure
@@ -42,23 +42,22 @@ class Reply:
 def read_reply(body: str) -> Reply:
     """Read a reply's body.  Raises `ValueError`, with the server's words, for one that is no answer of a model."""
     try:
-        envelope = _Envelope.model_validate_json(body)
+        answer = _Answer.model_validate_json(body)
     except ValidationError:
         raise ValueError(f"no JSON object: {words(body)}") from None
-    usage, choices = envelope.usage or _Usage(), envelope.choices or []
+    usage, given = answer.usage or _Usage(), answer.choices or []
     try:
-        if not choices:
-            raise InputError(f"a reply without choices: {words(body)}")
-        choices = checked(_Choices, {"choices": choices}, "a reply of another form").choices
-        completions = [_completion(choice, usage.completion_tokens, len(choices)) for choice in choices]
-    except InputError as error:
-        fault = str(error).rstrip(".")
-        if envelope.usage is None and not any({"text", "message"} & set(c) for c in choices if isinstance(c, dict)):
+        choices = _CHOICES.validate_python(given)
+    except ValidationError:
+        fault = f"a reply of another form: {words(body)}"
+        of_a_model = any({"text", "message"} & set(choice) for choice in given if isinstance(choice, dict))
+        if answer.usage is None and not of_a_model:
             raise ValueError(fault) from None
         return Reply([], usage.prompt_tokens or None, usage.completion_tokens or None, fault)
+    completions = [_completion(choice, usage.completion_tokens, len(choices)) for choice in choices]
     counted = sum(c.tokens for c in completions)
     tokens = usage.completion_tokens or (None if any(c.text for c in completions) else 0)
-    if tokens is None and all(choice.logprobs and choice.logprobs.values for choice in choices):
+    if tokens is None and all(choice.token_logprobs for choice in choices):
         tokens = counted
     if tokens is not None:  # llama.cpp reports those of one choice when several were asked for
         tokens = max(tokens, counted)
@@ -84,11 +83,20 @@ def about_tokens(text: str) -> int:
     return math.ceil((len(text) - other) / 4) + other
 
 
-def _or_none(value: Any, validate) -> Any:
+def _or_none(value: Any, validate: Callable[[Any], T]) -> T | None:
     try:
         return validate(value)
     except ValidationError:
         return None
+
+
+def _as_parts(content: Any) -> Any:
+    """The content of a message as a list of parts; it may be a text, nothing, or a list with texts in it."""
+    if content is None or isinstance(content, str):
+        content = [content or ""]
+    if not isinstance(content, list):
+        return content
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
 
 
 Believed = Annotated[T | None, WrapValidator(_or_none)]
@@ -100,7 +108,9 @@ class _Usage(Form, extra="ignore"):
     completion_tokens: Believed[Count] = None
 
 
-class _Envelope(Form, extra="ignore"):
+class _Answer(Form, extra="ignore"):
+    """What is believed of a reply before its choices are looked at."""
+
     choices: Believed[list[Any]] = None
     usage: Believed[_Usage] = None
 
@@ -115,21 +125,17 @@ class _Logprobs(Form, extra="ignore"):
     content: list[_Token] | None = None
     token_logprobs: list[FiniteFloat | None] | None = None
 
-    @property
-    def values(self) -> list[float]:
-        if self.content:
-            return [token.logprob for token in self.content]
-        return [value for value in self.token_logprobs or [] if value is not None]
-
 
 class _Part(Form, extra="ignore"):
-    type: str
+    """A part of a message; thoughts are no part of the reply."""
+
+    type: Literal["text", "output_text", "refusal", "thinking", "reasoning"]
     text: str | None = None
     refusal: str | None = None
 
 
 class _Message(Form, extra="ignore"):
-    content: str | list[str | _Part] | None = None
+    content: Annotated[list[_Part], BeforeValidator(_as_parts)] = Field(default_factory=list)
     refusal: str | None = None
     tool_calls: list[Any] | None = None
 
@@ -141,40 +147,38 @@ class _Choice(Form, extra="ignore"):
     error: Any = None
     logprobs: Believed[_Logprobs] = None
 
+    @model_validator(mode="after")
+    def _has_text(self) -> Self:
+        if self.text is None and self.message is None:
+            raise ValueError("a choice without text")
+        return self
 
-class _Choices(Form):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
+    @property
+    def token_logprobs(self) -> list[float]:
+        if self.logprobs is None:
+            return []
+        if self.logprobs.content:
+            return [token.logprob for token in self.logprobs.content]
+        return [value for value in self.logprobs.token_logprobs or [] if value is not None]
+
+
+_CHOICES = TypeAdapter(Annotated[list[_Choice], Field(min_length=1)])
 
 
 def _completion(choice: _Choice, used: int | None, choices: int) -> Completion:
     """One choice of a reply.  Its tokens are those of its log-probabilities, else its part of the `used` ones, else an
     estimate."""
-    finish = (choice.finish_reason or "stop").lower()
-    finish = FINISHES.get(finish, finish)
-    if choice.message is None:
-        text = choice.text
-    else:
-        text, refusal = _joined(choice.message)
+    reason, text, message = (choice.finish_reason or "stop").lower(), choice.text or "", choice.message
+    finish = FINISHES.get(reason, reason)
+    if message is not None:
+        text = "".join(part.text or "" for part in message.content if part.type in ("text", "output_text"))
+        refusal = message.refusal or "".join(part.refusal or "" for part in message.content)
         if refusal:
             text, finish = refusal, "refusal"
-        elif choice.message.tool_calls:
+        elif message.tool_calls:
             finish = "tool_calls"
         elif finish == "stop" and not text.strip():
             finish = "empty"
-    if text is None:
-        raise InputError("a reply of another form: a choice without text")
-    logprobs = choice.logprobs.values if choice.logprobs else []
+    logprobs = choice.token_logprobs
     tokens = len(logprobs) or (used // choices if used else about_tokens(text))
     return Completion(text, tokens, finish, round(sum(logprobs), 4) if logprobs else None)
-
-
-def _joined(message: _Message) -> tuple[str, str]:
-    """The text of a message and its refusal; thoughts among the parts of its content are left out."""
-    content = message.content or ""
-    if isinstance(content, str):
-        return content, message.refusal or ""
-    parts = [_Part(type="text", text=part) if isinstance(part, str) else part for part in content]
-    if unknown := {p.type for p in parts} - {"text", "output_text", "refusal", "thinking", "reasoning"}:
-        raise InputError(f"a reply of another form: its content has a part of type {min(unknown)!r}, which is no text")
-    text = "".join(p.text or "" for p in parts if p.type in ("text", "output_text"))
-    return text, message.refusal or "".join(p.refusal or "" for p in parts)
