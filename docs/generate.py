@@ -5,6 +5,7 @@ is committed.
 """
 
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -20,13 +21,16 @@ from dreamprm_lib.study.folder import Study  # noqa: E402
 PICTURE = HERE / "_static" / "house.svg"
 
 
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph in lines of at most 120 characters."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def with_findings(readme: str, study: Study) -> str:
     """The README with the headline and the findings of a study between their marks."""
     answer = answer_of(study)
-    texts = {
-        "headline": " ".join(answer.headline()),
-        "findings": "\n".join(f"{number}. {said}" for number, said in enumerate(answer.findings(), 1)),
-    }
+    items = [wrapped(f"{number}. {said}", "   ") for number, said in enumerate(answer.findings(), 1)]
+    texts = {"headline": wrapped(" ".join(answer.headline())), "findings": "\n".join(items)}
     for name, text in texts.items():
         start, end = f"<!-- {name}: computed -->\n", f"\n<!-- {name} ends -->"
         before, after = readme.split(start)[0], readme.split(end)[1]

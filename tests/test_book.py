@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_the_words_of_the_project_are_used_in_the_docs():
     pages = " ".join(path.read_text() for path in PAGES if path.name != "glossary.md").lower()
     code = " ".join(path.read_text() for path in (ROOT / "dreamprm_lib").rglob("*.py"))
     assert len(words) >= 5 and [w for w in words if w not in pages and w.replace(" ", "_") not in code] == []
+
+
+def test_make_student_builds_the_edition_where_there_is_none_and_opens_it():
+    said = subprocess.run(["make", "-n", "student"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    build, lab = said.rstrip().splitlines()[-2:]
+    assert build == "test -d course/student || .venv/bin/python -m dreamprm_lib course build"
+    assert lab == ".venv/bin/jupyter lab --notebook-dir=course/student"
 
 
 def test_the_chapters_of_the_book_are_those_of_the_reference_run():

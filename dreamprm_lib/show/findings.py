@@ -26,12 +26,12 @@ TRAINED = {
     "orm": "an outcome reward model, which learned from whole programs and their verdicts",
     "prm_cof": "a process reward model, which learned from the raw Monte-Carlo label of every step",
     "dreamprm_code": "a process reward model that learned from corrected labels: the paper's method",
-    "prm_likelihood": "the same, but each label is held by the likelihood of its rollouts",
+    "prm_likelihood": "as dreamprm_code, but each label is held by the likelihood of its rollouts",
     "prm_weights": "a process reward model that learned a weight for each label, as the released code does",
-    "prm_recalibrated": "prm_cof, its scores fitted to the clean outcomes without a bilevel loop",
+    "prm_recalibrated": "as prm_cof, after its scores were fitted to the clean outcomes, without a bilevel loop",
     "prm_weak": "a process reward model that learned from the rollouts of a weaker model",
-    "prm_weak_corrected": "the same after its labels were corrected",
-    "prm_weak_recalibrated": "the same after its scores were fitted to the clean outcomes",
+    "prm_weak_corrected": "as prm_weak, after its labels were corrected",
+    "prm_weak_recalibrated": "as prm_weak, after its scores were fitted to the clean outcomes",
     "prm_cof x consensus": "a vote in which each program counts by its score",
 }
 METHODS = UNTRAINED | TRAINED | {"oracle": "a perfect choice, which knows the verdicts: no selector can do better"}
