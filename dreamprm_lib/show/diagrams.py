@@ -1,8 +1,8 @@
 """Schematic drawings of the course: each shows one mechanism, and its title says what to see in it.
 
 All of them are made of the few pieces at the top: boxes, tiles, arrows and brackets on a white canvas ten units wide.
-At the width of a phone (390 pixels) their letters are still eight pixels high.  A drawing takes real data wherever
-there are any, so what it shows is what the cells beside it compute.  Charts with axes are in `show.figures`.
+At the width of a phone (390 pixels) their letters are still eight pixels high.  A drawing takes real data where there
+are any, so what it shows is what the cells beside it compute.  Charts with axes are in `show.figures`.
 """
 
 from __future__ import annotations
@@ -384,7 +384,8 @@ def best_of(scores: Sequence[Sequence[float]], passed: Sequence[bool]) -> Figure
 
 
 def bootstrap(gains: Sequence[float], resamples: int = 4, seed: int = 0) -> Figure:
-    """Differences by problem, and sets of problems drawn from them with replacement: their means make the interval."""
+    """Differences of a dozen problems or fewer, and sets of problems drawn from them with replacement, whose means make
+    the interval."""
     rng = np.random.default_rng(seed)
     gain = np.asarray(gains, float)
     drawn = rng.integers(len(gain), size=(2000, len(gain)))
