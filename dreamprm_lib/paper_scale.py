@@ -42,7 +42,7 @@ PUBLISHED = pd.DataFrame(
 
 ORIGINAL = pd.DataFrame(
     [
-        ("data policy", "01", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
+        ("policy of the programs", "01", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
         ("programs of a problem", "01", "train_samples", 1),
         ("temperature of the programs", "01", "temperature", 0.2),
         ("policy of the rollouts", "02", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
@@ -51,25 +51,19 @@ ORIGINAL = pd.DataFrame(
         ("policy of the candidates", "03", "policy.model", "o4-mini"),
         ("its reasoning effort", "03", "policy.extra.reasoning_effort", "high"),
         ("backbone", "04", "backbones", ["Qwen/Qwen2.5-Coder-3B"]),
-        ("what trains", "04", "recipe.part.targets", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        ("LoRA rank", "04", "recipe.part.rank", 8),
-        ("LoRA alpha", "04", "recipe.part.alpha", 16.0),
-        ("loss", "04", "recipe.loss", "mse"),
-        ("warm-up epochs", "04", "recipe.epochs", 5),
-        ("learning rate", "04", "recipe.learning_rate", 1e-4),
-        ("effective batch", "04", "recipe.accumulation", 32),
-        ("warm-up epochs", "05", "recipe.epochs", 5),
-        ("effective batch of the warm-up", "05", "recipe.accumulation", 32),
+        ("LoRA on", "04, 05", "recipe.part.targets", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("LoRA rank", "04, 05", "recipe.part.rank", 8),
+        ("LoRA alpha", "04, 05", "recipe.part.alpha", 16.0),
+        ("loss", "04, 05", "recipe.loss", "mse"),
+        ("epochs (of the warm-up)", "04, 05", "recipe.epochs", 5),
+        ("learning rate", "04, 05", "recipe.learning_rate", 1e-4),
+        ("effective batch", "04, 05", "recipe.accumulation", 32),
         ("bilevel iterations", "05", "recipe.iterations", 10_000),
         ("accumulation in an iteration", "05", "recipe.iteration_accumulation", 8),
-        ("learning rate", "05", "recipe.learning_rate", 1e-4),
         ("learning rate of the upper level", "05", "recipe.meta_lr", 0.01),
-        ("label smoothing", "05", "recipe.smoothing", 0.1),
-        ("loss", "05", "recipe.loss", "mse"),
-        ("LoRA rank", "05", "recipe.part.rank", 8),
-        ("LoRA alpha", "05", "recipe.part.alpha", 16.0),
+        ("label smoothing of the lower level", "05", "recipe.smoothing", 0.1),
     ],
-    columns=["setting", "chapter", "parameter", "value"],
+    columns=["setting", "chapters", "parameter", "value"],
 )
 """The original's settings, and the parameter of the profile `paper` that holds each; dots lead into a group."""
 

@@ -46,7 +46,7 @@ class _Manifest(Form, extra="ignore"):
     stages: dict[str, _Entry]
 
 
-def read_manifest(study: Study) -> dict:
+def read(study: Study) -> dict:
     """The manifest of a study, with no stage where there is none that can be read."""
     path = study.folder / "manifest.json"
     if path.exists():
@@ -59,7 +59,7 @@ def read_manifest(study: Study) -> dict:
     return {"stages": {}}
 
 
-def write_manifest(study: Study, manifest: dict) -> None:
+def write(study: Study, manifest: dict) -> None:
     """Write the manifest, whole or not at all."""
     write_atomically(study.path("manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
 

@@ -29,15 +29,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from pydantic import create_model
 
-from dreamprm_lib.commands.manifest import (
-    account,
-    fingerprint,
-    is_complete,
-    read_manifest,
-    result,
-    versions,
-    write_manifest,
-)
+from dreamprm_lib.commands import manifest as manifests
 from dreamprm_lib.engine.files import from_yaml, read_text, write_atomically
 from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.policy import ACCOUNT
@@ -256,21 +248,21 @@ def run(
     _refuse_what_comes_too_late(parameters, notebooks)
     for name in profile.weights:
         fetch(name)
-    manifest = read_manifest(study)
+    manifest = manifests.read(study)
     if fresh:
         manifest["stages"] = {}
         shutil.rmtree(study.folder / "training", ignore_errors=True)
-    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": versions()}
+    manifest |= {"study": study.name, "profile": profile.name, "note": profile.note, "versions": manifests.versions()}
     for number, stage in enumerate(STAGES, 1):
         place, source = f"[{number}/{len(STAGES)}] {stage.notebook}", notebook_path(stage, notebooks)
-        expected = fingerprint(stage, study, parameters[stage.notebook], source, PROJECT / "dreamprm_lib")
-        if is_complete(manifest["stages"].get(stage.notebook), expected, study):
+        expected = manifests.fingerprint(stage, study, parameters[stage.notebook], source, PROJECT / "dreamprm_lib")
+        if manifests.is_complete(manifest["stages"].get(stage.notebook), expected, study):
             log.info("%s: complete, skipped", place)
             continue
         log.info("%s", place)
         seconds = _execute(stage, study, parameters[stage.notebook], source)
-        manifest["stages"][stage.notebook] = expected | result(stage, study, seconds)
-        write_manifest(study, manifest)
+        manifest["stages"][stage.notebook] = expected | manifests.result(stage, study, seconds)
+        manifests.write(study, manifest)
     write_report(study, manifest)
     return study
 
@@ -316,7 +308,7 @@ papermill_engines.register("terminal", _TerminalEngine)
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
     """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
     started = time.monotonic()
-    os.environ[ACCOUNT] = account(stage, study)  # the notebook's process inherits it
+    os.environ[ACCOUNT] = manifests.account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
