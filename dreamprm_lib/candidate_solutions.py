@@ -40,7 +40,7 @@ def free_scores(
 ) -> list[CandidateScores]:
     """What tells candidates apart without any training, one score a program: the higher, the sooner it is picked.
 
-    `first` (the earlier sample), `self_certainty` (the policy's mean log-probability a token, in nats), `shortest` and
+    `first` (the earlier sample), `mean_logprob` (the policy's mean log-probability a token, in nats), `shortest` and
     `longest` (by characters); and with a sandbox `consensus` (`engine.sandbox.consensus`) and `public_samples`, which
     has a score for each sample of the statement: 1 if the program passes it.  No hidden test is touched.  A method that
     lacks a score for any candidate is left out.
@@ -51,7 +51,7 @@ def free_scores(
         mine = [c for c in candidates if c.problem == problem.id]
         found = {
             "first": [-c.sample for c in mine],
-            "self_certainty": [c.self_certainty for c in mine],
+            "mean_logprob": [c.mean_logprob for c in mine],
             "shortest": [-len(c.code) for c in mine],
             "longest": [len(c.code) for c in mine],
         }

@@ -90,7 +90,7 @@ def test_evaluate_picks_by_length_and_certainty_without_a_run(tmp_path):
     table = evaluate(read_pool(tmp_path / "candidates.jsonl"))["table"]
     overall = table.query("difficulty == 'overall'").set_index("method").pass_rate
     assert overall.to_dict() == {
-        "random": 0.5, "first": 1, "self_certainty": 1, "shortest": 0, "longest": 1, "oracle": 1,
+        "random": 0.5, "first": 1, "mean_logprob": 1, "shortest": 0, "longest": 1, "oracle": 1,
     }  # fmt: skip
 
 

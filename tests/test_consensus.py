@@ -82,7 +82,7 @@ def test_free_scores_touch_no_hidden_test(box):
     assert [r.scores for r in rows if r.method == "public_samples"] == [[1], [1], [1], [0]]  # LARGEST shows one
     found = {m: [r.scores[0] for r in rows if r.method == m] for m in dict.fromkeys(r.method for r in rows)}
     assert found["public_samples"] == [1, 1, 1, 0] and found["first"] == [0, -1, -2, -3]
-    assert found["self_certainty"] == pytest.approx([-0.2, -0.4, -0.6, -0.8])
+    assert found["mean_logprob"] == pytest.approx([-0.2, -0.4, -0.6, -0.8])
     assert found["shortest"] == [-len(p.code) for p in programs] == [-x for x in found["longest"]]
 
 
@@ -102,4 +102,4 @@ def test_a_score_that_one_candidate_lacks_is_left_out_for_all(box):
     told = Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10, -1.0)
     silent = Program("other", 0, RIGHT, [RIGHT], True, "passed", 10)
     rows = free_scores([LARGEST, other], [told, silent], box)
-    assert "self_certainty" not in {r.method for r in rows} and len(rows) == 2 * 5
+    assert "mean_logprob" not in {r.method for r in rows} and len(rows) == 2 * 5

@@ -90,7 +90,7 @@ BILL = pd.DataFrame(
     "method, n, uses, tokens, runs",
     [
         ("random", 4, 1, 60, 0),  # one candidate is enough
-        ("self_certainty", 4, 1, 90, 0),
+        ("mean_logprob", 4, 1, 90, 0),
         ("consensus", 4, 1, 90, 32),
         ("orm", 4, 10, 90 + 100 + 4, 1),
         ("prm_cof", 4, 10, 90 + 150 + 4, 3),
@@ -152,11 +152,11 @@ def test_a_machine_by_its_name_and_with_own_numbers():
 
 @pytest.fixture
 def pool():
-    """Two problems of four candidates; `prm_cof` is always right, `self_certainty` always wrong."""
+    """Two problems of four candidates; `prm_cof` is always right, `mean_logprob` always wrong."""
     problem = Problem("p", "P", "", "easy", "test", (), ())
     passed = [np.array([True, False, False, False]), np.array([False, True, False, False])]
     right = [ok.astype(float) for ok in passed]
-    scores = {"random": [np.zeros(4)] * 2, "self_certainty": [-r for r in right], "prm_cof": right}
+    scores = {"random": [np.zeros(4)] * 2, "mean_logprob": [-r for r in right], "prm_cof": right}
     return Pool([problem] * 2, passed, scores)
 
 
@@ -165,7 +165,7 @@ def price(uses):
 
 
 def test_the_curve_has_the_cost_of_each_point(pool):
-    curve = costs.cost_curve(scaling_curve(pool, 100).query("method != 'self_certainty'"), price(10))
+    curve = costs.cost_curve(scaling_curve(pool, 100).query("method != 'mean_logprob'"), price(10))
     assert curve.n.tolist() == [1, 1, 2, 4] and curve.pass_rate.tolist() == pytest.approx([0.25, 0.25, 0.5, 1])
     assert curve.tokens.tolist() == [60, 60 + 150 + 1, 70 + 150 + 2, 90 + 150 + 4]
     after = costs.cost_curve(scaling_curve(replace(pool, samples=[np.ones((4, 1), bool)] * 2), 100), price(10))
@@ -174,8 +174,8 @@ def test_the_curve_has_the_cost_of_each_point(pool):
 
 @pytest.mark.parametrize("uses, n", [(10, 0), (50, 0), (150, 2), (np.inf, 3)])
 def test_at_equal_cost_a_method_gets_what_the_budget_pays_for(pool, uses, n):
-    """Budget: 4 candidates of `self_certainty`, 90 tokens; a candidate with its score costs 11."""
-    table = costs.at_equal_cost(pool.best_of, price(uses), ["prm_cof"], "self_certainty", pool.size, 100)
+    """Budget: 4 candidates of `mean_logprob`, 90 tokens; a candidate with its score costs 11."""
+    table = costs.at_equal_cost(pool.best_of, price(uses), ["prm_cof"], "mean_logprob", pool.size, 100)
     (row,) = table.itertuples()
     assert row.n == n == sum(50 + 1500 / uses + 11 * k <= 90 for k in range(1, 5))
     assert (np.isnan(row.difference)) if n == 0 else row.difference == pytest.approx(n / 4)

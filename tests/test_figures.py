@@ -185,7 +185,7 @@ def test_a_key_hides_nothing(name):
 SHOWN = {
     "6.13": ["random", "orm", "prm_cof", "prm_weights", "prm_recalibrated", "prm_likelihood", "dreamprm_code",
              "prm_weak", "prm_weak_corrected", "prm_weak_recalibrated", "oracle"],
-    "06_free": ["random", "prm_cof", "first", "self_certainty", "shortest", "longest", "consensus", "public_samples",
+    "06_free": ["random", "prm_cof", "first", "mean_logprob", "shortest", "longest", "consensus", "public_samples",
                 "prm_cof x consensus", "oracle"],
     "evaluate": ["random", "first", "shortest", "longest", "prm", "oracle"],
     "others": ["random", "prm_cof", "prm_pairwise", "prm_contrastive", "mean_logprob", "blind", "oracle"],

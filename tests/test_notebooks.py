@@ -165,7 +165,7 @@ class TestSmoke:
             "dreamprm_code",
             "oracle",
         }
-        methods |= {"first", "self_certainty", "shortest", "longest", "consensus"}
+        methods |= {"first", "mean_logprob", "shortest", "longest", "consensus"}
         methods |= {"prm_cof x consensus", "prm_weak", "prm_weak_corrected", "prm_weak_recalibrated"}
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()

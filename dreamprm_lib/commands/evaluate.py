@@ -23,7 +23,7 @@ def read_pool(
     """The candidates of LiveCodeBench's `…_eval_all.json`, or of `candidates.jsonl` on a problem set, with the scores
     of every selector.
 
-    Those are the ones that need no run (`first`, `shortest`, `longest`, and `self_certainty` where it was recorded),
+    Those are the ones that need no run (`first`, `shortest`, `longest`, and `mean_logprob` where it was recorded),
     and with a `checkpoint` its reward model (`prm`).  Raises `InputError` for a file that is neither.
     """
     problems, candidates = _read(Path(file), problem_set)

@@ -92,7 +92,7 @@ def bill(rows: Iterable[tuple], machine: Machine, names: tuple[str, str] = ("par
 
 REWARD_MODEL = ("programs", "prefixes", "rollouts", "training", "scoring")
 PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any other one is a reward model
-    **dict.fromkeys(("random", "first", "shortest", "longest", "self_certainty", "oracle"), ()),
+    **dict.fromkeys(("random", "first", "shortest", "longest", "mean_logprob", "oracle"), ()),
     "consensus": ("consensus",),
     "orm": ("programs", "training", "scoring"),
 }

@@ -42,7 +42,7 @@ METHOD_STYLE = {  # one colour and one marker for a method, everywhere; no two s
     "first": ("#bbbbbb", "8"),
     "shortest": (DARK[9], (3, 1)),
     "longest": (DARK[4], (4, 1)),
-    "self_certainty": (PALETTE[3], "p"),
+    "mean_logprob": (PALETTE[3], "p"),
     "consensus": (PALETTE[6], "h"),
     "prm_cof x consensus": (DARK[6], (6, 1)),
     "mean_logprob": (PALETTE[9], "d"),
@@ -297,7 +297,7 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
 
 
 def _named(method: str) -> str:
-    """The method of `prm_cof, mse` or `self-certainty`, as tables name it."""
+    """The method of `prm_cof, mse` or `mean-logprob`, as tables name it."""
     return method.split(",")[0].replace("-", "_")
 
 

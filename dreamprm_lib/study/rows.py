@@ -37,7 +37,7 @@ class Program:
         return ["".join(self.steps[: k + 1]) for k in range(len(self.steps))]
 
     @property
-    def self_certainty(self) -> float:
+    def mean_logprob(self) -> float:
         """The policy's mean log-probability of a token that it wrote, in nats; NaN where it was not recorded."""
         return float("nan") if self.logprob is None else self.logprob / max(self.tokens, 1)
 

@@ -1,0 +1,166 @@
+"""The course in two editions, made from the notebooks, which hold the solutions.
+
+The student edition has a gap where a cell tagged `solution` answers an exercise; its check says that it waits.  The
+instructor edition keeps the solutions and adds what `docs/syllabus.md` says about teaching the chapter, and the answers
+of its quiz.  Notebooks that were built are never sources: change the ones in `notebooks/` and build again.  Nor is
+anyone's work in them lost: a notebook whose cells were changed since it was built is not built over.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from dreamprm_lib.commands import run as runner
+from dreamprm_lib.study.folder import STAGES
+from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.evidence.statistics import counted
+from dreamprm_lib.errors import InputError, StudyError
+from dreamprm_lib.course.quiz import answers_markdown
+
+log = logging.getLogger(__name__)
+
+EDITIONS = ("student", "instructor")
+GAP = "return ...  # your answer goes here"
+
+
+def build(out: Path) -> dict[str, Path]:
+    """Write both editions of every notebook; their folders, by edition.
+
+    Raises `InputError`, before anything is written, for an exercise that cannot be turned into a gap, a chapter that
+    the syllabus does not know, or a notebook there that someone has worked in.
+    """
+    notes = teaching_notes((runner.PROJECT / "docs" / "syllabus.md").read_text(encoding="utf-8"))
+    folders = {edition: Path(out).resolve() / edition for edition in EDITIONS}
+    built = {}
+    for stage in STAGES:
+        name = stage.notebook
+        if name not in notes:
+            raise InputError(f"docs/syllabus.md has no section `### {name}`, which the instructor edition needs.")
+        for edition, folder in folders.items():
+            notebook = nbformat.read(runner.notebook_path(stage), 4)
+            if edition == "student":
+                student(notebook, name)
+            else:
+                instructor(notebook, name, notes[name])
+            _move(notebook, folder)
+            notebook.metadata["built"] = _digest(notebook)
+            built[folder / f"{name}.ipynb"] = notebook
+    if edited := [path for path in built if path.exists() and _edited(path)]:
+        raise InputError(
+            f"{edited[0]} was changed since it was built (with it {counted(len(edited), 'notebook')} in all), and "
+            "building again would lose that. Build into another folder with --out, or move these notebooks away."
+        )
+    for path, notebook in built.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (nbformat.writes(notebook) + "\n").encode())
+    return folders
+
+
+def _digest(notebook: NotebookNode) -> str:
+    """SHA-256 of what people write into cells; running them does not change it."""
+    return hashlib.sha256("\0".join(f"{c.cell_type} {c.source}" for c in notebook.cells).encode()).hexdigest()
+
+
+def _edited(path: Path) -> bool:
+    """Whether a notebook's cells are others than were built, or it was not built here."""
+    try:
+        notebook = nbformat.read(path, 4)
+    except (ValueError, nbformat.reader.NotJSONError):
+        return True
+    return notebook.metadata.get("built") != _digest(notebook)
+
+
+def check(folders: dict[str, Path], profile_name: str = "smoke") -> list[str]:
+    """Run both editions with a profile, into `check/` beside them; a sentence about each.
+
+    Raises `StudyError` unless every check of the student edition waits and every one of the instructor edition is
+    right.
+    """
+    said = []
+    for edition, folder in folders.items():
+        log.info("%s edition:", edition)
+        profile = runner.load_profile(profile_name)
+        study = runner.run(profile, edition, outputs=folder.parent / "check", notebooks=folder)
+        mark = "–" if edition == "student" else "✔"
+        checked = 0
+        for stage in STAGES:
+            for answer in answers(nbformat.read(study.folder / "notebooks" / f"{stage.notebook}.ipynb", 4)):
+                checked += 1
+                if not answer.startswith(mark):
+                    raise StudyError(f"{edition} edition, {stage.notebook}: expected {mark} of a check, got: {answer}")
+        state = "wait for an answer" if edition == "student" else "are right"
+        said.append(f"The {edition} edition runs; its {checked} checked exercises {state}.")
+    return said
+
+
+def answers(executed: NotebookNode) -> list[str]:
+    """What the checks of an executed notebook said.  Raises `StudyError` if one said nothing."""
+    found = []
+    for cell in executed.cells:
+        if "exercise" in cell.metadata.get("tags", []):
+            texts = [o.data["text/plain"] for o in cell.outputs if o.output_type == "execute_result"]
+            if len(texts) != 1:
+                raise StudyError(f"An exercise gave no answer: its cell must end with `check(…)`.\n{cell.source}")
+            found += texts
+    return found
+
+
+def student(notebook: NotebookNode, name: str) -> None:
+    """Turn the solutions of a notebook into gaps, in place."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.source = gap(cell.source, name)
+            cell.metadata["tags"] = [tag for tag in tags if tag != "solution"]
+
+
+def gap(solution: str, name: str = "a notebook") -> str:
+    """A solution's cell with a gap for its answer: imports, the head of the function that is checked, and the check."""
+    lines, body = solution.splitlines(), ast.parse(solution).body
+    match body[-1:]:
+        case [ast.Expr(ast.Call(func=ast.Name("check"), args=[_, ast.Name(wanted)])) as call]:
+            pass
+        case _:
+            raise InputError(f"{name}: a solution's cell must end with `check(name, function)`:\n{solution}")
+    function = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == wanted), None)
+    if function is None or function.body[0].lineno == function.lineno:
+        raise InputError(f"{name}: a solution's cell must define {wanted}, its body on lines of its own:\n{solution}")
+    imports = [ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+    head = lines[function.lineno - 1 : function.body[0].lineno - 1]
+    stub = [*(line for line in head if not line.lstrip().startswith("#")), " " * function.body[0].col_offset + GAP]
+    parts = ["\n".join(part) for part in (imports, stub, lines[call.lineno - 1 :]) if part]
+    return "\n\n\n".join(parts)
+
+
+def instructor(notebook: NotebookNode, name: str, notes: str) -> None:
+    """Add the teaching notes behind the title of a notebook, and the answers behind its quiz, in place."""
+    asked = f'quiz("{name}")'
+    cells = notebook.cells
+    quizzes = [k for k, cell in enumerate(cells) if cell.cell_type == "code" and asked in cell.source]
+    if len(quizzes) != 1:
+        raise InputError(f"{name} must have one cell with `{asked}`, and has {len(quizzes)}.")
+    solved = f"**For the instructor: the answers**\n\n{answers_markdown(name)}"
+    cells.insert(quizzes[0] + 1, nbformat.v4.new_markdown_cell(solved, id="quiz-answers"))
+    cells.insert(1, nbformat.v4.new_markdown_cell(f"**For the instructor**\n\n{notes}", id="teaching-notes"))
+
+
+def teaching_notes(syllabus: str) -> dict[str, str]:
+    """The sections `### NN_name` of the syllabus, by notebook."""
+    sections = re.findall(r"^### (\d\d_\w+)\n(.*?)(?=^#|\Z)", syllabus, re.MULTILINE | re.DOTALL)
+    return {name: text.strip() for name, text in sections}
+
+
+def _move(notebook: NotebookNode, folder: Path) -> None:
+    """Let the paths of the parameters cell, which are relative to `notebooks/`, start from another folder."""
+    outputs = Path(os.path.relpath(runner.PROJECT / "outputs", folder)).as_posix()
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace('"../outputs', f'"{outputs}')
