@@ -104,8 +104,6 @@ def record(
             sample_well_specified(policy, sandbox, meta_solutions)
             plain.ask(policy)
         if wanted & {"rollouts", "oracle"}:
-            train = _problems(two, "train", "train_limit")
-            programs = [p for p in programs if p.problem in {problem.id for problem in train}]
             labels = label_steps(policy, sandbox, train, programs, two["rollouts"], two["temperature"], two["rolled"])
         if "oracle" in wanted:
             weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, threads, into, paths))
