@@ -3,10 +3,10 @@
 import json
 import re
 
-import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from dreamprm_lib.show import report
 from dreamprm_lib.show.findings import METHODS, NO_SAMPLES, answer_of, grouped_verdicts
@@ -72,7 +72,7 @@ def html(study, monkeypatch):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
         nbformat.write(notebook, study.path(f"notebooks/{name}.ipynb"))
     for name in (*sorted(FIGURES), "02_0_by_hand", "06_curve"):
-        study.save_figure(plt.figure(), name, f"Caption of {name}.")
+        study.save_figure(Figure(), name, f"Caption of {name}.")
 
     def written(manifest=MANIFEST):
         return report.write_report(study, manifest).read_text(encoding="utf-8")
