@@ -36,7 +36,8 @@ from faults import FaultyServer, at_random  # noqa: E402
 
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps  # noqa: E402
 from dreamprm_lib.commands.run import load_profile, run  # noqa: E402
-from dreamprm_lib.engine.problems import Problem, _share, load_problems  # noqa: E402
+from dreamprm_lib.engine.problem import Problem, hash_share  # noqa: E402
+from dreamprm_lib.engine.problems import load_problems  # noqa: E402
 from dreamprm_lib.reward_model import Backbone, Head, RewardModel  # noqa: E402
 from dreamprm_lib.study.folder import STAGES  # noqa: E402
 
@@ -52,8 +53,8 @@ FAULTS = at_random(1 / 8, ("429 wait", "500", "cut", "half", "not json"))  # of 
 def chosen_problems(sizes: dict[str, int]) -> dict[str, list[Problem]]:
     """Starter problems by the split that their date and id will give them."""
     starter = [p for p in load_problems("starter") if len(split_steps(p.reference)) >= 3 and not p.checker]
-    early_meta = [p for p in starter if _share(p.id) < 0.2]
-    others = [p for p in starter if _share(p.id) >= 0.2]
+    early_meta = [p for p in starter if hash_share(p.id) < 0.2]
+    others = [p for p in starter if hash_share(p.id) >= 0.2]
     train, test = others[: sizes["train"]], others[-sizes["test"] :]
     return {"train": train, "meta": early_meta[: sizes["meta"]], "test": test, "left out": others[20:21]}
 
