@@ -19,8 +19,9 @@ from dataclasses import replace
 from functools import partial
 
 from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.engine.sandbox.comparison import outputs_match
 from dreamprm_lib.engine.sandbox.grading import regrade
-from dreamprm_lib.engine.sandbox.judge import AT_ONCE, Sandbox, outputs_match
+from dreamprm_lib.engine.sandbox.judge import AT_ONCE, Sandbox
 
 ROUNDS = 3
 CORES = os.cpu_count() or 1

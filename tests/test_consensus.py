@@ -1,19 +1,23 @@
 """Consensus on made-up inputs, and the other selectors that need no training."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from dreamprm_lib.candidate_solutions import free_scores
-from dreamprm_lib.engine.problems import Problem, Test, load_problems
+from dreamprm_lib.engine import problems
+from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox.consensus import agreement, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Execution, Sandbox
 from dreamprm_lib.study.rows import Program
 
 LARGEST = Problem(
     "largest", "Largest", "Print the largest.", "easy", "test",
-    (Test("3\n10 7 22\n", "22\n"),), (Test("1\n5\n", "5\n"),),
+    (problems.Test("3\n10 7 22\n", "22\n"),), (problems.Test("1\n5\n", "5\n"),),
 )  # fmt: skip
+CALLED = '[10, -17, 22]\n3\n{"name": "abc", "deep": [true, null, 4.5]}'
+FUNCTION = replace(LARGEST, entry_point="f", samples=(problems.Test(CALLED, "22", "functional"),))
 RIGHT = "input()\nprint(max(map(int, input().split())))\n"
 ALSO = "n = int(input())\nx = sorted(int(t) for t in input().split())\nprint(x[n - 1])\n"
 WRONG = "input()\nprint(input().split()[-1])\n"
@@ -35,9 +39,27 @@ def test_made_up_inputs_keep_the_form_of_the_samples():
     assert made == perturbed_inputs(LARGEST)
 
 
+def test_made_up_arguments_keep_their_types_lengths_and_names():
+    made = perturbed_inputs(FUNCTION)
+    assert made[0] == CALLED and len(made) == len(set(made)) == 8
+    for numbers, size, record in (map(json.loads, text.split("\n")) for text in made):
+        assert [len(str(n)) for n in numbers] == [2, 3, 2] and numbers[1] < 0 and size == 3
+        assert list(record) == ["name", "deep"] and sorted(record["name"]) == ["a", "b", "c"]
+        assert record["deep"][:2] == [True, None] and record["deep"][2] % 1 == 0.5
+
+
+def test_functions_that_return_the_same_agree(box):
+    right, also = (
+        "def f(xs, n, r): return max(xs)",
+        "class Solution:\n    def f(self, xs, n, r): return sorted(xs)[n - 1]",
+    )
+    broken, leaves = "def f(xs, n, r): return {1}", "import os\nos._exit(0)"
+    shares = agreement(FUNCTION, [right, also, "def f(xs, n, r): return xs[0]", broken, leaves, leaves], box)
+    assert shares[0] == shares[1] >= 1 / 5 and shares[0] > shares[2] and shares[3:] == [0, 0, 0]
+
+
 def test_of_real_problems_most_made_up_inputs_are_read_by_the_reference(box):
-    problems = load_problems("starter", "meta")
-    pairs = [(p.reference, text) for p in problems for text in perturbed_inputs(p)]
+    pairs = [(p.reference, text) for p in load_problems("starter", "meta") for text in perturbed_inputs(p)]
     read = [run.status == "ok" for run in box.run(pairs)]
     assert sum(read) > 0.8 * len(read)
 
@@ -55,7 +77,8 @@ class Scripted:
     def __init__(self, sample):
         self.sample, self.ran = sample, []
 
-    def run(self, items):
+    def run(self, items, problem):
+        assert problem is LARGEST
         self.ran += items
         return [Execution(self.status(*item), "22\n", "", 0.0, 0.0) for item in items]
 

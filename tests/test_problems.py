@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import KINDS, SPLITS, TEST_ONLY_KINDS, describe, load_problems, named, split_of
+from dreamprm_lib.engine.problem import KINDS, SPLITS, TEST_ONLY_KINDS, split_by_text, split_of
+from dreamprm_lib.engine.problems import describe, load_problems, named
 from dreamprm_lib.errors import InputError
 
 UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
@@ -80,8 +81,6 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
         load_problems(path)
     assert [p.id for p in load_problems(f"{path}?drop=b")] == ["a", "c"]
     assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
-    with pytest.raises(InputError, match="first='few'"):
-        load_problems(f"{path}?first=few")
 
 
 def test_a_toml_file_round_trips(tmp_path):
@@ -95,7 +94,6 @@ def test_a_toml_file_round_trips(tmp_path):
     "change, said",
     [
         (lambda t: t.replace('statement = "Add."', ""), "`statement` is missing"),
-        (lambda t: t.replace("easy", "trivial"), "'trivial'"),
         (lambda t: t.replace("train", "holdout"), "'holdout'"),
         (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
         (lambda t: t.replace("[[tests]]", "[[trials]]"), "`tests` is missing"),
@@ -104,9 +102,7 @@ def test_a_toml_file_round_trips(tmp_path):
         (lambda t: t + "]", "not readable as TOML"),
         (lambda t: t + "x = " + "[" * 5000, "not readable as TOML"),
         (lambda t: t.replace('split = "train"', "date = 2024"), "`date` is 2024"),
-        (lambda t: t.replace('split = "train"', "tolerance = true"), "`tolerance` is True"),
         (lambda t: t.replace('split = "train"', "tolerance = inf"), "`tolerance` is inf"),
-        (lambda t: t.replace('rules = ["add"]', 'rules = "add"'), "`rules` is 'add'"),
         (lambda t: t.replace('rules = ["add"]', 'rules = ["add", 3]'), r"`rules\[1\]` is 3"),
         (lambda t: t.replace('id = "p"', 'id = " "'), "`id` is ' '"),
         (lambda t: t.replace("difficulty", "dificulty"), r"no field `dificulty` \(did you mean `difficulty`\?\)"),
@@ -166,9 +162,10 @@ def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
 @pytest.mark.parametrize(
     "query, said",
     [
-        ("release=v9", "no release 'v9'"),
-        ("colour=red", "no option 'colour'"),
-        ("since=2024", "no date YYYY-MM-DD"),
+        ("release=v9", "the option `release` is 'v9': it should be 'v1'"),
+        ("colour=red", "no option `colour`: known are"),
+        ("since=2024", "the option `since` is '2024': it should be a date, YYYY-MM-DD"),
+        ("first=few", "the option `first` is 'few': it should be a number"),
         ("test_from=2024-01-01", "needs both"),
         ("train_before=2025-01-01&test_from=2024-01-01", "lies after"),
         ("since=2030-01-01", "no problem is left"),
@@ -178,11 +175,6 @@ def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
 def test_wrong_options_are_named(tmp_path, query, said):
     with pytest.raises(InputError, match=said):
         load_problems(f"{write(tmp_path / 'test.jsonl', lcb_row())}?{query}")
-
-
-def test_a_date_window_needs_dates():
-    with pytest.raises(InputError, match="has no date, so since"):
-        load_problems("starter?since=2024-01-01")
 
 
 def test_livecodebench_comes_as_raw_files_by_release(tmp_path, monkeypatch):
@@ -225,27 +217,15 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
         (lcb_row(contest_date="yesterday"), "`contest_date` is 'yesterday'"),
         (lcb_row(split="holdout"), "`split` is 'holdout'"),
-        (lcb_row(difficulty="trivial"), "`difficulty` is 'trivial'"),
         (lcb_row(metadata="[1"), "field `metadata`: not JSON"),
         (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
-        (lcb_row(metadata=[]), r"field `metadata`: \[\] where"),
-        (lcb_row(public_test_cases="[3]"), r"`public_test_cases`: the field `tests\[0\]` is 3"),
         (lcb_row(public_test_cases=None), "`public_test_cases`: the field `tests` is None"),
-        (
-            lcb_row(private_test_cases='[{"input": "1"}]'),
-            r"`private_test_cases`: the field `tests\[0\]\.output` is",
-        ),
-        (
-            lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'),
-            r"`tests\[0\]\.testtype` is 'x'",
-        ),
+        (lcb_row(private_test_cases='[{"input": "1"}]'), r"the field `tests\[0\]\.output` is"),
+        (lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'), r"\[0\]\.testtype` is 'x'"),
         (lcb_row(private_test_cases=packed([1])), r"`private_test_cases`: the field `tests\[0\]` is 1"),
-        (lcb_row(private_test_cases=packed("x")[:-9]), "`private_test_cases`: cannot be decoded"),
         (lcb_row(private_test_cases="[" * 90_000), "`private_test_cases`: lists or objects are nested too deeply"),
         ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
-        ("\n [\n" + lcb_row() + "\n]", "line 2: a list where"),
         ("3", "line 1: 3 where an object was expected"),
-        ('"x"', 'line 1: "x" where an object was expected'),
         ('{"a":' * 90_000, "line 1: lists or objects are nested too deeply"),
     ],
 )
@@ -255,13 +235,7 @@ def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
 
 
 @pytest.mark.parametrize(
-    "pack",
-    [
-        gzip.compress,
-        lambda b: b"\xef\xbb\xbf" + b,
-        lambda b: gzip.compress(b"\xef\xbb\xbf" + b),
-        lambda b: b + b"\r\n\n",
-    ],
+    "pack", [lambda b: BOM + b, lambda b: gzip.compress(BOM + b), lambda b: gzip.compress(b + b"\r\n\n")]
 )
 def test_packed_files_and_byte_order_marks_are_simply_read(tmp_path, pack):
     (tmp_path / "a.jsonl").write_bytes(pack(lcb_row(question_content="Zähle bis \u2028 drei.").encode()))
@@ -307,21 +281,30 @@ def test_several_sources_are_one_set(tmp_path):
     assert both == {p.id for source in ("starter", "humaneval") for p in load_problems(source)}
 
 
-@pytest.mark.parametrize("source", ["starter,starter", ["humaneval", "starter", "humaneval"], ["starter"] * 3])
-def test_equal_ids_of_several_sources_are_refused(source):
-    with pytest.raises(InputError, match="appears twice"):
-        load_problems(source)
+@pytest.mark.parametrize(
+    "rule, splits, shares",
+    [
+        (split_of, ["test", "train", "train", "test"], [0.60, 0.15, 0.25]),
+        (split_by_text, ["test", "train", "train", "test"], [0.40, 0.15, 0.45]),
+    ],
+)
+def test_a_split_by_hash_is_stable_and_has_its_shares(rule, splits, shares):
+    assert [rule(text) for text in ("a", "b", "c", "def f(x):")] == splits
+    found = [rule(f"problem-{i}") for i in range(20_000)]
+    assert [found.count(split) / 20_000 for split in SPLITS] == pytest.approx(shares, abs=0.015)
 
 
-def test_the_hash_split_is_stable_and_has_its_shares():
-    assert [split_of(name) for name in ("a", "b", "1873_A")] == ["test", "train", "test"]
-    shares = [split_of(f"problem-{i}") for i in range(20_000)]
-    assert shares.count("train") / 20_000 == pytest.approx(0.60, abs=0.015)
-    assert shares.count("test") / 20_000 == pytest.approx(0.25, abs=0.015)
-
-
-@pytest.mark.parametrize("source, split, said", [("nowhere", None, "No problems at"), ("starter", "dev", "'dev'")])
-def test_what_is_not_there_is_named(source, split, said):
+@pytest.mark.parametrize(
+    "source, split, said",
+    [
+        ("nowhere", None, "No problems at"),
+        ("starter", "dev", "'dev'"),
+        ("starter?since=2024-01-01", None, "has no date"),
+        ("starter,starter", None, "appears twice"),
+        (["humaneval", "starter", "humaneval"], None, "appears twice"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(source, split, said):
     with pytest.raises(InputError, match=said):
         load_problems(source, split)
 

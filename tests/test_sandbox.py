@@ -1,4 +1,4 @@
-"""The grading sandbox: verdicts as literals, a hostile program for each promise, and comparison of answers.
+"""The grading sandbox: verdicts as literals, and a hostile program for each promise.
 
 The hostile programs rely on isolation, so they run only if the sandbox reports every layer that this needs; the fork
 bomb runs only after a counted number of forks has shown that the limit of processes holds.  What is not promised is
@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ import pytest
 
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox import judge as sandbox
-from dreamprm_lib.engine.sandbox.judge import KINDS, LAYERS, Limits, Sandbox, Verdict, outputs_match, values_match
-from dreamprm_lib.errors import DreamPRMError, InputError
+from dreamprm_lib.engine.sandbox import judge, verdicts
+from dreamprm_lib.engine.sandbox.judge import LAYERS, WORKER, Sandbox
+from dreamprm_lib.engine.sandbox.verdicts import KINDS, Limits, Verdict, time_scale
+from dreamprm_lib.errors import DreamPRMError, InputError, SandboxError
 
 
 def problem(*tests, name="add", **fields):
@@ -33,8 +35,21 @@ def problem(*tests, name="add", **fields):
     return Problem(name, name, "A statement.", "easy", "test", (), made, **fields)
 
 
+NINES = "9" * 6000
+CHECK = "def check(candidate):\n    assert candidate(2) == 4\n    assert abs(candidate(-3) - 9) < 1e-6\ncheck(square)\n"
+CHECKER = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)\n"
 ADD = problem(("1 2\n", "3\n"), ("2 2\n", "4\n"))
+SHIFT = problem(("[1, 2]\n3", "[4, 5]", "functional"), ("[]\n1", "[]", "functional"), entry_point="shift")
+SQUARE = problem((CHECK, "", "check"), name="square", entry_point="square")
+BIG = problem(
+    (f"{NINES}\n1", f"1{'0' * 6000}", "functional"), (f"[{NINES}]\n0", f"[{NINES}]", "functional"), entry_point="f"
+)
+LONE = problem(('"\ud800"', '"\\ud800"', "functional"), name="same", entry_point="f")  # a lone surrogate
+SPLIT = problem(("7\n", "3 4\n"), ("2\n", "1 1\n"), name="split", checker=CHECKER)
+ATCODER = problem(("5", "120"), name="factorial", source="atcoder")  # whose programs find LiveCodeBench's imports
+STARTER = problem(("5", "120"), name="factorial", source="starter")
 GOOD = "print(sum(map(int, input().split())))"
+SQUARES = "def square(x): return x * x"
 NAMESPACES = ("user namespace", "mount namespace", "pid namespace", "network namespace", "ipc namespace")
 
 
@@ -44,69 +59,108 @@ def box():
         yield opened
 
 
-def kind(box, code, on=ADD):
-    return box.grade([(on, code)])[0].kind
+def kinds(box, codes, on=ADD):
+    return [verdict.kind for verdict in box.grade([(on, code) for code in codes])]
+
+
+def descendants(pid):
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 # --- Verdicts ---------------------------------------------------------------------------------------------------------
 
+VERDICTS = [
+    (ADD, GOOD, "passed"),
+    (ADD, "import sys\nprint(sum(map(int, sys.stdin.buffer.readline().split())))", "passed"),
+    (ADD, "print(sum(map(int, open(0).read().split())))", "passed"),
+    (ADD, "if __name__ == '__main__':\n    print(sum(map(int, input().split())))", "passed"),
+    (ADD, "import sys\nassert sys.argv == ['program.py']\n" + GOOD, "passed"),
+    (ADD, GOOD + "\nexit()", "passed"),
+    (ADD, GOOD + "\nimport sys\nsys.exit(0)", "passed"),
+    (ADD, GOOD + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)", "passed"),
+    (ADD, "import sys\nprint('noise', file=sys.stderr)\n" + GOOD, "passed"),
+    (ADD, "import asyncio, zoneinfo, sqlite3, decimal\nasyncio.run(asyncio.sleep(0))\n" + GOOD, "passed"),
+    (ADD, "print(3)", "wrong_answer"),
+    (ADD, "", "wrong_answer"),
+    (ADD, "print(1 / 0)", "runtime_error"),
+    (ADD, GOOD + "\nraise SystemExit(1)", "runtime_error"),
+    (ADD, GOOD + "\nexit('no')", "runtime_error"),
+    (ADD, "input(); input()", "runtime_error"),
+    (ADD, "def f(): f()\nf()", "runtime_error"),
+    (ADD, "eval('1 +')", "runtime_error"),
+    (ADD, "raise KeyboardInterrupt", "runtime_error"),
+    (ADD, "import numpy", "runtime_error"),
+    (ADD, "def (", "syntax_error"),
+    (ADD, "return 1", "syntax_error"),
+    (ADD, "x = '\0'", "syntax_error"),
+    (ADD, "x = '\ud800'", "syntax_error"),
+    (ADD, "while True: pass", "time_limit"),
+    (ADD, "sum(range(10**12))", "time_limit"),
+    (ADD, "x = [0] * 10**9", "memory_limit"),
+    (ADD, "print('x' * 10**6)", "output_limit"),
+    (ADD, "import ctypes\nctypes.string_at(0)", "killed"),
+    (SHIFT, "class Solution:\n    def shift(self, xs: List[int], n: int): return [x + n for x in xs]", "passed"),
+    (SHIFT, "def shift(xs, n):\n    print('[0]')\n    return [x + n for x in xs]", "passed"),
+    (SHIFT, "def shift(xs, n):\n    return tuple(float(x + n) for x in xs)", "passed"),
+    (SHIFT, "def shift(xs, n):\n    return [x + n for x in xs]\nif __name__ == '__main__':\n    input()", "passed"),
+    (SHIFT, "def shift(xs, n):\n    return xs", "wrong_answer"),
+    (SHIFT, "def shift(xs, n):\n    return {x + n for x in xs}", "wrong_answer"),
+    (SHIFT, "def shift(xs, n):\n    return 10**5000", "wrong_answer"),
+    (SHIFT, "x = []\nfor _ in range(10**5): x = [x]\ndef shift(xs, n):\n    return x", "wrong_answer"),
+    (SHIFT, "def shift(xs, n):\n    return 'x' * 10**6", "output_limit"),
+    (SHIFT, "def shift(xs):\n    return xs", "runtime_error"),
+    (SHIFT, "def other(xs, n):\n    return xs", "runtime_error"),
+    (SHIFT, "def shift(xs, n):\n    exit()", "runtime_error"),
+    (SHIFT, "def shift(xs, n):\n    import os\n    print('[4, 5]', flush=True)\n    os._exit(0)", "runtime_error"),
+    (SHIFT, "def shift(xs, n):\n    while True: pass", "time_limit"),
+    (SHIFT, "def shift(", "syntax_error"),
+    (BIG, "def f(x, n): return x + n if n else x", "passed"),
+    (BIG, "class Solution:\n    def f(self, x, n): return [*x] if isinstance(x, list) else x + 1", "passed"),
+    (BIG, "def f(x, n): return x", "wrong_answer"),
+    (BIG, "def f(x, n): return 10**9000", "wrong_answer"),
+    (BIG, "def f(x, n): return 0", "wrong_answer"),
+    (BIG, "def f(x, n): return int('9' * 6000)", "wrong_answer"),
+    (BIG, "def f(x, n): return [str(x)]", "wrong_answer"),
+    (SQUARE, SQUARES, "passed"),
+    (SQUARE, "class N(int): pass\ndef square(x): return N(x * x)", "passed"),
+    (SQUARE, "def square(x): return 4", "wrong_answer"),
+    (SQUARE, "def square(x): return y", "runtime_error"),
+    (SQUARE, "def circle(x): return 4", "runtime_error"),
+    (SQUARE, "import os\nos._exit(0)", "runtime_error"),
+    (SQUARE, "def square(x):\n    import os\n    os._exit(0)", "runtime_error"),
+    (SQUARE, "def square(x): raise SystemExit(0)", "runtime_error"),
+    (SQUARE, "import sys\nsys.exit()", "runtime_error"),
+    (SQUARE, "class A:\n    def __eq__(self, o): return True\ndef square(x): return A()", "runtime_error"),
+    (SQUARE, "class A(int):\n    def __eq__(self, o): return True\ndef square(x): return A(5)", "wrong_answer"),
+    (SQUARE, "import builtins\nbuiltins.abs = lambda x: 0\ndef square(x): return 4", "wrong_answer"),
+    (SQUARE, "def abs(x): return 0\ndef square(x): return 4", "wrong_answer"),
+    (SQUARE, "AssertionError = Warning\ndef square(x): return 4", "wrong_answer"),
+    (SQUARE, "import json, os\njson.loads = os.read = lambda *a: b''\ndef square(x): return 4", "wrong_answer"),
+    (SQUARE, "import sys\nsys.settrace(lambda *a: sys.exit(0))\ndef square(x): return 4", "runtime_error"),
+    (SQUARE, "import sys\nsys.settrace(lambda *a: None)\ndef square(x): return 4", "wrong_answer"),
+    (SQUARE, "def square(x): return 4\ndef check(f): pass", "wrong_answer"),
+    (SQUARE, "def square(x):\n    for f in range(3, 60):\n        try: __import__('os').write(f, b'null' * 20)\n"
+     "        except OSError: pass\n    __import__('os')._exit(0)", "runtime_error"),
+    (SPLIT, "print(0, input())", "passed"),
+    (SPLIT, "n = int(input())\nprint(n - 1)\nprint(1)", "passed"),
+    (SPLIT, "print(3, 4)", "wrong_answer"),
+    (SPLIT, "print('no numbers')", "wrong_answer"),
+    (SPLIT, "print('True')\nimport os\nos._exit(0)", "wrong_answer"),
+    (SPLIT, "1 / 0", "runtime_error"),
+    (SPLIT, "while True: pass", "time_limit"),
+    (LONE, "def f(x): return x", "passed"),
+    (ATCODER, "print(factorial(int(input())))", "passed"),
+    (STARTER, "print(factorial(int(input())))", "runtime_error"),
+]  # fmt: skip
 
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        (GOOD, "passed"),
-        ("import sys\nprint(sum(map(int, sys.stdin.read().split())))", "passed"),
-        ("import sys\nprint(sum(map(int, sys.stdin.buffer.readline().split())))", "passed"),
-        ("print(sum(map(int, open(0).read().split())))", "passed"),
-        ("print(sum(map(int, next(iter(__import__('sys').stdin)).split())))", "passed"),
-        ("if __name__ == '__main__':\n    print(sum(map(int, input().split())))", "passed"),
-        ("import sys\nassert sys.argv == ['program.py']\n" + GOOD, "passed"),
-        (GOOD + "\nexit()", "passed"),
-        (GOOD + "\nimport sys\nsys.exit(0)", "passed"),
-        (GOOD + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)", "passed"),
-        ("f = open(1, 'w')\nf.write(str(sum(map(int, input().split()))))", "passed"),
-        ("import atexit\nn = sum(map(int, input().split()))\natexit.register(lambda: print(n))", "passed"),
-        ("import threading\ndef f(): " + GOOD + "\nthreading.Thread(target=f).start()", "passed"),
-        ("import sys\nprint('noise', file=sys.stderr)\n" + GOOD, "passed"),
-        ("import sys, io\nsys.stdout = io.TextIOWrapper(open(1, 'wb'), line_buffering=False)\n" + GOOD, "passed"),
-        ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, (2**26, 2**26))\n" + GOOD, "passed"),
-        ("import asyncio, zoneinfo, sqlite3, decimal\nasyncio.run(asyncio.sleep(0))\n" + GOOD, "passed"),
-        ("print(3)", "wrong_answer"),
-        ("", "wrong_answer"),
-        ("print(1 / 0)", "runtime_error"),
-        (GOOD + "\nraise SystemExit(1)", "runtime_error"),
-        (GOOD + "\nexit('no')", "runtime_error"),
-        ("input(); input()", "runtime_error"),
-        ("def f(): f()\nf()", "runtime_error"),
-        ("eval('1 +')", "runtime_error"),
-        ("raise KeyboardInterrupt", "runtime_error"),
-        ("import numpy", "runtime_error"),
-        ("def (", "syntax_error"),
-        ("return 1", "syntax_error"),
-        ("x = '\0'", "syntax_error"),
-        ("x = '\ud800'", "syntax_error"),
-        ("while True: pass", "time_limit"),
-        ("sum(range(10**12))", "time_limit"),
-        ("x = [0] * 10**9", "memory_limit"),
-        ("x = []\nwhile True: x.append(bytearray(10**6))", "memory_limit"),
-        ("print('x' * 10**6)", "output_limit"),
-        ("import ctypes\nctypes.string_at(0)", "killed"),
-    ],
-)
-def test_every_kind_of_end_gets_its_verdict(box, code, expected):
-    assert kind(box, code) == expected and expected in KINDS
 
-
-def test_deep_recursion_works_once_the_limit_is_raised(box):
-    plain = "import sys\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(10**5))"
-    cached = plain.replace("def f", "import functools\n@functools.cache\ndef f").replace("10**5", "3 * 10**4")
-    thread = (
-        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
-        "def f(n): return n and 1 + f(n - 1)\n"
-        "t = threading.Thread(target=lambda: print(f(5 * 10**4)))\nt.start(); t.join()"
-    )
-    runs = box.run([(plain, ""), (cached, ""), (thread, "")])
-    assert [(r.status, r.stdout) for r in runs] == [("ok", "100000\n"), ("ok", "30000\n"), ("ok", "50000\n")]
+@pytest.mark.parametrize("on, code, expected", VERDICTS)
+def test_every_program_gets_its_verdict(box, on, code, expected):
+    (verdict,) = box.grade([(on, code)])
+    assert verdict.kind == expected and expected in KINDS and len(verdict.detail) <= 400
 
 
 def test_a_verdict_tells_the_test_the_time_and_the_reason():
@@ -117,8 +171,8 @@ def test_a_verdict_tells_the_test_the_time_and_the_reason():
     assert (wrong.passed, wrong.test, wrong.detail) == (False, 1, "line 1: expected '4', got '3'")
     assert broken.test == 0 and broken.detail.splitlines()[-1] == "NameError: name 'undefined' is not defined"
     assert "line 2" in broken.detail
-    assert 0.5 <= slow.seconds < 1.5 * sandbox.time_scale()
-    assert slow.detail.startswith(f"{slow.seconds:.2f} CPU seconds of {0.5 * sandbox.time_scale()}")
+    assert 0.5 <= slow.seconds < 1.5 * time_scale()
+    assert slow.detail.startswith(f"{slow.seconds:.2f} CPU seconds of {0.5 * time_scale()}")
     assert "SyntaxError" in bad.detail
 
 
@@ -140,15 +194,17 @@ def test_a_large_input_arrives_whole_and_a_large_output_returns_whole(box):
 def test_no_state_passes_from_one_test_to_the_next(without):
     look = textwrap.dedent(
         """
-        import builtins, math, os, random, sys
-        print(os.listdir('.'), hasattr(math, 'mark'), hasattr(builtins, 'mark'), 'mark' in sys.modules, random.random())
-        open('mark', 'w').write('x'); os.mkdir('d'); os.chmod('d', 0); os.chmod('.', 0)
+        import builtins, contextlib, math, os, random, sys
+        print(hasattr(math, 'mark'), hasattr(builtins, 'mark'), 'mark' in sys.modules, random.random())
         math.mark = builtins.mark = sys.modules['mark'] = math
         """
     )
+    if not without:  # there is a folder to write to
+        look += "print(os.listdir('.'))\nopen('mark', 'w').write('x')\nos.mkdir('d')\nos.chmod('d', 0)\n"
+        look += "with contextlib.suppress(OSError): os.chmod('.', 0)\n"
     with Sandbox(workers=1, without=without) as box:
         seen = {run.stdout for run in box.run([(look, "")] * 6)}
-    assert len(seen) == 1 and seen.pop().startswith("[] False False False 0.")
+    assert len(seen) == 1 and seen.pop().startswith("False False False 0.")
 
 
 def test_sets_print_in_the_same_order_in_every_worker():
@@ -159,33 +215,40 @@ def test_sets_print_in_the_same_order_in_every_worker():
     assert len(shown) == 1
 
 
-def test_equal_programs_are_graded_once_and_the_order_is_kept(box, monkeypatch):
-    started = []
-    grading = sandbox._grading
-    monkeypatch.setattr(sandbox, "_grading", lambda *a: (started.append(1), (yield from grading(*a)))[1])
+def test_equal_programs_are_graded_once_and_the_order_is_kept(box):
     verdicts = box.grade([(ADD, GOOD), (ADD, "print(3)"), (ADD, GOOD), (problem(("1 2", "3"), name="b"), "print(3)")])
-    assert [v.kind for v in verdicts] == ["passed", "wrong_answer", "passed", "passed"] and len(started) == 3
+    assert [v.kind for v in verdicts] == ["passed", "wrong_answer", "passed", "passed"] and verdicts[0] is verdicts[2]
 
 
-def test_what_cannot_be_graded_is_refused(box):
-    for items, message in [
-        ([("add", GOOD)], r"items\[0\] is a pair of str and str"),
-        ([(ADD, GOOD), (ADD, None)], r"items\[1\] is a pair of Problem and NoneType"),
+@pytest.mark.parametrize(
+    "items, message",
+    [
+        ([("add", GOOD)], r"items\[0\] is \('add'"),
+        ([(ADD, GOOD), (ADD, None)], r"items\[1\] is \(Problem.*a pair of Problem and str"),
         ([ADD], r"items\[0\] is Problem"),
         ([(problem(), GOOD)], "has no tests"),
         ([(problem(("1", "1", "odd")), GOOD)], "of kind 'odd'"),
         ([(problem(("1", "1", "functional")), GOOD)], "no `entry_point`"),
         ([(problem(("1", "x", "functional"), entry_point="f"), GOOD)], "not JSON"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            box.grade(items)
-    with pytest.raises(InputError, match="pairs"):
+        *[
+            ([(problem(("1", "2"), tolerance=wrong), GOOD)], "'add' can't be graded: tolerance is")
+            for wrong in (float("inf"), float("nan"), -1e-9, True, "0.1", None)
+        ],
+    ],
+)
+def test_what_cannot_be_graded_is_refused(box, items, message):
+    with pytest.raises(InputError, match=message):
+        box.grade(items)
+
+
+def test_what_cannot_be_run_is_refused(box, monkeypatch):
+    with pytest.raises(InputError, match="pair of str and str"):
         box.run(["print(1)"])
-    for settings in ({"workers": 0}, {"time_limit": "2"}, {"memory_mb": True}, {"without": ["walls"]}):
-        with pytest.raises(InputError):
-            Sandbox(**settings)
     with pytest.raises(InputError, match="no_such_module"):
         Sandbox(modules=("no_such_module",))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match=r"needs Linux .*, not darwin .*docker run"):
+        Sandbox()
 
 
 def test_given_modules_can_be_imported_and_nothing_beside_them():
@@ -269,40 +332,37 @@ def streams_run(box):
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_streams_are_those_of_an_interpreter(streams_run, name):
-    run = streams_run[name]
-    assert (run.status, run.stdout) == ("ok", STREAMS[name][1]), run.stderr
-
-
-@pytest.mark.parametrize("name", STREAMS)
-def test_an_interpreter_of_its_own_prints_the_same(name, tmp_path):
+def test_streams_are_those_of_an_interpreter(streams_run, name, tmp_path):
     """What is expected above is what `python program.py < input | cat` prints."""
+    code, printed = STREAMS[name]
+    assert (streams_run[name].status, streams_run[name].stdout) == ("ok", printed), streams_run[name].stderr
     program, given = tmp_path / "program.py", tmp_path / "input"
-    program.write_text(STREAMS[name][0], encoding="utf-8")
+    program.write_text(code, encoding="utf-8")
     given.write_text("1 2\n3 4\n")
     with given.open() as file:
         ran = subprocess.run([sys.executable, "-E", "-X", "utf8", program], stdin=file, capture_output=True)
-    assert ran.stdout.decode() == STREAMS[name][1]
+    assert ran.stdout.decode() == printed
+
+
+DEEP = "import sys, threading\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\n"
+THREAD = "t = threading.Thread(target=lambda: print(f(2 * 10**4)))\nt.start()\nt.join()"
 
 
 @pytest.mark.parametrize(
-    "code",
+    "code, printed",
     [
-        "import threading\nthreading.stack_size(512 * 1024 * 1024)\n",
-        "import threading\nthreading.stack_size(1 << 28)\n",
-        "from threading import stack_size\nstack_size(10**9 // 4096 * 4096)\n",
-        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))\n",
-        "import resource as r\nr.setrlimit(r.RLIMIT_STACK, (r.RLIM_INFINITY, r.getrlimit(r.RLIMIT_STACK)[1]))\n",
-        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (2**30, 2**30))\n",
+        (DEEP + "print(f(10**5))", "100000\n"),
+        (DEEP.replace("def f", "import functools\n@functools.cache\ndef f") + "print(f(3 * 10**4))", "30000\n"),
+        ("import threading\nthreading.stack_size(512 * 1024 * 1024)\n" + DEEP + THREAD, "20000\n"),
+        ("from threading import stack_size\nstack_size(10**9 // 4096 * 4096)\n" + DEEP + THREAD, "20000\n"),
+        ("import resource as r\nr.setrlimit(r.RLIMIT_STACK, (-1, -1))\n" + DEEP + THREAD, "20000\n"),
+        ("import resource as r\nr.setrlimit(r.RLIMIT_STACK, (r.RLIM_INFINITY, r.getrlimit(r.RLIMIT_STACK)[1]))\n"
+         + DEEP + THREAD, "20000\n"),
     ],
-)
-def test_a_program_may_raise_its_stack(box, code):
-    deep = (
-        "import sys, threading\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\n"
-        "t = threading.Thread(target=lambda: print(f(2 * 10**4)))\nt.start()\nt.join()"
-    )
-    (run,) = box.run([(code + deep, "")])
-    assert (run.status, run.stdout) == ("ok", "20000\n"), run.stderr
+)  # fmt: skip
+def test_a_program_may_raise_its_recursion_limit_and_its_stack(box, code, printed):
+    (run,) = box.run([(code, "")])
+    assert (run.status, run.stdout) == ("ok", printed), run.stderr
 
 
 @pytest.mark.parametrize("megabytes, expected", [(50, "ok"), (300, "memory_limit"), (5000, "memory_limit")])
@@ -322,29 +382,33 @@ def test_limits_are_those_of_the_problem_set_with_what_is_changed():
     assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, 16, ("numpy",))
     assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, 16, ())
     assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
-    for wrong in ({"seconds": 1}, {"time_limit": 0}, {"memory_mb": "512"}, {"modules": "numpy"}, {"processes": True}):
-        with pytest.raises(InputError):
-            Limits.of(starter, **wrong)
-        with pytest.raises(InputError):
-            Sandbox(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"seconds": 1}, "no limit `seconds`"),
+        ({"time_limit": 0}, "`time_limit` is 0"),
+        ({"time_limit": float("inf")}, "`time_limit` is inf"),
+        ({"memory_mb": "512"}, "`memory_mb` is '512'"),
+        ({"memory_mb": True}, "`memory_mb` is True"),
+        ({"modules": "numpy"}, "`modules` is 'numpy'"),
+        ({"workers": 0}, "workers=0"),
+        ({"without": ["walls"]}, "no layer 'walls'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(InputError, match=said):
+        Sandbox(**settings)
 
 
 def test_one_sandbox_has_the_limits_of_each_problem_set():
     """A worker with other limits takes over where the problem set changes."""
     code = "import numpy as np\nprint(int(np.arange(4).sum()))"
-    slow = "import time\nwhile time.process_time() < {}: pass\nprint(6)"
     here, there = problem(("", "6\n"), name="here"), problem(("", "6\n"), name="there", source="codeforces")
-    with Sandbox(workers=1, wall_limit=60) as box:
-        seconds = 1.5 * Limits.of(here).cpu_seconds
-        pairs = [
-            (there, code),
-            (here, code),
-            (there, slow.format(seconds)),
-            (here, slow.format(seconds)),
-            (here, "print(6)"),
-        ]
-        kinds = [v.kind for v in box.grade(pairs)]
-    assert kinds == ["passed", "runtime_error", "passed", "time_limit", "passed"]
+    with Sandbox(workers=1) as box:
+        verdicts = box.grade([(there, code), (here, code), (there, f"{code}  # again"), (here, "print(6)")])
+    assert [v.kind for v in verdicts] == ["passed", "runtime_error", "passed", "passed"]
 
 
 @pytest.mark.parametrize("kilobytes", [3, 40, 700])
@@ -364,95 +428,16 @@ def test_the_expected_output_always_fits(kilobytes):
     assert [v.kind for v in verdicts] == ["passed", "passed", "output_limit"]
 
 
-# --- Calls of functions, and HumanEval's checks -----------------------------------------------------------------------
-
-SHIFT = problem(("[1, 2]\n3", "[4, 5]", "functional"), ("[]\n1", "[]", "functional"), entry_point="shift")
-
-
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        ("class Solution:\n    def shift(self, xs: List[int], n: int):\n        return [x + n for x in xs]", "passed"),
-        ("def shift(xs, n):\n    print('[0]')\n    return [x + n for x in xs]", "passed"),
-        ("def shift(xs, n):\n    return tuple(float(x + n) for x in xs)", "passed"),
-        ("def shift(xs, n):\n    return [x + n for x in xs]\nif __name__ == '__main__':\n    input()", "passed"),
-        ("def shift(xs, n):\n    return xs", "wrong_answer"),
-        ("def shift(xs, n):\n    return {x + n for x in xs}", "wrong_answer"),
-        ("def shift(xs, n):\n    return 10**5000", "wrong_answer"),
-        ("x = []\nfor _ in range(10**5): x = [x]\ndef shift(xs, n):\n    return x", "wrong_answer"),
-        ("def shift(xs, n):\n    return 'x' * 10**6", "output_limit"),
-        ("def shift(xs):\n    return xs", "runtime_error"),
-        ("def other(xs, n):\n    return xs", "runtime_error"),
-        ("def shift(xs, n):\n    exit()", "runtime_error"),
-        ("def shift(xs, n):\n    import os\n    print('[4, 5]', flush=True)\n    os._exit(0)", "runtime_error"),
-        ("def shift(xs, n):\n    while True: pass", "time_limit"),
-        ("def shift(", "syntax_error"),
-    ],
-)
-def test_functional_tests_call_the_function_and_compare_here(box, code, expected):
-    assert kind(box, code, SHIFT) == expected
+@pytest.mark.parametrize("code, returned", [("def f(xs, n): return [x + n for x in xs]", "[3, 4]"), ("1", "")])
+def test_a_run_for_a_problem_has_its_limits_and_calls_its_function(code, returned):
+    sample = (problems.Test("[1]\n2", "[3]", "functional"),)
+    there = Problem("f", "f", "A statement.", "easy", "test", sample, (), source="leetcode", entry_point="f")
+    with Sandbox(workers=1) as box:
+        (run,) = box.run([("import numpy\n" + code, "[1, 2]\n2")], there)
+    assert (run.status, run.result) == ("ok" if returned else "runtime_error", returned)
 
 
-CHECK = "def check(candidate):\n    assert candidate(2) == 4\n    assert abs(candidate(-3) - 9) < 1e-6\ncheck(square)\n"
-SQUARE = problem((CHECK, "", "check"), name="square", entry_point="square")
-SQUARES = "def square(x): return x * x"
-
-
-NINES = "9" * 6000
-BIG = problem(
-    (f"{NINES}\n1", f"1{'0' * 6000}", "functional"), (f"[{NINES}]\n0", f"[{NINES}]", "functional"), entry_point="f"
-)
-
-
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        ("def f(x, n): return x + n if n else x", "passed"),
-        ("class Solution:\n    def f(self, x, n): return [*x] if isinstance(x, list) else x + 1", "passed"),
-        ("def f(x, n): return x", "wrong_answer"),
-        ("def f(x, n): return 10**9000", "wrong_answer"),
-        ("def f(x, n): return 0", "wrong_answer"),
-        ("def f(x, n): return int('9' * 6000)", "wrong_answer"),
-        ("def f(x, n): return [str(x)]", "wrong_answer"),
-    ],
-)
-def test_integers_of_thousands_of_digits_get_a_verdict(box, code, expected):
-    verdict = box.grade([(BIG, code)])[0]
-    assert verdict.kind == expected and len(verdict.detail) < 400
-
-
-def test_a_lone_surrogate_in_the_arguments_of_a_call_arrives(box):
-    lone = problem(('"\ud800"', '"\\ud800"', "functional"), name="same", entry_point="f")
-    assert kind(box, "def f(x): return x", lone) == "passed"
-
-
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        (SQUARES, "passed"),
-        ("class N(int): pass\ndef square(x): return N(x * x)", "passed"),
-        ("def square(x): return 4", "wrong_answer"),
-        ("def square(x): return y", "runtime_error"),
-        ("def circle(x): return 4", "runtime_error"),
-        ("import os\nos._exit(0)", "runtime_error"),
-        ("def square(x):\n    import os\n    os._exit(0)", "runtime_error"),
-        ("def square(x): raise SystemExit(0)", "runtime_error"),
-        ("import sys\nsys.exit()", "runtime_error"),
-        ("class A:\n    def __eq__(self, o): return True\ndef square(x): return A()", "runtime_error"),
-        ("class A(int):\n    def __eq__(self, o): return True\ndef square(x): return A(5)", "wrong_answer"),
-        ("import builtins\nbuiltins.abs = lambda x: 0\ndef square(x): return 4", "wrong_answer"),
-        ("def abs(x): return 0\ndef square(x): return 4", "wrong_answer"),
-        ("AssertionError = Warning\ndef square(x): return 4", "wrong_answer"),
-        ("import json, os\njson.loads = os.read = os.write = lambda *a: b''\ndef square(x): return 4", "wrong_answer"),
-        ("import sys\nsys.settrace(lambda *a: sys.exit(0))\ndef square(x): return 4", "runtime_error"),
-        ("import sys\nsys.settrace(lambda *a: None)\ndef square(x): return 4", "wrong_answer"),
-        ("def square(x): return 4\ndef check(f): pass", "wrong_answer"),
-        ("def square(x):\n    for f in range(3, 60):\n        try: __import__('os').write(f, b'null' * 20)\n"
-         "        except OSError: pass\n    __import__('os')._exit(0)", "runtime_error"),
-    ],
-)  # fmt: skip
-def test_check_tests_need_the_check_to_have_run_to_its_end(box, code, expected):
-    assert kind(box, code, SQUARE) == expected
+# --- HumanEval --------------------------------------------------------------------------------------------------------
 
 
 def test_the_check_is_not_in_the_process_while_the_program_is_read_in(box):
@@ -468,7 +453,7 @@ def test_the_check_is_not_in_the_process_while_the_program_is_read_in(box):
         assert len(text) > 10_000 and ''.join(['candi', 'date(']) not in text
         """
     )
-    assert kind(box, look + SQUARES, SQUARE) == "passed"
+    assert kinds(box, [look + SQUARES], SQUARE) == ["passed"]
 
 
 def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
@@ -483,41 +468,14 @@ def function_alone(problem):
     return ast.unparse(next(n for n in body if getattr(n, "name", "") == problem.entry_point))
 
 
-def test_a_program_need_not_write_what_humanevals_prompt_gives(box):
-    problems = load_problems("humaneval")
-    assert {v.kind for v in box.grade([(p, function_alone(p)) for p in problems])} == {"passed"}
-    leaning = [p for p in problems if p.id.removeprefix("HumanEval/") in ("10", "32", "38", "50")]
+def test_a_program_need_not_write_what_humanevals_prompt_gives():
+    every = load_problems("humaneval")
+    leaning = [p for p in every if p.id.removeprefix("HumanEval/") in ("10", "32", "38", "50")]
     future = [(p, "from __future__ import annotations\n" + function_alone(p)) for p in leaning]
     own = [(p, "is_palindrome = poly = encode_cyclic = encode_shift = None\n") for p in leaning]
-    kinds = [v.kind for v in box.grade(future + own)]
-    assert kinds == ["passed"] * 4 + ["runtime_error"] * 4
-
-
-def test_programs_of_livecodebench_find_its_imports(box):
-    there = problem(("5", "120"), name="f", source="atcoder")
-    here = problem(("5", "120"), name="f", source="starter")
-    code = "print(factorial(int(input())))"
-    assert kind(box, code, there) == "passed" and kind(box, code, here) == "runtime_error"
-
-
-CHECKER = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)\n"
-SPLIT = problem(("7\n", "3 4\n"), ("2\n", "1 1\n"), name="split", checker=CHECKER)
-
-
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        ("print(0, input())", "passed"),
-        ("n = int(input())\nprint(n - 1)\nprint(1)", "passed"),
-        ("print(3, 4)", "wrong_answer"),
-        ("print('no numbers')", "wrong_answer"),
-        ("print('True')\nimport os\nos._exit(0)", "wrong_answer"),
-        ("1 / 0", "runtime_error"),
-        ("while True: pass", "time_limit"),
-    ],
-)
-def test_a_checker_decides_where_many_answers_are_right(box, code, expected):
-    assert kind(box, code, SPLIT) == expected
+    with Sandbox() as box:
+        assert {v.kind for v in box.grade([(p, function_alone(p)) for p in every])} == {"passed"}
+        assert [v.kind for v in box.grade(future + own)] == ["passed"] * 4 + ["runtime_error"] * 4
 
 
 # --- Hostile programs -------------------------------------------------------------------------------------------------
@@ -526,7 +484,6 @@ LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 HOSTILE = {
     # name: (program, the verdicts that are right)
     "bombs the memory": ("x = [1]\nwhile True: x += x", "memory_limit"),
-    "bombs the memory with text": ("x = 'x'\nwhile True: x += x", "memory_limit"),
     "maps memory without end": ("import mmap\nx = [mmap.mmap(-1, 10**8) for _ in range(99)]", "runtime_error"),
     "keeps memory in files without a name": (
         "import os\nfor _ in range(99): os.write(os.memfd_create('x'), bytes(10**7))", "runtime_error"),
@@ -544,11 +501,9 @@ HOSTILE = {
     "loops in an exit handler": ("import atexit\ndef f():\n    while True: pass\natexit.register(f)", "time_limit"),
     "sleeps": ("import time\ntime.sleep(1000)", "time_limit"),
     "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "time_limit"),
-    "waits for itself": ("import threading\nx = threading.Lock()\nx.acquire()\nx.acquire()", "time_limit"),
     "prints without end": ("while True: print('x' * 1000)", "output_limit"),
     "writes without end": ("import os\nwhile True: os.write(1, bytes(65536))", "output_limit"),
     "complains without end": ("import os\nwhile True: os.write(2, bytes(65536))", "time_limit"),
-    "prints a very long number": ("print('9' * 200_000)", "wrong_answer"),
     "prints what is no text": ("import os\nos.write(1, bytes(range(256)) * 100)", "wrong_answer"),
     "recurses without end": (
         "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return f([x]) + 1\nf(0)",
@@ -560,7 +515,6 @@ HOSTILE = {
     "computes a huge power": ("print(9**9**9**9)", "time_limit|memory_limit"),
     "kills itself": ("import os\nos.kill(os.getpid(), 9)", "killed"),
     "kills itself by a signal without a name": ("import os\nos.kill(os.getpid(), 40)", "killed"),
-    "aborts": ("import os\nos.abort()", "killed"),
     "sets an alarm": ("import signal\nsignal.alarm(1)\nsignal.pause()", "killed"),
     "leaves by the back door": ("import os\nos._exit(0)", "wrong_answer"),
     "leaves with an error": ("import os\nprint(3, flush=True)\nos._exit(7)", "runtime_error"),
@@ -630,7 +584,7 @@ def hostile_verdicts(box, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     places = {
         "{outside!r}": repr(str(outside / "x")),
-        "{data!r}": repr(str(Path(problems.__file__).parents[1] / "data")),
+        "{data!r}": repr(str(Path(judge.__file__).parents[2] / "data")),
     }
     pairs = []
     for number, (code, _) in enumerate(HOSTILE.values()):
@@ -704,13 +658,6 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
     assert "got \"b'own'\"" in again.detail
 
 
-def descendants(pid):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 DAEMON = (
     "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n"
     "    os._exit(0)\n"
@@ -720,8 +667,6 @@ DAEMON = (
 @pytest.mark.parametrize("without", [("seccomp",), ("seccomp", *NAMESPACES)])
 def test_nothing_that_a_program_starts_outlives_it(without):
     """With seccomp off, so that programs can fork; and with no PID namespace either."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux")
     with Sandbox(workers=1, time_limit=0.5, wall_limit=1.5, without=without) as box:
         box.run([("", "")])
         before = len(descendants(os.getpid()))
@@ -733,8 +678,8 @@ def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
     with Sandbox(workers=2, time_limit=0.5, wall_limit=1.5, without=("seccomp",)) as box:
         box.run([("", "")] * 4)
         before = len(descendants(os.getpid()))
-        if not (box.report()["process limit"] and box.report()["pid namespace"]):
-            pytest.skip("the number of processes can't be limited by a PID namespace here, so no fork bomb is run")
+        if not box.report()["pid namespace"]:
+            pytest.skip("processes can't be kept in a namespace here, so no fork bomb is run")
         count = (
             "import os, time\nn = 0\nfor _ in range(60):\n    try: pid = os.fork()\n    except OSError: break\n"
             "    if pid == 0:\n        time.sleep(9)\n        os._exit(0)\n    n += 1\nprint(n)"
@@ -742,21 +687,22 @@ def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
         forks = int(box.run([(count, "")])[0].stdout)
         assert forks <= 16, "a program could start more processes than the limit: no fork bomb is run"
         bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
-        verdicts = box.grade([(ADD, GOOD), (ADD, bomb), (ADD, "import os\nwhile True: os.fork()"), (ADD, GOOD + "\n")])
-        assert [v.kind for v in verdicts] == ["passed", "time_limit", "runtime_error", "passed"]
+        codes = [GOOD, bomb, "import os\nwhile True: os.fork()", GOOD + "\n"]
+        assert kinds(box, codes) == ["passed", "time_limit", "runtime_error", "passed"]
         assert len(descendants(os.getpid())) == before
 
 
 # --- The sandbox itself -----------------------------------------------------------------------------------------------
 
 
-def test_the_report_names_every_layer_and_switched_off_layers_are_off(box):
-    assert tuple(box.report()) and set(box.report()) == set(LAYERS)
-    with Sandbox(workers=1, without=("landlock", "seccomp")) as less:
-        assert not less.report()["landlock"] and not less.report()["seccomp"]
+def test_the_sandbox_is_its_package_s_first_import():
+    """It must not depend on what was imported before."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from dreamprm_lib.engine.sandbox import Sandbox"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's own limit is the only one")
 def test_the_kernel_s_coarse_clock_never_decides():
     """It counts ticks, which on a busy core are up to twice the time used: a program must not be killed by it early."""
     with Sandbox(workers=1, time_limit=3.0) as strict:
@@ -766,83 +712,81 @@ def test_the_kernel_s_coarse_clock_never_decides():
 
 def test_too_much_output_is_too_much_however_fast_the_program_is(box):
     """It ends before the worker looks, and all of its output is still in the pipe."""
-    assert [kind(box, "print('x' * 5000)")] == ["wrong_answer"]
+    codes = [f"print('x' * 5000)  # {number}" for number in range(5)]
+    assert kinds(box, codes) == ["wrong_answer"] * 5
     with Sandbox(workers=1, output_kb=1) as strict:
-        assert [v.kind for v in strict.grade([(ADD, "print('x' * 5000)")] * 5)] == ["output_limit"] * 5
+        assert kinds(strict, codes) == ["output_limit"] * 5
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_each_layer_can_be_done_without_alone(layer):
     with Sandbox(workers=1, without=(layer,)) as less:
-        assert [v.kind for v in less.grade([(ADD, GOOD), (ADD, "print(3)")])] == ["passed", "wrong_answer"]
-        assert not less.report()[layer]
+        assert kinds(less, [GOOD, "print(3)"]) == ["passed", "wrong_answer"]
+        assert tuple(less.report()) == LAYERS and not less.report()[layer]
 
 
 @pytest.mark.parametrize("without", [NAMESPACES, ("landlock", "seccomp"), LAYERS])
 def test_verdicts_are_the_same_with_fewer_layers(without):
     programs = [GOOD, "print(3)", "1 / 0", "(", "while True: pass", "while True: print(1)", "import os\nos.abort()"]
     with Sandbox(workers=1, time_limit=0.5, output_kb=64, without=without) as box:
-        kinds = [v.kind for v in box.grade([(ADD, code) for code in programs])]
-    assert kinds == [
-        "passed", "wrong_answer", "runtime_error", "syntax_error", "time_limit", "output_limit", "killed"
-    ]  # fmt: skip
+        assert kinds(box, programs) == [
+            "passed", "wrong_answer", "runtime_error", "syntax_error", "time_limit", "output_limit", "killed"
+        ]  # fmt: skip
 
 
-def test_what_is_missing_is_said_once(caplog):
-    sandbox._warned.clear()
-    layers = dict.fromkeys(LAYERS, True) | {"landlock": False, "seccomp": False}
-    sandbox._warn_of_missing(layers, without=("seccomp",))
-    sandbox._warn_of_missing(layers, without=("seccomp",))
-    assert caplog.text.count("landlock") == 1 and "without landlock:" in caplog.text
+def test_what_is_missing_is_said_once():
+    """On a machine that gives no further user namespace."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "--user", "--map-root-user", "true"]).returncode:
+        pytest.skip("no user namespace can be made here")
+    code = (
+        "from dreamprm_lib.engine.sandbox import Sandbox\nfor _ in range(2):\n    with Sandbox() as box: box.report()"
+    )
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script, sys.executable, code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert said.count("The sandbox runs without user namespace") == said.count("runs without") == 1
 
 
-def test_a_wall_time_out_counts_only_after_a_run_alone(box, monkeypatch):
-    """The first answer of a slow machine is not the verdict; that of the run alone is."""
-    answers = []
-    look = sandbox._Worker.look
-
-    def slow_at_first(worker):
-        execution = look(worker)
-        if execution is None:
-            return None
-        answers.append(execution.status)
-        return sandbox.replace(execution, status="wall_limit") if len(answers) == 1 else execution
-
-    monkeypatch.setattr(sandbox._Worker, "look", slow_at_first)
-    assert kind(box, GOOD) == "passed" and answers == ["ok", "ok", "ok"]
+def test_a_wall_time_out_counts_only_after_a_run_alone():
+    """A program that is held up once, longer than it may take, is not wrong."""
+    with Sandbox(workers=1, wall_limit=1.5) as box, ThreadPoolExecutor(1) as threads:
+        box.report()
+        before = descendants(os.getpid())
+        graded = threads.submit(kinds, box, ["import time\ntime.sleep(0.5)\n" + GOOD])
+        while not (started := [p for p in descendants(os.getpid()) if p not in before]):
+            time.sleep(0.02)
+        started[0].suspend()
+        assert graded.result() == ["passed"]
 
 
 def test_a_slower_machine_gives_more_time(monkeypatch):
-    assert 1 <= sandbox.time_scale() < 100
-    monkeypatch.setattr(sandbox, "time_scale", lambda: 3.0)
-    with Sandbox(workers=1, time_limit=0.2) as box:
+    assert 1 <= time_scale() < 100
+    monkeypatch.setattr(verdicts, "time_scale", lambda: 3.0)
+    with Sandbox(workers=1, time_limit=0.2, wall_limit=60) as box:
         verdict = box.grade([(ADD, "import time\nwhile time.process_time() < 0.4: pass\n" + GOOD)])[0]
     assert verdict.passed and verdict.seconds >= 0.4
 
 
 def test_threads_may_share_a_sandbox(box):
     with ThreadPoolExecutor(4) as pool:
-        kinds = pool.map(lambda n: [v.kind for v in box.grade([(ADD, GOOD), (ADD, f"print({n})")])], range(8))
-        assert list(kinds) == [["passed", "wrong_answer"]] * 8
+        found = pool.map(lambda number: kinds(box, [GOOD, f"print({number})"]), range(8))
+        assert list(found) == [["passed", "wrong_answer"]] * 8
 
 
 def test_a_worker_that_dies_is_replaced(box):
     box.run([("", "")] * 4)
     for process in descendants(os.getpid()):
         with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-            if sandbox.WORKER in process.cmdline():
+            if WORKER in process.cmdline():
                 process.kill()
-    verdicts = box.grade([(ADD, GOOD + f"  # {n}") for n in range(6)])
-    assert {v.kind for v in verdicts} == {"passed"}
+    assert set(kinds(box, [f"{GOOD}  # {n}" for n in range(6)])) == {"passed"}
 
 
-def test_a_program_that_ends_its_worker_every_time_is_killed(box, monkeypatch):
-    def dies(worker):
-        worker.stop()
-        return sandbox.Execution("worker_died", "", "gone", 0.0, 0.0)
-
-    monkeypatch.setattr(sandbox._Worker, "look", dies)
-    assert box.grade([(ADD, GOOD)])[0] == Verdict("killed", 0.0, 0, "gone")
+def test_a_program_that_ends_its_worker_every_time_is_killed():
+    """Which is possible only where nothing isolates it; another program is not harmed."""
+    with Sandbox(workers=2, without=LAYERS) as box:
+        killer, other = box.grade([(ADD, "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(9)"), (ADD, GOOD)])
+    assert (killer.kind, killer.test, other.kind) == ("killed", 0, "passed") and "ended in the middle" in killer.detail
 
 
 def test_a_program_that_could_not_be_shut_in_is_not_run(monkeypatch):
@@ -850,8 +794,8 @@ def test_a_program_that_could_not_be_shut_in_is_not_run(monkeypatch):
     with Sandbox(workers=1) as box:
         box.run([("", "")])
         before = sorted(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(sandbox._Request, "text", lambda request: b"")
-        with pytest.raises(DreamPRMError, match="could not be shut in"):
+        monkeypatch.setattr(verdicts.Request, "text", lambda request: b"")
+        with pytest.raises(SandboxError, match="could not be shut in"):
             box.run([("print(1)", "")])
         monkeypatch.undo()
         assert box.run([("print(1)", "")])[0].stdout == "1\n"
@@ -860,25 +804,21 @@ def test_a_program_that_could_not_be_shut_in_is_not_run(monkeypatch):
 
 def test_a_worker_that_does_not_start_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "broken_worker.py").write_text("raise ValueError('no worker today')")
-    monkeypatch.setattr(sandbox, "PACKAGE", tmp_path)
-    monkeypatch.setattr(sandbox, "WORKER", "broken_worker")
+    monkeypatch.setattr(judge, "PACKAGE", tmp_path)
+    monkeypatch.setattr(judge, "WORKER", "broken_worker")
     with Sandbox() as box, pytest.raises(DreamPRMError, match="no worker today"):
         box.run([("", "")])
 
 
-def test_closing_leaves_no_process_and_no_folder(tmp_path, monkeypatch):
-    import tempfile
-
-    for without in ((), LAYERS):
-        before = {p.pid for p in descendants(os.getpid())}
-        folders = set(Path(tempfile.gettempdir()).glob("sandbox-*"))
-        with Sandbox(workers=2, without=without) as box:
-            box.run([("open('x', 'w').write('x')", "")] * 4)
-            assert len({p.pid for p in descendants(os.getpid())} - before) >= 2
-        assert {p.pid for p in descendants(os.getpid())} <= before
-        assert set(Path(tempfile.gettempdir()).glob("sandbox-*")) <= folders
-        assert box.run([("print(1)", "")])[0].stdout == "1\n"  # it starts again
-        box.close()
+@pytest.mark.parametrize("without", [(), LAYERS])
+def test_closing_leaves_no_process(without):
+    before = {p.pid for p in descendants(os.getpid())}
+    with Sandbox(workers=2, without=without) as box:
+        box.run([("", "")] * 4)
+        assert len({p.pid for p in descendants(os.getpid())} - before) >= 2
+    assert {p.pid for p in descendants(os.getpid())} <= before
+    assert box.run([("print(1)", "")])[0].stdout == "1\n"  # it starts again
+    box.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -909,84 +849,3 @@ def test_nothing_runs_on_when_the_grader_is_ended_in_the_middle(how):
     while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
-
-
-# --- Comparison -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "actual, expected, tolerance, same",
-    [
-        ("1 2 \n", "1 2\n", 0, True),
-        ("1\r\n2\r\n", "1\n2", 0, True),
-        ("\n1\n2\n\n", "1\n2", 0, True),
-        ("1\n\n2", "1\n2", 0, False),
-        ("1 2", "1\n2", 0, False),
-        ("1.0", "1", 0, True),
-        ("1e3 -0", "1000 0.00", 0, True),
-        ("007", "7", 0, True),
-        ("1  2", "1 2", 0, True),
-        ("a  b", "a b", 0, False),
-        ("YES 1.0", "YES 1", 0, False),
-        ("YES 1.0", "YES 1", 1e-9, True),
-        ("0.30000000000000004", "0.3", 0, False),
-        ("0.30000000000000004", "0.3", 1e-9, True),
-        ("1000001", "1000000", 1e-5, True),
-        ("0.1", "0.3", 1e-5, False),
-        ("Yes", "yes", 0, False),
-        ("1 2", "12", 0, False),
-        ("nan", "nan", 0, True),
-        ("nan 1", "nan 1.0", 0, False),
-        ("sNaN 1", "sNaN 1.0", 0, False),
-        ("inf", "1", 1e-6, False),
-        ("0", "Infinity", 1e-6, False),
-        ("1e308", "inf", 0.5, False),
-        ("inf", "Infinity", 1e-6, True),
-        ("-inf", "inf", 1e-6, False),
-        ("NaN", "nan", 1e-6, True),
-        ("nan", "0", 1e-6, False),
-        ("1e999999999", "1", 1e-6, False),
-        ("", "", 0, True),
-        ("", "0", 0, False),
-        ("-", "0", 0, False),
-    ],
-)
-def test_outputs_are_compared_by_line_and_numbers_as_decimals(actual, expected, tolerance, same):
-    assert outputs_match(actual, expected, tolerance) is same
-
-
-@pytest.mark.parametrize(
-    "actual, expected, tolerance, same",
-    [
-        ([1, [2.0]], [1.0, [2]], 0, True),
-        ([1, 2], [1], 0, False),
-        ({"a": 1}, {"a": 1.0}, 0, True),
-        ({"a": 1}, {"b": 1}, 1, False),
-        ([0.1 + 0.2], [0.3], 0, False),
-        ([0.1 + 0.2], [0.3], 1e-9, True),
-        ("1", 1, 1e-9, False),
-        (None, None, 0, True),
-        (10**400, 0.5, 1e-9, False),
-        (10**400, 10**400 + 1, 1e-9, True),
-        (0, float("inf"), 1e-6, False),
-        (1e308, float("inf"), 0.5, False),
-        (float("inf"), float("inf"), 1e-6, True),
-        ([float("-inf")], [float("inf")], 1e-6, False),
-        (float("nan"), float("nan"), 0, True),
-        ({"a": [float("nan")]}, {"a": [float("nan")]}, 1e-6, True),
-        (float("nan"), 0.0, 1e-6, False),
-    ],
-)
-def test_results_of_calls_are_compared_value_by_value(actual, expected, tolerance, same):
-    assert values_match(actual, expected, tolerance) is same
-    assert values_match(json.loads(json.dumps(actual)), expected, tolerance) is same
-
-
-@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1e-9, True, "0.1", None])
-def test_a_tolerance_is_a_finite_number(box, tolerance):
-    """An infinite one would accept every number."""
-    for compare in (lambda: outputs_match("1", "2", tolerance), lambda: values_match(1, 2, tolerance)):
-        with pytest.raises(InputError, match="tolerance is"):
-            compare()
-    with pytest.raises(InputError, match="'add' can't be graded: tolerance is"):
-        box.grade([(problem(("1", "2"), tolerance=tolerance), GOOD)])

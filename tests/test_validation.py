@@ -59,23 +59,21 @@ def test_planted_faults_are_found(change, said):
     assert any(said in fault and fault.startswith("p: ") for fault in faults), faults
 
 
-def test_mutants_are_one_change_each_and_parse():
-    found = list(mutate("if a < 3 and b:\n    c = min(a, b) + 1\n"))
-    mutants = {m.change: m.code for m in found}
-    assert {m.change: m.text for m in found}["min / max"] == "c = max(a, b) + 1"
-    assert set(mutants) == {
-        "comparison",
-        "and / or",
-        "constant",
-        "min / max",
-        "operator",
-        "branch dropped",
-        "branch forced",
+def test_mutants_are_one_change_each():
+    found = {m.change: m for m in mutate("if a < 3 and b:\n    c = min(a, b) + 1\n")}
+    assert {change: m.text for change, m in found.items()} == {
+        "comparison": "if a <= 3 and b:",
+        "and / or": "if a < 3 or b:",
+        "constant": "c = min(a, b) + 2",
+        "min / max": "c = max(a, b) + 1",
+        "operator": "c = min(a, b) - 1",
+        "branch dropped": "if False:",
+        "branch forced": "if True:",
     }
-    assert mutants["comparison"].startswith("if a <= 3 and b:") and "max(a, b)" in mutants["min / max"]
+    assert found["comparison"].code == "if a <= 3 and b:\n    c = min(a, b) + 1"
 
 
-@pytest.mark.parametrize("count, level", [(1, "easy"), (2, "easy"), (3, "medium"), (4, "hard"), (6, "hard")])
+@pytest.mark.parametrize("count, level", [(2, "easy"), (3, "medium"), (4, "hard")])
 def test_the_rule_for_the_difficulty(count, level):
     assert difficulty_by_rules(["x"] * count) == level
 

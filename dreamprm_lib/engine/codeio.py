@@ -26,7 +26,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dreamprm_lib.engine.files import cache_dir, write_atomically
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problems import Problem, Test, split_by_text
+from dreamprm_lib.engine.problem import Problem, Test, split_by_text
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError
@@ -114,7 +114,7 @@ def write_list(path: Path | None = None) -> None:
     kept = [index for index, verdict in zip(varied, verdicts, strict=True) if verdict.passed]
     lines = ["index,sha256,split\n"]
     for index, split in zip(kept, _splits([varied[index].statement for index in kept]), strict=True):
-        lines.append(f"{index},{_digest(tasks[index])},{split}\n")
+        lines.append(f"{index},{digest(tasks[index])},{split}\n")
     write_atomically(path or Path(str(LIST)), "".join(lines).encode())
 
 
@@ -131,7 +131,7 @@ def _listed(tasks: Sequence[dict]) -> dict[int, str]:
     splits = {}
     for row in csv.DictReader(io.StringIO(LIST.read_text())):
         index = int(row["index"])
-        if index >= len(tasks) or _digest(tasks[index]) != row["sha256"]:
+        if index >= len(tasks) or digest(tasks[index]) != row["sha256"]:
             raise InputError(f"{LIST}: task {index} is not the one in the wheel. Rebuild the list, see {__name__}.")
         splits[index] = row["split"]
     return splits
@@ -145,7 +145,7 @@ def _code(task: dict) -> str:
     return f"{task['code_sample']}\n\n\n{task['input_generator']}\n"
 
 
-def _digest(task: dict) -> str:
+def digest(task: dict) -> str:
     """A digest of all that makes the problem."""
     return hashlib.sha256(f"{_statement(task)}\n\n{_code(task)}".encode()).hexdigest()[:16]
 
@@ -170,31 +170,26 @@ def _is_plain(task: dict) -> bool:
     return (
         len(_statement(task)) <= MAX_STATEMENT
         and bool(_parameters(task))
-        and set(_imported(tree)) <= sys.stdlib_module_names
+        and _imported(tree) <= sys.stdlib_module_names
         and _is_repeatable(task["code_sample"], SEEDED | UNSEEDED)
         and _is_repeatable(task["input_generator"], UNSEEDED)
     )
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").partition(".")[0]
+def _imported(tree: ast.Module) -> set[str]:
+    """The packages that a program imports."""
+    plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in plain + named}
 
 
 def _is_repeatable(code: str, chance: set[str]) -> bool:
-    """Whether code uses none of the modules of `chance`, and calls nothing that is another one each time; an import
-    alone is no use."""
+    """Whether code uses no module of `chance` (to import one is no use), and calls nothing that differs each time."""
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Name) and node.id in chance:
-            return False
-        if isinstance(node, ast.ImportFrom) and node.module in chance:
-            return False
-        if isinstance(node, ast.Call):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in FLEETING:
+        match node:
+            case ast.Name(id=name) | ast.ImportFrom(module=name) if name in chance:
+                return False
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in FLEETING:
                 return False
     return True
 
@@ -210,7 +205,7 @@ def _made(tasks: dict[int, dict], time_limit: float = 1.0) -> dict[int, Call]:
 
     `time_limit` holds for all inputs of a task together.
     """
-    parameters = {index: _parameters(task) for index, task in tasks.items()}
+    parameters = {index: _parameters(task) or [] for index, task in tasks.items()}
     requests = [
         (MAKER, json.dumps({"code": _code(task), "names": parameters[index], "seeds": list(SEEDS)}))
         for index, task in tasks.items()
@@ -251,7 +246,7 @@ def _rounded(result: str) -> str:
 
 def _cached(tasks: dict[int, dict]) -> dict[int, Call]:
     """What `_made` gives for the listed tasks; computed once for each recipe and list."""
-    recipe = [MAKER, len(SEEDS), SAMPLES + TESTS, MAX_VALUE, DIGITS, *map(_digest, tasks.values())]
+    recipe = [MAKER, len(SEEDS), SAMPLES + TESTS, MAX_VALUE, DIGITS, *map(digest, tasks.values())]
     path = cache_dir() / f"codeio-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]}.json"
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -278,7 +273,7 @@ def _problem(index: int, task: dict, parameters: Sequence[str], pairs: Pairs, sp
 
 
 def _has_fraction(result: str) -> bool:
-    fractions = []
+    fractions: list[str] = []
     json.loads(result, parse_float=fractions.append)
     return bool(fractions)
 

@@ -8,16 +8,14 @@ Not covered: the same task told in other words.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.errors import InputError
-
-if TYPE_CHECKING:
-    from dreamprm_lib.engine.problems import Problem
 
 NEAR_IDENTICAL = 0.8  # Jaccard similarity of the sets of word triples
 
@@ -25,7 +23,8 @@ NEAR_IDENTICAL = 0.8  # Jaccard similarity of the sets of word triples
 def statement_similarity(statements: Sequence[str]) -> np.ndarray:
     """Jaccard similarity of the sets of word triples, in [0, 1]: an array [statements, statements]."""
     triples: dict[tuple[str, ...], int] = {}
-    rows, columns = [], []
+    rows: list[int] = []
+    columns: list[int] = []
     for row, statement in enumerate(statements):
         words = ["", "", *re.findall(r"\w+|[^\w\s]", statement.lower())]
         found = {triples.setdefault(triple, len(triples)) for triple in zip(words, words[1:], words[2:], strict=False)}
@@ -40,18 +39,16 @@ def statement_similarity(statements: Sequence[str]) -> np.ndarray:
 def leaks(problems: Sequence[Problem]) -> list[tuple[Problem, Problem, float]]:
     """Pairs of problems of different splits with near-identical statements, and their similarity."""
     texts = [f"{p.statement}\n{p.starter_code}" for p in problems]
-    first, second = np.nonzero(np.triu(similarity := statement_similarity(texts), k=1) >= NEAR_IDENTICAL)
-    pairs = [(problems[a], problems[b], float(similarity[a, b])) for a, b in zip(first, second, strict=True)]
+    similarity = statement_similarity(texts)
+    alike = np.argwhere(np.triu(similarity, k=1) >= NEAR_IDENTICAL).tolist()
+    pairs = [(problems[a], problems[b], float(similarity[a, b])) for a, b in alike]
     return [pair for pair in pairs if pair[0].split != pair[1].split]
 
 
 def refuse_leaks(problems: Sequence[Problem], source: object) -> None:
     """Raise `InputError` if an id appears twice or near-identical statements are in different splits."""
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise InputError(f"{source}: the problem id {problem.id!r} appears twice.")
-        seen.add(problem.id)
+    if double := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
+        raise InputError(f"{source}: the problem id {double[0]!r} appears twice.")
     if found := leaks(problems):
         pairs = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {s:.0%} similar" for a, b, s in found[:5])
         raise InputError(

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox.judge import Sandbox, outputs_match
+from dreamprm_lib.engine.problem import Problem
+from dreamprm_lib.engine.sandbox.comparison import outputs_match
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 
 GENERATED = 30  # random inputs on which the two solutions must agree
 MIN_TESTS = 10
@@ -32,11 +33,9 @@ def validate(problems: Sequence[Problem]) -> tuple[pd.DataFrame, list[str]]:
     with Sandbox() as sandbox:
         for problem in tqdm(problems, desc="validating", unit="problem"):
             found = _form_faults(problem)
-            solutions = {"reference": problem.reference, "second solution": problem.brute}
             whole = replace(problem, tests=problem.samples + problem.tests)
-            for name, verdict in zip(
-                solutions, sandbox.grade([(whole, code) for code in solutions.values()]), strict=True
-            ):
+            verdicts = sandbox.grade([(whole, problem.reference), (whole, problem.brute)])
+            for name, verdict in zip(("reference", "second solution"), verdicts, strict=True):
                 if not verdict.passed:
                     found.append(f"the {name} fails test {verdict.test}: {verdict.kind} {verdict.detail}")
             rows.append(
@@ -121,12 +120,11 @@ def _agreement(problem: Problem, sandbox: Sandbox, faults: list[str]) -> int:
     seeds = [random.Random(f"{problem.id}/{k}").getrandbits(32) for k in range(GENERATED)]
     maker = f"{problem.generator}\nimport random, sys\nsys.stdout.write(generate(random.Random(int(input()))))\n"
     inputs = [made.stdout for made in sandbox.run([(maker, f"{seed}\n") for seed in seeds])]
-    first = sandbox.run([(problem.reference, text) for text in inputs])
-    second = sandbox.run([(problem.brute, text) for text in inputs])
-    agreed = 0
-    for text, a, b in zip(inputs, first, second, strict=True):
-        if text and a.status == b.status == "ok" and outputs_match(a.stdout, b.stdout, problem.tolerance):
-            agreed += 1
+    runs = sandbox.run([(code, text) for code in (problem.reference, problem.brute) for text in inputs], problem)
+    agreed = sum(
+        bool(text) and a.status == b.status == "ok" and outputs_match(a.stdout, b.stdout, problem.tolerance)
+        for text, a, b in zip(inputs, runs[:GENERATED], runs[GENERATED:], strict=True)
+    )
     if agreed < GENERATED:
         faults.append(f"the two solutions agree on {agreed} of {GENERATED} generated inputs")
     return agreed
@@ -153,27 +151,29 @@ def mutate(code: str) -> Iterator[Mutant]:
     """Small wrong changes, one at a time: comparisons, operators, constants + 1, and / or, min / max, branches."""
     tree = ast.parse(code)
     original = ast.unparse(tree).splitlines()
-    for index, node in enumerate(ast.walk(tree)):
-        for change, edit in _edits(node):
-            changed = copy.deepcopy(tree)
-            edit(list(ast.walk(changed))[index])
+    for node in ast.walk(tree):
+        for change, fields in _edits(node):
+            copies: dict[int, ast.AST] = {}
+            changed = copy.deepcopy(tree, copies)
+            vars(copies[id(node)]).update(fields)
             mutant = ast.unparse(ast.fix_missing_locations(changed))
             text = next((new for old, new in zip(original, mutant.splitlines(), strict=False) if new != old), "")
             yield Mutant(change, text.strip(), mutant)
 
 
-def _edits(node: ast.AST) -> Iterator[tuple]:
+def _edits(node: ast.AST) -> Iterator[tuple[str, dict]]:
+    """The kinds of change that a node allows, each with the node's fields after it."""
     match node:
-        case ast.Compare(ops=[op, *_]) if type(op) in _COMPARISONS:
-            yield "comparison", lambda n: n.ops.__setitem__(0, _COMPARISONS[type(n.ops[0])]())
+        case ast.Compare(ops=[op, *others]) if type(op) in _COMPARISONS:
+            yield "comparison", {"ops": [_COMPARISONS[type(op)](), *others]}
         case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in _OPERATORS:
-            yield "operator", lambda n: setattr(n, "op", _OPERATORS[type(n.op)]())
-        case ast.BoolOp():
-            yield "and / or", lambda n: setattr(n, "op", ast.Or() if isinstance(n.op, ast.And) else ast.And())
+            yield "operator", {"op": _OPERATORS[type(op)]()}
+        case ast.BoolOp(op=op):
+            yield "and / or", {"op": ast.Or() if isinstance(op, ast.And) else ast.And()}
         case ast.Constant(value=value) if type(value) is int:
-            yield "constant", lambda n: setattr(n, "value", n.value + 1)
-        case ast.Call(func=ast.Name(id="min" | "max")):
-            yield "min / max", lambda n: setattr(n.func, "id", "max" if n.func.id == "min" else "min")
+            yield "constant", {"value": value + 1}
+        case ast.Call(func=ast.Name(id="min" | "max" as name)):
+            yield "min / max", {"func": ast.Name("max" if name == "min" else "min", ast.Load())}
         case ast.If():
-            yield "branch dropped", lambda n: setattr(n, "test", ast.Constant(False))
-            yield "branch forced", lambda n: setattr(n, "test", ast.Constant(True))
+            yield "branch dropped", {"test": ast.Constant(False)}
+            yield "branch forced", {"test": ast.Constant(True)}

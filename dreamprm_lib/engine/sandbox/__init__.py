@@ -4,8 +4,9 @@ The names of `judge` are also this package's.  They are looked up when they are 
 this package too, and must not load what the judge needs.
 """
 
+import importlib
+from typing import Any
 
-def __getattr__(name: str):
-    from dreamprm_lib.engine.sandbox import judge
 
-    return getattr(judge, name)
+def __getattr__(name: str) -> Any:
+    return getattr(importlib.import_module("dreamprm_lib.engine.sandbox.judge"), name)

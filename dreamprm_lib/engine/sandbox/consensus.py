@@ -1,4 +1,4 @@
-"""Consensus: programs that print the same on made-up inputs vote for one another (execution-based majority vote).
+"""Consensus: programs that answer the same on made-up inputs vote for one another (execution-based majority vote).
 
 The inputs are made from a problem's public samples alone: their numbers and words are changed, their form is kept.  No
 hidden test, reference solution or generator of a problem is touched, so this is open to anyone who has the statement.
@@ -6,12 +6,13 @@ hidden test, reference solution or generator of a problem is touched, so this is
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 
 INPUTS = 8  # made-up inputs for a problem
@@ -21,23 +22,26 @@ def perturbed_inputs(problem: Problem, count: int = INPUTS) -> list[str]:
     """The samples' inputs and variations of them, `count` in all, the same on every call.
 
     A number becomes another of as many digits and the same sign, and a word gets its letters in another order; a number
-    that counts what follows it (tokens or letters of the next line, or the lines to come) stays.
+    that counts what follows it (tokens or letters of the next line, or the lines to come) stays.  In the arguments of a
+    function, truth values and the names of fields stay as well, and so does a number that is an argument's length.
     """
-    samples = [test.input for test in problem.samples if test.kind == "stdin"]
+    samples = [test for test in problem.samples if test.kind in ("stdin", "functional")]
     if not samples:
         return []
     rng = random.Random(problem.id)
-    made = list(dict.fromkeys(samples))[:count]
+    made = list(dict.fromkeys(test.input for test in samples))[:count]
     for attempt in range(20 * count):
         if len(made) >= count:
             break
-        varied = _varied(samples[attempt % len(samples)], rng)
+        sample = samples[attempt % len(samples)]
+        varied = (_varied if sample.kind == "stdin" else _varied_arguments)(sample.input, rng)
         if varied not in made:
             made.append(varied)
     return made
 
 
 def _varied(text: str, rng: random.Random) -> str:
+    """A text with other numbers and words."""
     lines = text.split("\n")
     filled = [line for line in lines if line.strip()]
     out = []
@@ -45,7 +49,7 @@ def _varied(text: str, rng: random.Random) -> str:
         following = lines[number + 1].split() if number + 1 < len(lines) else []
         sizes = {len(following), len(filled) - number - 1, len("".join(following))}
 
-        def vary(match: re.Match, sizes=sizes) -> str:
+        def vary(match: re.Match[str], sizes: set[int] = sizes) -> str:
             token = match[0]
             if re.fullmatch(r"-?\d+", token):
                 return token if abs(int(token)) in sizes else _number_like(token, rng)
@@ -53,6 +57,25 @@ def _varied(text: str, rng: random.Random) -> str:
 
         out.append(re.sub(r"-?\d+|[A-Za-z]+", vary, line))
     return "\n".join(out)
+
+
+def _varied_arguments(text: str, rng: random.Random) -> str:
+    """Arguments of a function, one in JSON a line, with other numbers and words."""
+    arguments = [json.loads(line) for line in text.split("\n") if line.strip()]
+    sizes = {len(argument) for argument in arguments if isinstance(argument, (list, str))}
+
+    def vary(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: vary(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [vary(inner) for inner in value]
+        if isinstance(value, str):
+            return _varied(value, rng)
+        if isinstance(value, bool) or value is None or value in sizes:
+            return value
+        return json.loads(re.sub(r"^-?\d+", lambda found: _number_like(found[0], rng), json.dumps(value)))
+
+    return "\n".join(json.dumps(vary(argument)) for argument in arguments)
 
 
 def _number_like(token: str, rng: random.Random) -> str:
@@ -63,20 +86,21 @@ def _number_like(token: str, rng: random.Random) -> str:
 
 
 def agreement(problem: Problem, codes: Sequence[str], sandbox: Sandbox, count: int = INPUTS) -> list[float]:
-    """For each program, the share of the other programs that print what it prints, over the made-up inputs: in [0, 1].
+    """For each program, the share of the other programs that print or return what it does, over the made-up inputs: in
+    [0, 1].
 
     An input on which a program fails counts as no agreement.  A program that runs out of time on an input is out: it is
-    not run on the inputs that follow (the samples come first), and agrees with nobody there.  Without samples on
-    standard input all are 0.
+    not run on the inputs that follow (the samples come first), and agrees with nobody there.  Without samples all
+    are 0.
     """
     inputs = perturbed_inputs(problem, count)
     same, running = [0] * len(codes), list(range(len(codes)))
     for text in inputs:
-        runs = dict(zip(running, sandbox.run([(codes[k], text) for k in running]), strict=True))
-        printed = {k: " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
-        votes = Counter(printed.values())
-        for k, output in printed.items():
-            same[k] += votes[output] - 1
+        runs = dict(zip(running, sandbox.run([(codes[k], text) for k in running], problem), strict=True))
+        answers = {k: run.result or " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
+        votes = Counter(answers.values())
+        for k, answer in answers.items():
+            same[k] += votes[answer] - 1
         running = [k for k, run in runs.items() if run.status != "time_limit"]
     pairs = len(inputs) * (len(codes) - 1)
     return [s / pairs if pairs > 0 else 0.0 for s in same]

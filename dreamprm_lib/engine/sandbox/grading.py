@@ -13,23 +13,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.clusters import spread
-from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.sandbox.judge import Limits, Sandbox, Verdict
+from dreamprm_lib.engine.problem import Problem
+from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.engine.sandbox.verdicts import Limits, Verdict
 
 BATCH = 16  # programs a task: a worker's first one also starts its sandbox
 
 
 def grade(
-    pairs: Sequence[tuple[Problem, str]],
-    backend: str = "loky",
-    jobs: int = -1,
-    progress: bool = False,
-    **limits,
+    pairs: Sequence[tuple[Problem, str]], backend: str = "loky", jobs: int = -1, progress: bool = False, **limits: Any
 ) -> list[Verdict]:
     """The verdicts of (problem, program) pairs, in their order; a pair that appears twice is graded once.
 
@@ -48,24 +47,21 @@ def grade(
     return [verdicts[problem, code] for problem, code in pairs]
 
 
-class Grader:
+class Grader(AbstractContextManager):
     """Grades like a `Sandbox`, by the workers of a backend of `clusters`, each with a sandbox of its own."""
 
-    def __init__(self, backend: str, **limits):
+    def __init__(self, backend: str, **limits: Any):
         self.backend, self.limits = backend, limits
 
     def grade(self, items: Sequence[tuple[Problem, str]], progress: bool = False) -> list[Verdict]:
         """The verdicts of (problem, program) pairs, in their order."""
         return grade(items, self.backend, progress=progress, **self.limits)
 
-    def __enter__(self) -> Grader:
-        return self
-
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, *_exc: object) -> None:
         pass
 
 
-def open_grader(backend: str = "local", **limits) -> Sandbox | Grader:
+def open_grader(backend: str = "local", **limits: Any) -> Sandbox | Grader:
     """Who grades for a chapter: `local`, one `Sandbox` of this process; or a backend of `clusters`, by its name.
 
     `limits` are those of a test that are to be other than the problem set's own, by the names in `Limits`.

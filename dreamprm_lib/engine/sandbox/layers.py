@@ -5,8 +5,8 @@ A `Cell` closes the worker in (namespaces, a root of its own) and, in each child
 kernel or this user does not have is reported as off.  Only the standard library is used, for the worker has no other.
 
 Not covered: a hole in the kernel; a program that reserves address space for the stacks of threads (`STACK_ROOM`) and
-fills it is found out only at its end; and, where the layer named `seccomp` is missing, memory in total: it is limited
-for each of `processes` processes.
+fills it is found out only at its end; where the layer named `seccomp` is missing, memory in total: it is limited for
+each of `processes` processes; and, where there is no private root, a folder for programs to write to: they have none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import errno
 import glob
+import json
 import math
 import os
 import platform
@@ -22,8 +23,8 @@ import resource
 import signal
 import struct
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 
 NOBODY = 65534
@@ -31,10 +32,9 @@ STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main threa
 STACK_ROOM = 1 << 30  # address space beyond the memory limit, for threads that reserve large stacks and use little
 FILE_BYTES = 16 << 20
 OPEN_FILES = 64
-SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=700"
+SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=777"
 MOUNT_POINT = "/sys"  # where the private root is built: any folder would do, since the mount is seen here only
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-PID_MAX_FLOOR = 300  # the kernel numbers processes from here on once the numbers were used up
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,20 +59,15 @@ MACHINE = platform.machine()
 
 
 def call(function: str, *arguments) -> int:
-    """Call a function of the C library; raises OSError where it answers -1 (or the library has no such function)."""
-    try:
-        answer = getattr(libc, function)(*arguments)
-    except AttributeError:
-        raise OSError(errno.ENOSYS, f"{function} is missing on this platform") from None
+    """Call a function of the C library; raises OSError where it answers -1."""
+    answer = getattr(libc, function)(*arguments)
     if answer == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{function}: {os.strerror(number)}")
     return answer
 
 
-def syscall(number: int | None, *arguments) -> int:
-    if number is None:
-        raise OSError(errno.ENOSYS, "not known on this platform")
+def syscall(number: int, *arguments) -> int:
     return call("syscall", ctypes.c_long(number), *arguments)
 
 
@@ -85,26 +80,17 @@ def prctl(option: int, value: int) -> None:
     call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
+def unshare(flag: int) -> None:
+    call("unshare", flag)
+
+
 def drop_capabilities() -> None:
     """Give up every capability of this thread, for good (version 3 of the interface: two words of each set)."""
     header = struct.pack("=Ii", 0x20080522, 0)
-    syscall(SYS_CAPSET.get(MACHINE), header, bytes(24))
+    syscall(SYS_CAPSET[MACHINE], header, bytes(24))
 
 
 # --- Layers that close the worker -------------------------------------------------------------------------------------
-
-
-def works_in_a_child(action) -> bool:
-    """Whether `action` runs without an error, tried in a child so that this process stays as it is."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def enter_user_namespace() -> None:
@@ -156,9 +142,9 @@ def hidden_places(places: list[str]) -> list[str]:
     return [folder for p in places for name in names for folder in glob.glob(f"{glob.escape(p)}/{name}")]
 
 
-def enter_private_root(places: list[str], packages: list[str], numbers: bool) -> None:
-    """Change to a root that holds nothing but `places` and `packages`, read-only, a few devices and, if `numbers` (a
-    PID namespace is on), a /proc that shows the processes of this namespace."""
+def enter_private_root(places: list[str], packages: list[str]) -> None:
+    """Change to a root that holds nothing but `places` and `packages`, read-only, a few devices and, if it may be
+    mounted, a /proc that shows the processes of this namespace."""
     root = MOUNT_POINT
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
@@ -170,15 +156,14 @@ def enter_private_root(places: list[str], packages: list[str], numbers: bool) ->
         bind(place, root + place)
     for name in ("proc", "tmp"):
         os.mkdir(f"{root}/{name}")
-    if numbers:
-        with contextlib.suppress(OSError):
-            mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=2")
-            for name, target in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")]:
-                os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
+    with contextlib.suppress(OSError):
+        mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=2")
+        for name, target in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")]:
+            os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
     read_only = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, read_only, ctypes.c_size_t(len(read_only)))
     os.chdir(root)
-    syscall(SYS_PIVOT_ROOT.get(MACHINE), b".", b".")
+    syscall(SYS_PIVOT_ROOT[MACHINE], b".", b".")
     call("umount2", b".", MNT_DETACH)
     os.chdir("/")
 
@@ -194,27 +179,6 @@ def bind(place: str, target: str) -> None:
     mount(place, target, None, MS_BIND | MS_REC)
 
 
-def limit_process_numbers(processes: int) -> str:
-    """Let this PID namespace have about `processes` processes at once; returns the limit.
-
-    Before Linux 6.14 the same file sets the limit of the whole machine, so nothing is written there.
-    """
-    if tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 14):
-        raise OSError(errno.ENOSYS, "the limit is the whole machine's before Linux 6.14")
-    if not is_first_in_namespace():
-        raise OSError(errno.EPERM, "not in a PID namespace of its own")
-    limit = str(PID_MAX_FLOOR + max(processes, 2))
-    write_text("/proc/sys/kernel/pid_max", limit)
-    with open("/proc/sys/kernel/pid_max") as file:
-        if file.read().strip() != limit:
-            raise OSError(errno.EINVAL, "the limit was not taken")
-    return f"pid_max {limit}"
-
-
-def is_first_in_namespace() -> bool:
-    return os.getpid() == 1 and os.getppid() == 0
-
-
 # --- Layers that close a child: Landlock and seccomp ------------------------------------------------------------------
 
 READ_FILE, READ_DIR, EXECUTE, WRITE_FILE, TRUNCATE = 1 << 2, 1 << 3, 1 << 0, 1 << 1, 1 << 14
@@ -226,30 +190,27 @@ def landlock_version() -> int:
     return syscall(SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
 
 
-def landlock_rules(version: int, read: list[str], list_only: list[str], write: list[str]) -> int:
+def landlock_rules(read: list[str], list_only: list[str], write: list[str]) -> int:
     """A ruleset (a file descriptor): below `read` files may be read, below `list_only` folders be listed, below
     `write` all be done; from version 4 on no TCP, from version 6 on no signal to a process outside."""
+    version = landlock_version()
     rights = LANDLOCK_FILE_RIGHTS[max(v for v in LANDLOCK_FILE_RIGHTS if v <= version)]
     attributes = struct.pack("=QQQ", rights, NO_TCP, NO_OUTSIDE)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     rules = syscall(SYS_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
-    for paths, allowed in [
-        (read, READ_FILE | READ_DIR | EXECUTE),
-        (list_only, READ_DIR),
-        (write, rights),
-        (DEVICES, READ_FILE | WRITE_FILE),
-    ]:
-        for path in paths:
-            allowed_here = allowed if os.path.isdir(path) else allowed & (READ_FILE | WRITE_FILE | EXECUTE | TRUNCATE)
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            syscall(SYS_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed_here, place), 0)
-            os.close(place)
+    allowed = dict.fromkeys(list_only, READ_DIR) | dict.fromkeys(read, READ_FILE | READ_DIR | EXECUTE)
+    allowed |= dict.fromkeys(write, rights) | dict.fromkeys(DEVICES, READ_FILE | WRITE_FILE)
+    for path, wanted in allowed.items():
+        here = wanted if os.path.isdir(path) else wanted & (READ_FILE | WRITE_FILE | EXECUTE | TRUNCATE)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        syscall(SYS_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", here, place), 0)
+        os.close(place)
     return rules
 
 
 # Numbers of the system calls that no contest program needs, on x86_64 and aarch64 (None: not there).  They answer
 # EPERM: new processes and programs, other processes' memory, mounts and namespaces, keys, kernel modules, sockets
 # (a pair of connected ones is allowed, asyncio uses it), and memory that outlives or evades the address space limit.
-REFUSED_CALLS = {
+REFUSED_CALLS: dict[str, tuple[int | None, int | None]] = {
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
@@ -272,8 +233,6 @@ ALLOW, REFUSE, PRETEND_MISSING = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x0005000
 
 def seccomp_filter(machine: str) -> bytes:
     """The filter as BPF instructions: (code, steps if true, steps if false, operand), eight bytes each."""
-    if machine not in AUDIT_ARCH:
-        raise OSError(errno.ENOSYS, f"no table of system calls for {machine}")
     column = list(AUDIT_ARCH).index(machine)
     program = [
         (LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, REFUSE),  # another architecture's call
@@ -283,33 +242,27 @@ def seccomp_filter(machine: str) -> bytes:
         (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW),
     ]  # fmt: skip
     for numbers in REFUSED_CALLS.values():
-        if numbers[column] is not None:
-            program += [(JUMP_EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE)]
+        if (number := numbers[column]) is not None:
+            program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-class FilterProgram(ctypes.Structure):
-    """The kernel's `struct sock_fprog`."""
-
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
-
-    @classmethod
-    def of(cls, instructions: bytes) -> FilterProgram:
-        return cls(len(instructions) // 8, instructions)
+def install_filter(instructions: bytes) -> None:
+    buffer = ctypes.create_string_buffer(instructions, len(instructions))
+    program = struct.pack("HP", len(instructions) // 8, ctypes.addressof(buffer))  # the kernel's `struct sock_fprog`
+    call("prctl", PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
-def install_filter(program: FilterProgram) -> None:
-    call("prctl", PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0))
+# --- The worker and its children --------------------------------------------------------------------------------------
 
-
-# --- The child: limits, layers, and the program -----------------------------------------------------------------------
+Action = Callable[[], str | None]  # puts a layer on; a text says to which degree
 
 
 class Cell:
     """The closed worker: what every child inherits, and the layers that a child puts on itself.
 
-    `layers` tells for each layer whether it is on (or, as text, to which degree).
+    `layers` says for each layer whether it is on (or, as text, to which degree).
     """
 
     def __init__(self, settings: dict):
@@ -318,189 +271,152 @@ class Cell:
         self.memory_bytes: int = settings["memory_bytes"]
         self.processes: int = settings["processes"]
         self.packages: list[str] = settings["packages"]
-        self.without: set[str] = set(settings["without"])
+        self.without: list[str] = settings["without"]
         self.layers: dict[str, bool | str] = {}
-        self.user = os.geteuid()
-        self.folder = ""  # on the disk, where there is no private root
-        self.scratch = ""
-        self.untouched = (0, 0)
-        self.rules = -1
-        self.filter: FilterProgram | None = None
-        self.limits: dict[int, tuple[int, int]] = {}  # of a child alone
         self.cores = os.cpu_count() or 1
+        self.scratch = "/"  # where a program starts
+        self.untouched: tuple[int, int, int] | None = None  # how the scratch folder looks before a program
+        self.rules = -1  # of Landlock, an open file
+        self.filter = seccomp_filter(MACHINE)
+        self.limits: dict[int, tuple[int, int]] = {}  # of a child alone
         self.resident_bytes = math.inf  # what a child may have in memory
-        self.size = -1  # an open file in which the kernel reports how large this process is
+        self.size = os.open("/proc/self/statm", os.O_RDONLY)  # where the kernel reports how large this process is
 
     def close_in(self) -> bool:
         """Put on every layer that the kernel gives.  False in the process that only waits outside."""
-        self._try("user namespace", self._enter_user_namespace)
-        for name, flag in NAMESPACES.items():
-            self._try(name, lambda flag=flag: call("unshare", flag))
+        self._rehearse({"user namespace": enter_user_namespace})
+        if self.layers["user namespace"]:
+            enter_user_namespace()
+        self._put_on({name: partial(unshare, flag) for name, flag in NAMESPACES.items()})
         if self.layers["pid namespace"]:
             if inside := os.fork():
                 os.waitpid(inside, 0)
                 return False
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
-            with contextlib.suppress(OSError):
-                prctl(PR_SET_CHILD_SUBREAPER, 1)
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
+        os.close(self.size)
         self.size = os.open("/proc/self/statm", os.O_RDONLY)
-        self._try("process limit", lambda: limit_process_numbers(self.processes))
-        self._try("private root", self._enter_private_root)
-        self._try("unprivileged user", self._choose_user)
-        self._try("resource limits", self._limit_resources)
-        self._try("no capabilities", lambda: self._needs(drop_capabilities))
+        self._put_on({"private root": self._enter_private_root})
         self.fresh_scratch()
-        with contextlib.suppress(OSError):
-            prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
-        self._try("no new privileges", lambda: self._needs(lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
-        self._try("landlock", self._plan_landlock)
-        self._try("seccomp", self._plan_seccomp)
+        prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
+        self._find_limits()
+        self._rehearse(self._layers_of_a_child())
         return True
 
-    def _try(self, name: str, action) -> None:
-        """Do `action` for the layer `name` unless it is switched off; text that it returns tells the degree."""
-        self.layers[name] = False
-        if name not in self.without:
-            with contextlib.suppress(OSError):
-                self.layers[name] = action() or True
+    def _put_on(self, layers: dict[str, Action]) -> None:
+        """Put on each layer that is not switched off, and keep in mind which of them the kernel gave."""
+        for name, action in layers.items():
+            self.layers[name] = False
+            if name not in self.without:
+                with contextlib.suppress(OSError):
+                    self.layers[name] = action() or True
 
-    @staticmethod
-    def _needs(action) -> None:
-        """Raise unless a child can do `action`."""
-        if not works_in_a_child(action):
-            raise OSError(errno.EPERM, "refused to a child")
+    def _rehearse(self, layers: dict[str, Action]) -> None:
+        """Find out in a child which layers the kernel gives, so that this process stays as it is."""
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._put_on(layers)
+                os.write(theirs, json.dumps(self.layers).encode())
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        with open(ours) as pipe:
+            self.layers |= dict.fromkeys(layers, False) | json.loads(pipe.read() or "{}")
+        os.waitpid(pid, 0)
 
-    def _enter_user_namespace(self) -> None:
-        self._needs(enter_user_namespace)
-        enter_user_namespace()
-
-    def _enter_private_root(self) -> None:
-        if not self.layers["mount namespace"]:
-            raise OSError(errno.EPERM, "needs a mount namespace")
-        enter_private_root(readable_places(), self.packages, bool(self.layers["pid namespace"]))
-
-    def _choose_user(self) -> str:
-        """Who the program will be.  Root gives way to nobody, if nobody can read the standard library."""
-        if os.geteuid() != 0:
-            return f"uid {os.geteuid()}"
-        self._needs(lambda: (become(NOBODY), os.listdir(os.path.dirname(os.__file__))))
-        self.user = NOBODY
-        return f"uid {NOBODY}"
-
-    def _plan_landlock(self) -> str:
-        self._needs_no_new_privileges()
-        version = landlock_version()
-        self._renew_rules()
-        self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)))
-        return f"version {version}"
-
-    def _renew_rules(self) -> None:
-        """Landlock's rules follow the scratch folder, which may be a new one."""
-        if self.rules >= 0:
-            os.close(self.rules)
-        read, list_only = ["/"], []
-        if not self.layers["private root"]:
-            read, list_only = list(self.packages), readable_places()
-            hidden = set(hidden_places(list_only))
-            for place in list_only:
-                inside = [os.path.join(place, n) for n in os.listdir(place)] if os.path.isdir(place) else [place]
-                read += [p for p in inside if p not in hidden and os.path.exists(p)]
-        self.rules = landlock_rules(landlock_version(), read, list_only, [self.scratch])
-
-    def _needs_no_new_privileges(self) -> None:
-        """The kernel takes Landlock's rules and filters only from who can gain nothing any more."""
-        if not self.layers["no new privileges"]:
-            raise OSError(errno.EPERM, "needs the layer of no new privileges")
-
-    def _plan_seccomp(self) -> None:
-        self._needs_no_new_privileges()
-        program = FilterProgram.of(seccomp_filter(MACHINE))
-        self._needs(lambda: (prctl(PR_SET_NO_NEW_PRIVS, 1), install_filter(program)))
-        self.filter = program
-
-    def fresh_scratch(self) -> None:
-        """An empty folder for the next program to work in: a new file system in memory, or else a new folder."""
-        if self.layers["private root"]:
-            if self.scratch:
-                os.chdir("/")
-                call("umount2", b"/tmp", MNT_DETACH)
-            group = self.user if self.user != os.geteuid() else os.getegid()
-            options = f"{SCRATCH_OPTIONS},uid={self.user},gid={group}"
-            mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
-            self.scratch = "/tmp"
-        else:
-            if not self.folder:
-                import tempfile
-
-                self.folder = tempfile.mkdtemp(prefix="sandbox-")
-                os.chmod(self.folder, 0o711)
-            if self.scratch:
-                remove_tree(self.scratch)
-            self.scratch = os.path.join(self.folder, f"scratch-{time.monotonic_ns()}")
-            os.mkdir(self.scratch, 0o700)
-            if self.user != os.geteuid():
-                os.chown(self.scratch, self.user, self.user)
-        self.untouched = self._look_of_scratch()
-        if self.rules >= 0:
-            self._renew_rules()
-
-    def _look_of_scratch(self) -> tuple[int, int]:
-        about = os.stat(self.scratch)
-        return about.st_mode, about.st_ctime_ns
-
-    def clear_scratch(self) -> None:
-        """A fresh scratch folder, if the last program touched it: mounting one takes as long as a test."""
-        try:
-            clean = self._look_of_scratch() == self.untouched and not os.listdir(self.scratch)
-        except OSError:
-            clean = False
-        if not clean:
-            self.fresh_scratch()
+    def _layers_of_a_child(self) -> dict[str, Action]:
+        return {
+            "unprivileged user": give_up_root,
+            "resource limits": lambda: set_limits(self.limits),
+            "no capabilities": drop_capabilities,
+            "no new privileges": lambda: prctl(PR_SET_NO_NEW_PRIVS, 1),
+            "landlock": self._keep_to_the_rules,
+            "seccomp": lambda: install_filter(self.filter),
+        }
 
     def confine(self, keep: Iterable[int]) -> None:
         """In the child: limits and the layers of its own.  Leaves 0, 1, 2 and `keep` open, nothing else."""
         os.setsid()
         os.chdir(self.scratch)
         os.umask(0o077)
-        set_limits(self.limits)
-        if self.user != os.geteuid():
-            become(self.user)
-        with contextlib.suppress(OSError):
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker, no program
-        if self.layers["no capabilities"]:
-            drop_capabilities()
-        if self.layers["no new privileges"]:
-            prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self.layers["landlock"]:
-            syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)
-        if self.layers["seccomp"]:
-            install_filter(self.filter)
+        for name, action in self._layers_of_a_child().items():
+            if self.layers[name]:
+                action()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker, no program
         for before, after in pairwise([2, *sorted(keep), 256]):
             os.closerange(before + 1, after)
 
-    def _limit_resources(self) -> None:
-        """In the worker: find a program's limits, make sure that a child can take them, and take on those that don't
-        hinder the worker itself.  A limit that is lower already stays.
+    def _enter_private_root(self) -> None:
+        if not (self.layers["mount namespace"] and self.layers["pid namespace"]):
+            raise OSError(errno.EPERM, "needs namespaces of its own for mounts and processes")
+        enter_private_root(readable_places(), self.packages)
+
+    def _keep_to_the_rules(self) -> str:
+        syscall(SYS_LANDLOCK_RESTRICT, self.rules, 0)
+        return f"version {landlock_version()}"
+
+    def _write_rules(self) -> None:
+        """Rules for Landlock about the files that are there now."""
+        if self.rules >= 0:
+            os.close(self.rules)
+        self.rules = -1
+        if self.layers["private root"]:
+            read, list_only, write = ["/"], [], [self.scratch]
+        else:
+            read, list_only, write = list(self.packages), readable_places(), []
+            hidden = set(hidden_places(list_only))
+            for place in list_only:
+                inside = [os.path.join(place, n) for n in os.listdir(place)] if os.path.isdir(place) else [place]
+                read += [path for path in inside if path not in hidden and os.path.exists(path)]
+        with contextlib.suppress(OSError):
+            self.rules = landlock_rules(read, list_only, write)
+
+    def fresh_scratch(self) -> None:
+        """An empty folder for the next program to work in: a new file system in memory, on a private root."""
+        if self.layers["private root"]:
+            if self.scratch != "/":
+                os.chdir("/")
+                call("umount2", b"/tmp", MNT_DETACH)
+            mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, SCRATCH_OPTIONS)
+            self.scratch = "/tmp"
+            self.untouched = self._look_of_scratch()
+        self._write_rules()
+
+    def _look_of_scratch(self) -> tuple[int, int, int]:
+        about = os.stat(self.scratch)
+        return about.st_mode, about.st_ctime_ns, len(os.listdir(self.scratch))
+
+    def clear_scratch(self) -> None:
+        """A fresh scratch folder, if the last program touched it: mounting one takes as long as a test."""
+        if self.untouched is not None and self._look_of_scratch() != self.untouched:
+            self.fresh_scratch()
+
+    def _find_limits(self) -> None:
+        """In the worker: find a program's limits, and take on those that don't hinder the worker itself.  A limit that
+        is lower already stays.
 
         The kernel counts CPU seconds by ticks of its clock, which on a busy core can be nearly twice the time that was
         used.  The worker reads the exact clock, so the kernel's limit is the wide net behind it.  A program may ask
         for a larger stack, as many do, and gets it within the limit of its memory.
         """
-        fixed = {
-            resource.RLIMIT_CORE: 0,
-            resource.RLIMIT_MEMLOCK: 0,
-            resource.RLIMIT_NOFILE: OPEN_FILES,
+        if "resource limits" in self.without:
+            return
+        stack = at_most(resource.RLIMIT_STACK, STACK_BYTES), hard_limit(resource.RLIMIT_STACK)
+        set_limits({
+            resource.RLIMIT_CORE: (0, 0),
+            resource.RLIMIT_MEMLOCK: (0, 0),
+            resource.RLIMIT_NOFILE: (at_most(resource.RLIMIT_NOFILE, OPEN_FILES),) * 2,
+            resource.RLIMIT_STACK: stack,
+        })  # fmt: skip
+        own = {
             resource.RLIMIT_CPU: math.ceil(self.time_limit * 4) + 1,
             resource.RLIMIT_FSIZE: FILE_BYTES,
             resource.RLIMIT_NPROC: self.processes,
         }
-        limits = {which: (at_most(which, limit),) * 2 for which, limit in fixed.items()}
-        limits[resource.RLIMIT_STACK] = (at_most(resource.RLIMIT_STACK, STACK_BYTES), hard_limit(resource.RLIMIT_STACK))
-        self._needs(lambda: set_limits(limits))
-        shared = (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE, resource.RLIMIT_STACK)
-        set_limits({which: limits.pop(which) for which in shared})
-        self.limits = limits
+        self.limits = {which: (at_most(which, limit),) * 2 for which, limit in own.items()}
 
     def measure(self) -> None:
         """Set the limits of memory above what this process has now, which is what a child starts with."""
@@ -509,8 +425,8 @@ class Cell:
         pages = os.pread(self.size, 100, 0).split()
         mapped, resident = (int(number) * resource.getpagesize() for number in pages[:2])
         self.resident_bytes = resident + self.memory_bytes
-        soft = mapped + self.memory_bytes
-        self.limits[resource.RLIMIT_AS] = tuple(at_most(resource.RLIMIT_AS, n) for n in (soft, soft + STACK_ROOM))
+        soft, hard = (at_most(resource.RLIMIT_AS, mapped + self.memory_bytes + room) for room in (0, STACK_ROOM))
+        self.limits[resource.RLIMIT_AS] = soft, hard
 
 
 def hard_limit(which: int) -> int:
@@ -535,23 +451,11 @@ def make_room_for_stacks() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
-def become(user: int) -> None:
-    """Be `user`, who has no other groups, for good; only root can."""
-    os.setgroups([])
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
-
-
-def remove_tree(folder: str) -> None:
-    """Remove a folder, and folders in it that a program took its own rights from.  What is nested a thousand deep may
-    stay: without a private root there is no limit to that."""
-    with contextlib.suppress(OSError, RecursionError):
-        os.chmod(folder, 0o700)
-        for place, names, _ in os.walk(folder):
-            for path in (os.path.join(place, name) for name in names):
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-    import shutil
-
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
+def give_up_root() -> str:
+    """Who the program is from here on: root becomes nobody, for good.  Raises if nobody can read the library."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.stat(os.__file__)
+    return f"uid {os.geteuid()}"

@@ -37,15 +37,9 @@ import sys
 import time
 import traceback
 import types
+from typing import Any
 
-from dreamprm_lib.engine.sandbox.layers import (
-    SYS_PIDFD_OPEN,
-    Cell,
-    is_first_in_namespace,
-    make_room_for_stacks,
-    remove_tree,
-    syscall,
-)
+from dreamprm_lib.engine.sandbox.layers import SYS_PIDFD_OPEN, Cell, make_room_for_stacks, syscall
 
 # What LiveCodeBench's own runner imports before a program, in its order: a later star import hides an earlier one.
 GIVEN_MODULES = (
@@ -59,12 +53,7 @@ GIVEN_RECURSION_LIMIT = GIVEN_DIGITS = 50_000  # what that runner sets, too
 
 # How a child tells what became of the program, by its exit status.
 OK, RUNTIME_ERROR, SYNTAX_ERROR, MEMORY_LIMIT, WRONG_ANSWER = 0, 1, 101, 102, 103
-KINDS = {
-    OK: "ok",
-    SYNTAX_ERROR: "syntax_error",
-    MEMORY_LIMIT: "memory_limit",
-    WRONG_ANSWER: "wrong_answer",
-}
+KINDS = {OK: "ok", SYNTAX_ERROR: "syntax_error", MEMORY_LIMIT: "memory_limit", WRONG_ANSWER: "wrong_answer"}
 
 NONCE_BYTES = 32
 
@@ -125,7 +114,7 @@ def run_program(code: str, given: bool, kind: str, name: str, request: int, link
         tell(error, code, whole=False)
         return SYNTAX_ERROR
     main = types.ModuleType("__main__" if link is None else "program")
-    main.__file__, main.__builtins__ = "program.py", builtins
+    vars(main).update(__file__="program.py", __builtins__=builtins)
     if given:
         exec(GIVEN_IMPORTS, vars(main))
         sys.setrecursionlimit(GIVEN_RECURSION_LIMIT)
@@ -135,9 +124,9 @@ def run_program(code: str, given: bool, kind: str, name: str, request: int, link
     sys.argv[:] = ["program.py"]
     talk = None if link is None else _socket.socket(fileno=link)
     status = guarded(code, lambda: exec(compiled, vars(main)))
-    if link is None or status:
+    if talk is None or status:
         return status
-    return guarded(code, lambda: answer(talk, request, kind, name, vars(main)))
+    return guarded(code, lambda talk=talk: answer(talk, request, kind, name, vars(main)))
 
 
 def guarded(code: str, action) -> int:
@@ -153,7 +142,7 @@ def guarded(code: str, action) -> int:
         tell(end, code, whole=False)
         return RUNTIME_ERROR
     except CheckFailed as failure:
-        tell(failure.__cause__, code)
+        tell(failure.__cause__ or failure, code)
         return WRONG_ANSWER
     except BaseException as error:
         tell(error, code)
@@ -238,7 +227,7 @@ def call_function(text: str, name: str, names: dict):
 
     Arguments are read without the interpreter's limit to the digits of a number, and the call is made with it.
     """
-    solution = names.get("Solution")
+    solution: Any = names.get("Solution")
     function = getattr(solution(), name) if hasattr(solution, name) else names[name]
     digits = sys.get_int_max_str_digits()
     _set_digits(0)
@@ -299,7 +288,7 @@ def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict | 
     for file in files:
         os.close(file)
     reason = watch(cell, channel, pid, started)
-    seconds, resident, state = bury(pid)
+    seconds, resident, state = bury(cell, pid)
     if reason is None and resident > cell.resident_bytes:
         reason = "memory_limit"
     return {
@@ -327,7 +316,7 @@ def watch(cell: Cell, channel: socket.socket, pid: int, started: float) -> str |
             for file, _ in poll.poll(1000 * min(time_left, max(left / cell.cores, 0.002))):
                 if file == handle:
                     return None
-                bury(pid)
+                bury(cell, pid)
                 raise BrokenPipeError("nobody is left to answer")
     finally:
         os.close(handle)
@@ -357,7 +346,7 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
-def bury(pid: int) -> tuple[float, int, int]:
+def bury(cell: Cell, pid: int) -> tuple[float, int, int]:
     """Kill a child and all that came from it, and wait for them.
 
     Returns the CPU seconds of all, the most bytes that the child had in memory, and its wait status.
@@ -369,22 +358,21 @@ def bury(pid: int) -> tuple[float, int, int]:
         while True:  # what it left is now ours, or will be when its own parent is killed
             found, _, usage = os.wait4(-1, os.WNOHANG)
             if not found:
-                kill_descendants(pid)
+                kill_descendants(cell)
                 _, _, usage = os.wait4(-1, 0)
             seconds += usage.ru_utime + usage.ru_stime
     return seconds, resident, state
 
 
-def kill_descendants(session: int) -> None:
-    """Kill what a program left: everything else in our namespace, or else its session and all our children."""
+def kill_descendants(cell: Cell) -> None:
+    """Kill what a program left: everything else in our namespace, or else all our children."""
     with contextlib.suppress(OSError):
-        if is_first_in_namespace():
+        if cell.layers["pid namespace"]:
             os.kill(-1, signal.SIGKILL)
             return
-        os.killpg(session, signal.SIGKILL)
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
-        for child in file.read().split():
-            os.kill(int(child), signal.SIGKILL)
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            for child in file.read().split():
+                os.kill(int(child), signal.SIGKILL)
 
 
 def load(cell: Cell, names: list[str], folders: list[str]) -> None:
@@ -428,11 +416,11 @@ def make_standard_streams() -> None:
     for number, name, mode, stand_in in [(0, "stdin", "r", file), (1, "stdout", "w", pipe), (2, "stderr", "w", pipe)]:
         os.dup2(stand_in, number)
         errors = getattr(sys, name).errors
-        stream = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream.reconfigure(line_buffering=name == "stderr")
         stream.buffer.raw.name = f"<{name}>"
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.stderr.reconfigure(line_buffering=True)
     STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
     os.dup2(own, 2)
     for number in (own, file, end, pipe):
@@ -454,15 +442,11 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     cell.measure()
-    files: list[int] = []
     try:
-        channel.send(json.dumps({"layers": cell.layers, "folder": cell.folder}).encode())
+        channel.send(json.dumps(cell.layers).encode())
         files = serve(cell, channel, settings["module_folders"])
     except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody is left to answer
-    finally:
-        if not files and cell.folder:
-            remove_tree(cell.folder)
+        return 0  # nobody is left to answer
     return become_program(cell, files) if files else 0
 
 

@@ -1,0 +1,110 @@
+"""What a programming problem is: a statement, samples, and tests that decide whether a program is right.
+
+`engine.problems` reads problems; nothing here does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dreamprm_lib.engine.schema import nearest
+from dreamprm_lib.errors import InputError
+
+Difficulty = Literal["easy", "medium", "hard"]
+Split = Literal["train", "meta", "test"]
+TestOnlyKind = Literal["nested text", "table layout", "bases and encodings", "geometry"]  # never in train or meta
+Kind = Literal[
+    "text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy",
+    "dynamic programming", "dates and times", TestOnlyKind,
+]  # fmt: skip
+TestKind = Literal["stdin", "functional", "check"]
+DIFFICULTIES, SPLITS, TEST_KINDS = get_args(Difficulty), get_args(Split), get_args(TestKind)
+KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test.  `kind` says how a program meets it.
+
+    - `stdin`: `input` is standard input, `output` the expected standard output.
+    - `functional`: `input` has one JSON argument a line for `Problem.entry_point`, `output` is the JSON result.
+    - `check`: `input` is Python code that is run after the program and must not raise; `output` is empty.
+    """
+
+    input: str
+    output: str
+    kind: str = "stdin"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem.  Hidden `tests` grade; `samples` are shown to the policy.
+
+    `split` is train, meta, test or "" (not assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
+    are the things that a right program must do beyond reading and printing, and fix the difficulty of a starter
+    problem; `reference`, `brute` and `generator` are program texts (the generator defines `generate(rng) -> str`, an
+    input); `tolerance` is the relative and absolute error allowed for numbers in an answer (0: exact); `checker`, for
+    problems with many right answers, is a program text that defines `check(input, output, expected) -> bool`.
+    """
+
+    id: str
+    title: str
+    statement: str
+    difficulty: str
+    split: str
+    samples: tuple[Test, ...]
+    tests: tuple[Test, ...]
+    source: str = "starter"
+    date: str = ""
+    starter_code: str = ""
+    entry_point: str = ""
+    kind: str = ""
+    topics: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    tolerance: float = 0.0
+    reference: str = field(default="", repr=False)
+    brute: str = field(default="", repr=False)
+    generator: str = field(default="", repr=False)
+    checker: str = field(default="", repr=False)
+    equivalent: tuple[str, ...] = field(default=(), repr=False)
+
+
+def describe(problem: Problem) -> str:
+    """The text that a policy and a reward model read: the statement, the samples, the starter code if there is one."""
+    parts = [problem.statement.strip()]
+    for sample in problem.samples:
+        parts.append(f"Sample input:\n{sample.input.rstrip()}\nSample output:\n{sample.output.rstrip()}")
+    if problem.starter_code:
+        parts.append(f"Start from:\n{problem.starter_code.rstrip()}")
+    return "\n\n".join(parts)
+
+
+def named(problems: Sequence[Problem], ids: Sequence[str]) -> list[Problem]:
+    """The problems that `ids` name, or the first three where it is empty.  Raises `InputError` for an unknown id."""
+    known = {p.id: p for p in problems}
+    if strange := [i for i in ids if i not in known]:
+        raise InputError(
+            f"There is no problem {strange[0]!r} among these {len(known)}{nearest(strange[0], known)}. An empty list "
+            "of ids takes the first three."
+        )
+    return [p for p in problems if p.id in ids] if ids else list(problems[:3])
+
+
+def hash_share(text: str) -> float:
+    """A number in [0, 1) that belongs to an id or a text for good."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+
+
+def split_of(problem_id: str) -> Split:
+    """The split of a problem that has none of its own: a stable hash, 60 % train, 15 % meta, 25 % test."""
+    share = hash_share(problem_id)
+    return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
+
+
+def split_by_text(text: str) -> Split:
+    """The split of a problem of a published set: a stable hash of its text, 40 % train, 15 % meta, 45 % test."""
+    share = hash_share(text)
+    return "train" if share < 0.40 else "meta" if share < 0.55 else "test"

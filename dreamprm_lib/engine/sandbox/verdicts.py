@@ -1,0 +1,281 @@
+"""From a problem's test to a verdict: what a program is asked, within which limits, and what its answer counts as.
+
+Nothing runs here.  A `Request` is what a program gets to see; the expected output of a test is only read afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from typing import Annotated, Any
+
+import pydantic
+
+from dreamprm_lib.engine.problem import TEST_KINDS, Problem, Test
+from dreamprm_lib.engine.sandbox.comparison import (
+    checked_tolerance,
+    first_difference,
+    outputs_match,
+    read_json,
+    short,
+    values_match,
+)
+from dreamprm_lib.engine.schema import checked, form_of
+from dreamprm_lib.errors import InputError
+
+KINDS = (
+    "passed", "wrong_answer", "runtime_error", "syntax_error", "time_limit", "memory_limit", "output_limit", "killed",
+)  # fmt: skip
+# Problems of these platforms come from LiveCodeBench, whose runner imports common modules before a program.
+LIVECODEBENCH_PLATFORMS = ("leetcode", "atcoder", "codeforces", "livecodebench")
+COMMON_MODULES = (
+    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "io itertools json math operator os queue random re statistics string sys textwrap threading time typing"
+).split()
+REFERENCE_SECONDS = 0.004  # what `time_scale` measures on the machine that the limits were chosen on
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a program on its problem.
+
+    `kind` is one of `KINDS`; `seconds` are the CPU seconds of its slowest test; `test` is the index of the failing
+    test (None if it passed); `detail` is short: the last lines of the traceback, or the first line that differs.
+    """
+
+    kind: str
+    seconds: float = 0.0
+    test: int | None = None
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.kind == "passed"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One run of a program.
+
+    `status` is `ok`, or a kind of verdict other than passed; `stdout` holds up to the output limit, `stderr` the last
+    4000 bytes; `cpu` and `wall` are in seconds; `signal` names the signal that ended it ("" if none did); `result` is
+    what a called function returned, as JSON ("" if none was called).
+    """
+
+    status: str
+    stdout: str
+    stderr: str
+    cpu: float
+    wall: float
+    signal: str = ""
+    result: str = field(default="", repr=False)
+
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test of a program may take.
+
+    `time_limit` CPU seconds, times `time_scale()`; `wall_limit` seconds (None: 5 times the CPU seconds and 2);
+    `memory_mb` above what an idle interpreter takes; `output_kb` of standard output, or four times what the expected
+    output has if that is more; `processes` with threads; `modules` are installed packages that a program may import
+    beside the standard library, such as ("numpy",).
+    """
+
+    time_limit: Positive = 2.0
+    memory_mb: Positive = 512
+    wall_limit: Positive | None = None
+    output_kb: Positive = 1024
+    processes: Positive = 16
+    modules: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, problem: Problem | None, **changes: object) -> Limits:
+        """The limits of the set that a problem comes from, with `changes`; those of no problem are the default ones.
+
+        Raises `InputError` for a change that is no limit, or can't be one.
+        """
+        limits = LIVECODEBENCH if problem and problem.source in LIVECODEBENCH_PLATFORMS else cls()
+        form = checked(LIMITS_FORM, changes, "The limits of the sandbox", noun="limit")
+        values: dict[str, Any] = {name: getattr(form, name) for name in changes}
+        values |= {"modules": tuple(values.get("modules", limits.modules))}
+        return replace(limits, **values)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return self.time_limit * time_scale()
+
+    @property
+    def wall_seconds(self) -> float:
+        return 5 * self.cpu_seconds + 2 if self.wall_limit is None else self.wall_limit
+
+    def output_bytes(self, expected: str = "") -> int:
+        return max(int(self.output_kb * 1024), 4 * len(expected.encode("utf-8", "replace")))
+
+
+LIMITS_FORM = form_of(Limits)
+# LiveCodeBench's own runner gives a test six seconds and has numpy; AtCoder's problems allow a gigabyte.
+LIVECODEBENCH = Limits(time_limit=6.0, memory_mb=1024, modules=("numpy",))
+
+
+@cache
+def time_scale() -> float:
+    """How much longer than on the reference machine plain Python takes here, by CPU time; at least 1."""
+
+    def seconds() -> float:
+        started, total = time.process_time(), 0
+        for number in range(100_000):
+            total += number
+        return time.process_time() - started
+
+    return max(1.0, min(seconds() for _ in range(5)) / REFERENCE_SECONDS)
+
+
+# --- What a program is asked ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run that is asked of a worker: a program, its input, and, apart from both, the call that follows it.
+
+    `given` says whether LiveCodeBench's imports come before the program; `kind` is that of the test and `entry` the
+    function to be called; `call` is a nonce and the arguments; `output_bytes` is the most that the program may write.
+    """
+
+    limits: Limits
+    output_bytes: int
+    code: str
+    stdin: str = ""
+    given: bool = False
+    kind: str = "stdin"
+    entry: str = ""
+    call: bytes = b""
+
+    def text(self) -> bytes:
+        """What the program's process reads, a line about the program before it."""
+        return f"{'given' if self.given else ''} {self.kind} {self.entry}\n{self.code}".encode("utf-8", "surrogatepass")
+
+    def modules(self) -> tuple[str, ...]:
+        """What the worker loads before it forks: of a program it learns no more than this."""
+        known = (*COMMON_MODULES, *self.limits.modules)
+        return known if self.given else _named(self.code, known)
+
+
+@lru_cache
+def _named(code: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in code)
+
+
+def request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Limits) -> Request:
+    """The program's run on a test."""
+    given = problem.source in LIVECODEBENCH_PLATFORMS
+    output_bytes = limits.output_bytes(test.output)
+    if test.kind == "stdin":
+        return Request(limits, output_bytes, code, test.input, given)
+    if test.kind == "check":
+        code = _behind_the_prompt(problem, code)
+    call = (nonce + test.input).encode("utf-8", "surrogatepass")
+    given = given or test.kind == "functional"
+    return Request(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
+
+
+def request_to_checker(problem: Problem, test: Test, output: str, nonce: str, limits: Limits) -> Request:
+    """The run of the problem's checker, in a process of its own, on an output."""
+    arguments = "\n".join(json.dumps(text) for text in (test.input, output, test.output))
+    call = (nonce + arguments).encode()
+    return Request(limits, limits.output_bytes(), problem.checker, "", False, "functional", "check", call)
+
+
+def _behind_the_prompt(problem: Problem, code: str) -> str:
+    """A program with the imports and helpers of its problem's prompt in front: it may use them without writing them
+    again.  Imports from `__future__`, which Python wants first, lead the whole."""
+    given = re.split(rf"^(?=def {problem.entry_point}\b)", problem.starter_code, maxsplit=1, flags=re.MULTILINE)[0]
+    if not given.strip():
+        return code
+    future = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+    return "\n".join([*future.findall(code), given, future.sub("", code)])
+
+
+# --- What its answer counts as ----------------------------------------------------------------------------------------
+
+
+def judged(problem: Problem, test: Test, execution: Execution, nonce: str, limits: Limits) -> tuple[str, str]:
+    """The kind of verdict on one test, and its detail."""
+    if execution.status != "ok":
+        return execution.status, _reason(execution, limits, limits.output_bytes(test.output))
+    if test.kind == "stdin":
+        if outputs_match(execution.stdout, test.output, problem.tolerance):
+            return "passed", ""
+        return "wrong_answer", first_difference(execution.stdout, test.output, problem.tolerance)
+    if not execution.result.startswith(nonce):
+        return "runtime_error", "the program ended before its function was called and had returned"
+    if test.kind == "check":
+        return "passed", ""
+    result = execution.result.removeprefix(nonce)
+    try:
+        if values_match(read_json(result), read_json(test.output), problem.tolerance):
+            return "passed", ""
+    except (ValueError, RecursionError) as error:
+        return "wrong_answer", f"the result can't be read: {error}"
+    return "wrong_answer", f"expected {short(test.output)}, got {short(result)}"
+
+
+def judged_by_checker(output: str, execution: Execution, nonce: str) -> tuple[str, str]:
+    """The kind of verdict on an output, and its detail; a checker that raises refuses the output."""
+    if execution.result == nonce + "true":
+        return "passed", ""
+    said = f"the checker refuses {short(repr(output.strip()))} {_last_lines(execution.stderr, 1)}"
+    return "wrong_answer", said.strip()
+
+
+def _reason(execution: Execution, limits: Limits, output_bytes: int) -> str:
+    """Why a run failed, for a verdict's detail."""
+    reasons = {
+        "time_limit": f"{execution.cpu:.2f} CPU seconds of {limits.cpu_seconds} in {execution.wall:.2f} seconds of "
+        f"{limits.wall_seconds}",
+        "memory_limit": f"more than {limits.memory_mb} MB",
+        "output_limit": f"more than {output_bytes >> 10} KB of output",
+        "killed": f"killed by {execution.signal}" if execution.signal else "",
+    }
+    return reasons.get(execution.status) or _last_lines(execution.stderr)
+
+
+def _last_lines(stderr: str, lines: int = 4) -> str:
+    return "\n".join(stderr.strip().splitlines()[-lines:])[-400:]
+
+
+# --- What can be graded -----------------------------------------------------------------------------------------------
+
+
+def check_pair(item: object, kinds: tuple[type, type], where: str) -> None:
+    """Raises `InputError` unless `item` is a pair of these types."""
+    if not (isinstance(item, (tuple, list)) and len(item) == 2 and all(map(isinstance, item, kinds))):
+        wanted = " and ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{where} is {short(repr(item))}: expected is a pair of {wanted}.")
+
+
+def check_problem(problem: Problem) -> None:
+    """Raises `InputError` unless the problem can be graded."""
+    if not problem.tests:
+        raise InputError(f"The problem {problem.id!r} has no tests, so nothing can be graded on it.")
+    try:
+        checked_tolerance(problem.tolerance)
+    except InputError as error:
+        raise InputError(f"The problem {problem.id!r} can't be graded: {error}") from error
+    for index, test in enumerate(problem.tests):
+        where = f"The problem {problem.id!r}, test {index},"
+        if test.kind not in TEST_KINDS:
+            raise InputError(f"{where} is of kind {test.kind!r}: known are {', '.join(TEST_KINDS)}.")
+        if test.kind != "stdin" and not problem.entry_point:
+            raise InputError(f"{where} calls a function, but the problem has no `entry_point`.")
+        if test.kind == "functional":
+            try:
+                read_json(test.output)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where} expects {short(repr(test.output))}, which is not JSON ({error}).") from error
