@@ -61,7 +61,7 @@ def program(steps, passed):
     return Program("p", 0, "".join(steps), steps, passed, "passed" if passed else "wrong_answer", 9)
 
 
-def test_open_steps_are_labelled_by_rollouts_and_the_last_by_the_verdict():
+def test_intermediate_steps_are_labelled_by_rollouts_and_the_last_by_the_verdict():
     labels = label_steps(ScriptedPolicy(), WordSandbox(), [PROBLEM], [program(STEPS, False)], 4)
     assert [(x.step, x.passes, x.rollouts, x.label, x.clean) for x in labels] == [
         (0, 1, 4, 0.25, False),
@@ -124,7 +124,7 @@ def test_requests_are_all_that_labels_and_oracle_ask_for():
     assert requests([PROBLEM], programs, **settings)[1].prompts == rollouts.prompts[:1] != oracle.prompts
 
 
-def test_programs_beyond_the_rolled_ones_are_labelled_at_their_last_step_alone():
+def test_programs_beyond_those_with_rollouts_are_labelled_at_their_last_step_alone():
     programs = [replace(program(STEPS, True), sample=sample) for sample in range(3)]
     labels = label_steps(ScriptedPolicy(), WordSandbox(), [PROBLEM], programs, 4, rolled=1)
     assert [(x.sample, x.step, x.label) for x in labels] == [(0, 0, 0.25), (0, 1, 0.5), (0, 2, 1), (1, 2, 1), (2, 2, 1)]
@@ -257,7 +257,7 @@ def test_a_resample_takes_all_labels_of_a_problem_or_none():
 
 
 def rows(problem, sample, passes, verdict, n=4):
-    """A label for each of the open steps and one for the last, which is clean."""
+    """A label for each of the intermediate steps and one for the last, which is clean."""
     steps = [StepLabel(problem, sample, k, "x", n, c, c / n, False) for k, c in enumerate(passes)]
     return [*steps, StepLabel(problem, sample, len(passes), "x", 1, verdict, float(verdict), True)]
 
