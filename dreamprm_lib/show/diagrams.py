@@ -22,7 +22,7 @@ from scipy import stats
 
 from dreamprm_lib.evidence.statistics import mcnemar
 
-INK, GREY, BLUE, ORANGE, GREEN, RED = "#222222", "#8c8c8c", "#0072b2", "#e69f00", "#009e73", "#d55e00"  # Okabe and Ito
+INK, GREY, BLUE, ORANGE, GREEN, RED = "#222222", "#707070", "#0072b2", "#e69f00", "#009e73", "#d55e00"  # Okabe and Ito
 STEP_COLORS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", GREY)
 WIDTH, INCHES, LETTERS = 10.0, 6.4, 11  # of a canvas: units, inches, points
 PALE, FULL = 0.16, 0.42  # how much of its colour fills a box
