@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 NOBODY = 65534
 STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main thread's stack free of other mappings
@@ -58,7 +59,7 @@ SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT 
 MACHINE = platform.machine()
 
 
-def call(function: str, *arguments) -> int:
+def call(function: str, *arguments: Any) -> int:
     """Call a function of the C library; raises OSError where it answers -1."""
     answer = getattr(libc, function)(*arguments)
     if answer == -1:
@@ -67,7 +68,7 @@ def call(function: str, *arguments) -> int:
     return answer
 
 
-def syscall(number: int, *arguments) -> int:
+def syscall(number: int, *arguments: Any) -> int:
     return call("syscall", ctypes.c_long(number), *arguments)
 
 

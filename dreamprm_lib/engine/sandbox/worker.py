@@ -37,6 +37,8 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dreamprm_lib.engine.sandbox.layers import SYS_PIDFD_OPEN, Cell, make_room_for_stacks, syscall
@@ -122,14 +124,12 @@ def run_program(code: str, given: bool, kind: str, name: str, request: int, link
     sys.modules.pop("__main__", None)
     sys.modules[main.__name__] = main
     sys.argv[:] = ["program.py"]
-    talk = None if link is None else _socket.socket(fileno=link)
-    status = guarded(code, lambda: exec(compiled, vars(main)))
-    if talk is None or status:
-        return status
-    return guarded(code, lambda talk=talk: answer(talk, request, kind, name, vars(main)))
+    call = None if link is None else partial(answer, _socket.socket(fileno=link), request, kind, name, vars(main))
+    status = guarded(code, partial(exec, compiled, vars(main)))
+    return status if call is None or status else guarded(code, call)
 
 
-def guarded(code: str, action) -> int:
+def guarded(code: str, action: Callable[[], object]) -> int:
     """Do `action` as Python does a script: an exception is printed, `sys.exit(0)` is a good end."""
     try:
         action()
@@ -184,7 +184,7 @@ def shut_down(status: int) -> int:
     return status
 
 
-def flushed(stream) -> bool:
+def flushed(stream: Any) -> bool:
     """Flush a stream, if it is open.  False if what it holds can't be written; its own mistakes don't count."""
     try:
         if not getattr(stream, "closed", False):
@@ -222,7 +222,7 @@ def answer(link: _socket.socket, request: int, kind: str, name: str, names: dict
     link.sendall(_pread(request, NONCE_BYTES, 0) + result.encode())
 
 
-def call_function(text: str, name: str, names: dict):
+def call_function(text: str, name: str, names: dict) -> object:
     """Call the method of `Solution` if it has it, or else the function, with one JSON argument a line.
 
     Arguments are read without the interpreter's limit to the digits of a number, and the call is made with it.
@@ -255,19 +255,22 @@ def check(text: str, name: str, names: dict) -> None:
         raise CheckFailed from error
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The same data in Python's own types, whose comparisons the program can't have written.
 
     Raises TypeError for a value that is no such data.
     """
     if value is None or type(value) in (bool, int, float, complex, str, bytes):
         return value
-    for kind in (int, float, complex, str, bytes):
-        if isinstance(value, kind):
-            return kind.__getnewargs__(value)[0] if kind is not complex else complex(*kind.__getnewargs__(value))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
-        return kind([plain(item) for item in kind.__iter__(value)])
+    scalar: Any
+    for scalar in (int, float, complex, str, bytes):
+        if isinstance(value, scalar):
+            parts = scalar.__getnewargs__(value)
+            return complex(*parts) if scalar is complex else parts[0]
+    many: Any
+    for many in (list, tuple, set, frozenset):
+        if isinstance(value, many):
+            return many([plain(item) for item in many.__iter__(value)])
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in dict.items(value)}
     raise TypeError(f"the function returned a {type(value).__name__}, which the check can't compare")
