@@ -1,4 +1,4 @@
-"""A server that speaks the Completions and the Chat API on loopback, and fails as it is told to.
+"""A server that speaks the Completions and the Chat API on loopback, and fails on demand.
 
 It replies from a script and keeps a ledger of what it delivered.
 """

@@ -217,7 +217,7 @@ def test_a_process_alone_is_a_group_of_one():
         assert (parallel.rank(), parallel.size()) == (0, 1)
 
 
-def test_shares_cover_all_items_once_and_even_ones_are_alike(monkeypatch):
+def test_shares_cover_all_items_once_and_even_ones_are_equal(monkeypatch):
     monkeypatch.setattr(parallel, "size", lambda: 3)
     shares = []
     for rank in range(3):

@@ -42,7 +42,7 @@ from dreamprm_lib.errors import MissingCompletion
 log = logging.getLogger(__name__)
 
 RECORDINGS = DATA / "recordings"  # the shipped ones
-ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
+ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that says who pays: STUDY/STAGE, set by the runner
 
 Missing = tuple[Request, list[int]]  # a request, and the samples of it to ask for
 
