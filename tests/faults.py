@@ -1,4 +1,4 @@
-"""A server that speaks the Completions and the Chat API on loopback, and fails as it is told to.
+"""A server that speaks the Completions and the Chat API on loopback, and fails on demand.
 
 It replies from a script and keeps a ledger of what it delivered.
 """
@@ -119,11 +119,11 @@ class FaultyServer:
         return {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
 
 
-def at_random(share, faults=FAULTS, seed=0):
+def at_random(share, faults=FAULTS):
     """A `fault` that plants one in the given share of requests, the same ones whatever their order."""
 
     def fault(body, number):
-        what = json.dumps([seed, body.get("prompt") or body["messages"], number]).encode()
+        what = json.dumps([body.get("prompt") or body["messages"], number]).encode()
         draw = int.from_bytes(hashlib.sha256(what).digest()[:8], "big") / 2**64
         return faults[int(draw / share * len(faults))] if draw < share else None
 

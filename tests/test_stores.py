@@ -129,7 +129,7 @@ def test_a_damaged_target_is_named_and_not_written(tmp_path):
     assert into.read_text() == "my notes " * 1000
 
 
-def test_the_command_merges_and_tells(tmp_path, capsys, monkeypatch):
+def test_the_command_merges_and_reports(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
     a = make(tmp_path / "a.sqlite", {(0, 0): "x", (0, 1): "y"})
     c = record(tmp_path / "c.jsonl.gz", {(1, 0): "z"})

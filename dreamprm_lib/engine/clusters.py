@@ -67,7 +67,7 @@ def spread(
 def _end_with(parent: int) -> None:
     """In a worker process of this machine: end it once the process that started it is gone, however that ended."""
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
@@ -76,7 +76,10 @@ def _end_with(parent: int) -> None:
 
 
 def _engine(backend: str) -> tuple[AbstractContextManager, type[Exception]]:
-    """What has to be open while the backend works, and the error by which it tells that workers died."""
+    """What has to be open while the backend works, and the error that it raises when workers have died.
+
+    Dask and Ray are imported where they are asked for: nobody else needs to have them.
+    """
     try:
         if backend == "loky":
             return nullcontext(), TerminatedWorkerError

@@ -14,6 +14,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dreamprm_lib.errors import InputError
 
+DATA = Path(__file__).parent.parent / "data"  # what comes with the library
 FOREIGN = {
     b"PAR1": "a Parquet file: write it as JSON Lines, "
     'for example by pandas, `read_parquet(FILE).to_json(OUT, orient="records", lines=True)`',
@@ -66,7 +68,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 # ------------------------------------------------------------------------------------------------- text
 
 
-def text_lines(path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path | Traversable) -> Iterator[tuple[int, str]]:
     """The lines of a text file with their numbers, from 1; only a line feed ends a line.
 
     Raises `InputError` for a file that is missing, damaged or no UTF-8.
@@ -83,7 +85,7 @@ def text_lines(path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} is packed by gzip, and damaged or cut short ({error}).") from error
 
 
-def read_text(path) -> str:
+def read_text(path: Path | Traversable) -> str:
     """The text of a file, as `text_lines` reads it."""
     return "".join(line for _, line in text_lines(path))
 
@@ -126,12 +128,12 @@ def from_json(text: str, where: object) -> Any:
         raise InputError(f"{where}: not JSON ({error}).") from error
 
 
-def read_json(path) -> Any:
+def read_json(path: Path | Traversable) -> Any:
     """The value of a JSON file."""
     return from_json(read_text(path), path)
 
 
-def json_lines(path) -> Iterator[tuple[str, dict]]:
+def json_lines(path: Path | Traversable) -> Iterator[tuple[str, dict]]:
     """The objects of a JSON Lines file, each with its place as `FILE, line N`; blank lines are passed over."""
     for number, line in text_lines(path):
         where = f"{path}, line {number}"

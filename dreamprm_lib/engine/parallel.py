@@ -1,6 +1,6 @@
 """Several processes that train one model together: each takes its share of a batch, and gradients are summed.
 
-`torchrun` and `accelerate launch` start such processes, on one machine or several, and tell each its place by
+`torchrun` and `accelerate launch` start such processes, on one machine or several, and give each its place by
 environment variables; `launch` does it for this machine from within Python.  What trains is replicated; `shard` spreads
 the weights that don't.  In a process on its own every function here does what it would for a group of one.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,9 +46,9 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def launch(processes: int, function: Callable[..., Result], *arguments) -> Result:
+def launch(processes: int, function: Callable[..., Result], *arguments: Any) -> Result:
     """`function(*arguments)` in each of so many processes of this machine, joined; the result of the first."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # half a second that few need
 
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
@@ -57,7 +57,7 @@ def launch(processes: int, function: Callable[..., Result], *arguments) -> Resul
     return elastic_launch(config, _as_member)(function, *arguments)[0]
 
 
-def _as_member(function: Callable[..., Result], *arguments) -> Result | None:
+def _as_member(function: Callable[..., Result], *arguments: Any) -> Result | None:
     with joined():
         result = function(*arguments)
         return result if rank() == 0 else None
@@ -84,7 +84,7 @@ def sum_up(tensors: Iterable[torch.Tensor]) -> None:
 def shard(model: torch.nn.Module, layers: Iterable[torch.nn.Module]) -> None:
     """Spread the frozen weights of the layers over the processes (FSDP); each layer's are gathered when it is computed.
     What trains stays whole on each."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard  # a second that few need
 
     whole = {p for p in model.parameters() if p.requires_grad}
     for layer in layers:

@@ -31,20 +31,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import filter as matching
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.files import cache_dir, file_digest, from_yaml, read_text, write_atomically
+from dreamprm_lib.engine.files import DATA, cache_dir, file_digest, from_yaml, read_text, write_atomically
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError, WeightsError
 
 log = logging.getLogger(__name__)
 
-TABLE = Path(str(resources.files("dreamprm_lib"))) / "data" / "weights.yaml"
+TABLE = DATA / "weights.yaml"
 HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as out of reach
 
 

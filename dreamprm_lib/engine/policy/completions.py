@@ -96,7 +96,7 @@ class WithheldRequest:
 @dataclass(frozen=True)
 class Completion:
     """One sampled continuation: its text, the number of new tokens, why it ended, and the sum of its tokens'
-    log-probabilities in nats (None where the endpoint does not tell).
+    log-probabilities in nats (None where the endpoint does not report it).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
     `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
@@ -286,7 +286,7 @@ def faults_named(path: Path | str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Recording:
-    """Completions of a real model, read-only, with the manifest that tells where they come from."""
+    """Completions of a real model, read-only, with the manifest that says where they come from."""
 
     rows: Rows = field(repr=False)
     manifest: dict

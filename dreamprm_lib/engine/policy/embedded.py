@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Generator, Iterable
 from functools import lru_cache
@@ -45,7 +46,7 @@ class Engine:
     """
 
     def __init__(self, model: str, slots: int, threads: int, cache_gigabytes: int = CACHE_GIGABYTES):
-        import openvino_genai
+        import openvino_genai  # takes a second to load, and a replay needs no engine
 
         self._genai, self._slots = openvino_genai, slots
         scheduler = openvino_genai.SchedulerConfig()
@@ -105,7 +106,7 @@ class Engine:
         """The number of tokens of a request's prompt."""
         return self._tokenizer.encode(request.prompt).input_ids.shape[1]
 
-    def _start(self, request: Request, sample: int):
+    def _start(self, request: Request, sample: int) -> Any:
         config = self._genai.GenerationConfig()
         config.max_new_tokens, config.logprobs, config.top_k = request.max_tokens, 1, 0
         config.do_sample = bool(request.temperature)
@@ -124,10 +125,10 @@ class Engine:
         self._started += 1
         return self._pipeline.add_request(self._started, request.prompt, config)
 
-    def _finished(self, handle) -> bool:
+    def _finished(self, handle: Any) -> bool:
         return handle.get_status() != self._genai.GenerationStatus.RUNNING
 
-    def _completion(self, request: Request, handle) -> Completion:
+    def _completion(self, request: Request, handle: Any) -> Completion:
         """A finished sample.  Tokens and log-probabilities are those of all that was written, the end included."""
         if handle.get_status() != self._genai.GenerationStatus.FINISHED:
             raise PolicyError(
@@ -171,7 +172,7 @@ def readable_file(path: Path) -> Path:
     copy = cache_dir() / "engine" / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}.gguf"
     if copy.exists():
         return copy
-    import gguf
+    import gguf  # slow to load, and needed once for each file
 
     try:
         reader = gguf.GGUFReader(path)
@@ -181,15 +182,16 @@ def readable_file(path: Path) -> Path:
         return path
     log.info("rewriting the tensors of %s that the engine cannot read, once", path.name)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    temporary = copy.with_suffix(".tmp")
-    _write_readable(reader, temporary)
-    temporary.replace(copy)
+    temporary = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
+    try:
+        _write_readable(gguf, reader, temporary)
+        temporary.replace(copy)
+    finally:
+        temporary.unlink(missing_ok=True)
     return copy
 
 
-def _write_readable(reader, path: Path) -> None:
-    import gguf
-
+def _write_readable(gguf: Any, reader: Any, path: Path) -> None:
     writer = gguf.GGUFWriter(path, reader.get_field(gguf.Keys.General.ARCHITECTURE).contents())
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
-from importlib import resources
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from dreamprm_lib.engine.files import from_yaml, read_text
+from dreamprm_lib.engine.files import DATA, from_yaml, read_text
 from dreamprm_lib.engine.policy.completions import Cost, Request
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
@@ -212,5 +211,5 @@ def find_api(model: str, own: Mapping[str, dict] | None = None) -> Api | None:
 
 @cache
 def _table() -> dict[str, dict]:
-    path = resources.files("dreamprm_lib") / "data" / "models.yaml"
+    path = DATA / "models.yaml"
     return from_yaml(read_text(path), path)

@@ -2,7 +2,7 @@
 
 Every answer is stored, with what it cost, before the next request takes its place.  After a failure, or where the
 budget ends, nothing new is sent, what is under way is waited for and stored, and then the error is raised.  What an
-answer cost is booked before its samples are judged: if it does not tell, the most that it can have cost.
+answer cost is booked before its samples are judged: if it does not say so, the most that it can have cost.
 
 The client's own retries are switched off: they would ask again after a quota is used up or another request has failed,
 they ignore a `Retry-After` of more than a minute, and they take a page of HTML for an answer.

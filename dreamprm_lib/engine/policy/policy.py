@@ -19,12 +19,11 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.files import DATA, cache_dir
 from dreamprm_lib.engine.policy.completions import (
     Completion,
     CompletionStore,
@@ -42,8 +41,8 @@ from dreamprm_lib.errors import MissingCompletion
 
 log = logging.getLogger(__name__)
 
-RECORDINGS = Path(str(resources.files("dreamprm_lib"))) / "data" / "recordings"  # the shipped ones
-ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that tells who pays: STUDY/STAGE, set by the runner
+RECORDINGS = DATA / "recordings"  # the shipped ones
+ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that says who pays: STUDY/STAGE, set by the runner
 
 Missing = tuple[Request, list[int]]  # a request, and the samples of it to ask for
 

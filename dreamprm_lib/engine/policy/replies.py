@@ -29,7 +29,7 @@ SAMPLES = {*FINISHES.values(), "refusal", "empty"}  # a completion that ended ot
 
 @dataclass(frozen=True)
 class Reply:
-    """The completions of an answer, failed ones too; the tokens that it was billed for, None where it does not tell or
+    """The completions of an answer, failed ones too; the tokens that it was billed for, None where it does not say or
     cannot be believed; and what is wrong with it, in the server's words if there are any.  Without completions the
     answer as a whole has failed."""
 
