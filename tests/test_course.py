@@ -7,11 +7,13 @@ import subprocess
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.course import editions as course
+from dreamprm_lib.course.grading import write_grades
 from dreamprm_lib.course.quiz import questions_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.study.folder import STAGES
@@ -156,6 +158,35 @@ def test_the_command_line_builds_and_a_missing_section_is_named(tmp_path, monkey
     monkeypatch.setattr(course, "teaching_notes", lambda _: {})
     assert main(["course", "build", "--out", str(tmp_path / "d")]) == 2
     assert "no section `### 00_start_here`" in capsys.readouterr().err
+
+
+def test_a_class_is_graded_a_row_a_notebook_and_a_column_an_exercise(tmp_path, monkeypatch):
+    """An endless loop, an exception and an exit spoil one answer each, and no key reaches what students wrote."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    head = "def move_label(label, slope, rate):\n    "
+    bodies = {
+        "ada": "return min(1.0, max(0.0, label - rate * slope))",
+        "bob": "return label + rate * slope",
+        "cy": "return ...",
+        "dot": "while True:\n        pass",
+        "eve": "import os\n    return 1 / len(os.environ.get('OPENAI_API_KEY', ''))",
+        "fay": "raise SystemExit(0)",
+    }
+    for name, body in bodies.items():
+        cells = [f'{head}{body}\n\n\ncheck("move_label", move_label)', "print('[1]')\ncheck('holm', lambda p: ...)"]
+        made = [nbformat.v4.new_code_cell(c, metadata={"tags": ["exercise"]}) for c in cells]
+        never = nbformat.v4.new_code_cell("open('ran', 'w')")
+        nbformat.write(nbformat.v4.new_notebook(cells=[never, *made]), tmp_path / f"{name}.ipynb")
+    (tmp_path / "notes.ipynb").write_text("no notebook")
+    text = write_grades(tmp_path, seconds=2)
+    table = pd.read_csv(tmp_path / "grades.csv", index_col="notebook")
+    assert list(table.columns) == ["move_label", "holm"] and len(table) == len(text.splitlines()) - 2 == len(bodies)
+    assert set(table.holm) == {"not attempted"}
+    said = [table.move_label[f"{name}.ipynb"] for name in bodies]
+    parts = ["passed", "Downhill", "not attempted", "no answer within 2", "Zero", "Exit"]
+    assert [part for part, message in zip(parts, said, strict=True) if part not in message] == []
+    with pytest.raises(InputError, match="no notebook with exercises"):
+        write_grades(tmp_path / "nowhere")
 
 
 def answered(source):

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from dreamprm_lib.course.exercises import EXERCISES, check
+from dreamprm_lib.course.checks import EXERCISES
+from dreamprm_lib.course.exercises import check, hint
 
 
 def bool_share(code, is_good):
@@ -93,14 +94,17 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
     "share_passed": [
         (lambda v: v.count("passed"), "divide"),
         (lambda v: sum(x != "wrong_answer" for x in v) / len(v), "every other kind"),
-        (lambda v: v.count("passed") / max(1, v.count("passed") + v.count("wrong_answer")), "should give 0.66"),
-        (lambda v: sum("passed" in x for x in v) / len(v), "should give 0.25"),
+        (
+            lambda v: v.count("passed") / max(1, v.count("passed") + v.count("wrong_answer")),
+            "every other kind|whole words",
+        ),
+        (lambda v: sum("passed" in x for x in v) / len(v), "whole words"),
     ],
     "best_candidate": [
         (lambda s: int(np.argmax([sum(x) for x in s])), "mean, not a sum"),
         (lambda s: len(s) - 1 - int(np.argmax([np.mean(x) for x in reversed(s)])), "tie"),
         (lambda s: max(np.mean(x) for x in s), "index"),
-        (lambda s: int(np.argmax([max(x) for x in s])), "should give 1"),
+        (lambda s: int(np.argmax([max(x) for x in s])), "not a maximum"),
     ],
     "count_steps": [
         (lambda c: c.count("def "), "nested"),
@@ -136,16 +140,16 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
         (lambda c: any_later_call(c), "itself|should give False|comes first"),
     ],
     "label_error": [
-        (lambda p, n: p * (1 - p) / n, "standard deviation"),
+        (lambda p, n: p * (1 - p) / n, "standard deviation|square root"),
         (lambda p, n: math.sqrt(0.25 / n), "value is p"),
-        (lambda p, n: math.sqrt(p * (1 - p)) / n, "standard deviation"),
-        (lambda p, n: math.sqrt(p / n), "standard deviation"),
+        (lambda p, n: math.sqrt(p * (1 - p)) / n, "standard deviation|square root"),
+        (lambda p, n: math.sqrt(p / n), "standard deviation|square root"),
     ],
     "rollouts_needed": [
         (lambda p, e: p * (1 - p) / e**2, "smallest whole n|round up"),
         (lambda p, e: math.ceil(p * (1 - p) / e), "Solve"),
-        (lambda p, e: math.floor(p * (1 - p) / e**2), "round up"),
-        (lambda p, e: math.ceil(0.25 / e**2), "round up"),
+        (lambda p, e: math.floor(p * (1 - p) / e**2), "round up|p itself"),
+        (lambda p, e: math.ceil(0.25 / e**2), "round up|p itself"),
     ],
     "wrong_side": [
         (lambda p, n: math.sqrt(p * (1 - p) / n), "wrong as often"),
@@ -156,7 +160,7 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
     ],
     "pass_at_k": [
         (lambda n, c, k: 1 - (1 - c / n) ** k, "draw only failures"),
-        (lambda n, c, k: c / n, "draw only failures"),
+        (lambda n, c, k: 1 - comb_ratio(n, c, k) if n - c >= k else 0.0, "every draw hits"),
         (lambda n, c, k: math.comb(c, k) / math.comb(n, k), "draw only failures"),
         (lambda n, c, k: float(c >= k), "share that passes"),
         (lambda n, c, k: min(1.0, k * c / n), "draw only failures"),
@@ -183,7 +187,7 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
         (lambda g, b: np.mean([x > y for x in g for y in b]), "tie"),
         (lambda g, b: float(max(g) > max(b)), "every passing"),
         (lambda g, b: float(np.mean([x >= y for x in g for y in b])), "tie"),
-        (lambda g, b: float(np.mean(g) > np.mean(b)), "every passing"),
+        (lambda g, b: 0.5 + abs(EXERCISES["ranking"].reference(g, b) - 0.5), "ranking is 0"),
         (lambda g, b: float(np.mean([x > y for x, y in zip(g, b, strict=False)])), "every passing"),
     ],
     "soft_cross_entropy": [
@@ -211,10 +215,10 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
         (lambda lr, x, p, y, v: -lr / len(x) * np.array(p) * (np.array(x) @ v), "One number|no pull"),
     ],
     "label_slope": [
-        (lambda lr, x, v: lr * np.asarray(x) @ np.asarray(v), "η / n"),
+        (lambda lr, x, v: lr * np.asarray(x) @ np.asarray(v), "number of rows"),
         (lambda lr, x, v: -lr / len(x) * np.asarray(x) @ np.asarray(v), "x·v"),
         (lambda lr, x, v: lr / len(x) * (np.asarray(x) @ np.asarray(v)).sum(), "x·v"),
-        (lambda lr, x, v: lr / np.asarray(x).shape[1] * np.asarray(x) @ np.asarray(v), "x·v|n the number"),
+        (lambda lr, x, v: np.asarray(x) @ np.asarray(v) / len(x), "η / n"),
     ],
     "move_label": [
         (lambda y, s, r: y + r * s, "Downhill"),
@@ -234,7 +238,7 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
         (lambda w, lo: 2 * sum(math.comb(w + lo, k) for k in range(min(w, lo) + 1)) / 2 ** (w + lo), "at most 1"),
         (
             lambda w, lo: min(1.0, 2 * sum(math.comb(w + lo, k) for k in range(lo + 1)) / 2 ** (w + lo)),
-            "should give 0.125",
+            "named first",
         ),
         (
             lambda w, lo: min(1.0, sum(math.comb(w + lo, k) for k in range(min(w, lo) + 1)) / 2 ** (w + lo)),
@@ -250,16 +254,16 @@ PLANTED = {  # exercise: [(wrong answer, a word of the hint it must get)]
         (lambda p: capped_never(p), "at most 1"),
     ],
     "problems_solved": [
-        (lambda p, n: p / 100 * n, "count|nearest"),
-        (lambda p, n: int(p / 100 * n), "undo it|nearest"),
-        (lambda p, n: math.ceil(p / 100 * n), "nearest|undo it"),
+        (lambda p, n: p / 100 * n, "cut off"),
+        (lambda p, n: int(p / 100 * n), "cut off"),
+        (lambda p, n: math.ceil(p / 100 * n), "going up"),
         (lambda p, n: round(p), "undo it"),
     ],
     "rollout_tokens": [
         (lambda p, q, s, r, t: p * q * s * r * t, "last step"),
         (lambda p, q, s, r, t: p * (s - 1) * r * t, "Every program"),
         (lambda p, q, s, r, t: p * q * (s - 1) * r, "last step"),
-        (lambda p, q, s, r, t: p * q * max(s - 1, 1) * r * t, "should give 0"),
+        (lambda p, q, s, r, t: p * q * max(s - 1, 1) * r * t, "costs 0"),
     ],
     "losses_allowed": [
         (lambda d, a: 0, "more it wins"),
@@ -276,9 +280,21 @@ def test_the_reference_passes(name):
     assert answer.right, answer.message
 
 
-def test_every_exercise_refuses_at_least_four_wrong_answers():
+def test_every_exercise_refuses_at_least_four_wrong_answers_with_three_messages():
     assert set(PLANTED) == set(EXERCISES)
     assert {name: len(wrong) for name, wrong in PLANTED.items() if len(wrong) < 4} == {}
+    mistakes = {name: {check(name, wrong).mistake for wrong, _ in rows} for name, rows in PLANTED.items()}
+    assert {name: said for name, said in mistakes.items() if len(said) < 3 or "" in said} == {}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_hints_are_opened_one_by_one_and_the_last_one_stays(name):
+    ladder = EXERCISES[name].hints
+    assert len(ladder) in (2, 3) and len(set(ladder)) == len(ladder)
+    said = [hint(name).message for _ in range(len(ladder) + 1)]
+    steps = [*range(1, len(ladder) + 1), len(ladder)]
+    assert said == [f"Hint {k} of {len(ladder)}: {ladder[k - 1]}" for k in steps]
+    assert hint(name).right is None and "did you mean" in hint(f"{name}x").message
 
 
 @pytest.mark.parametrize("name, wrong, hint", [(n, w, h) for n, rows in PLANTED.items() for w, h in rows])

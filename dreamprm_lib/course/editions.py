@@ -19,11 +19,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from dreamprm_lib.commands import run as runner
-from dreamprm_lib.study.folder import STAGES
-from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.evidence.statistics import counted
-from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.course.quiz import answers_markdown
+from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.errors import InputError, StudyError
+from dreamprm_lib.evidence.statistics import counted
+from dreamprm_lib.study.folder import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,9 @@ def check(folders: dict[str, Path], profile_name: str = "smoke") -> list[str]:
     said = []
     for edition, folder in folders.items():
         log.info("%s edition:", edition)
-        profile = runner.load_profile(profile_name)
-        study = runner.run(profile, edition, outputs=folder.parent / "check", notebooks=folder)
+        study = runner.run(
+            runner.load_profile(profile_name), edition, outputs=folder.parent / "check", notebooks=folder
+        )
         mark = "–" if edition == "student" else "✔"
         checked = 0
         for stage in STAGES:

@@ -61,47 +61,32 @@ def questions_of(notebook: str) -> tuple[Question, ...]:
 def quiz(notebook: str) -> Interactive:
     """The quiz of a notebook: choose, then press the button.  Where no widget lives, the questions alone are shown."""
     questions = questions_of(notebook)
+    said = [ipywidgets.HTML() for _ in questions]
     radios = [
         ipywidgets.RadioButtons(
-            options=[(c.text.replace("`", ""), c) for c in q.choices],
-            value=None,
-            description="Answer",
+            options=[(c.text.replace("`", ""), c) for c in q.choices], value=None, description="Answer",
             layout={"width": "max-content"},
         )
         for q in questions
-    ]
-    said = [ipywidgets.HTML() for _ in questions]
+    ]  # fmt: skip
     button = ipywidgets.Button(description="Check my answers", layout={"width": "max-content"})
     score = ipywidgets.HTML()
 
-    def show(_button) -> None:
-        for text, radio in zip(said, radios, strict=True):
-            text.value = feedback(radio.value)
-        right = sum(radio.value is not None and radio.value.right for radio in radios)
-        score.value = f"<b>{right} of {len(radios)} right.</b>"
+    def show(_button: ipywidgets.Button) -> None:
+        chosen = [radio.value for radio in radios]
+        for text, choice in zip(said, chosen, strict=True):
+            mark = "✔ Right. " if choice and choice.right else "✘ Not that one. "
+            text.value = mark + _marked(choice.why) if choice else "Choose an answer first."
+        score.value = f"<b>{sum(bool(c and c.right) for c in chosen)} of {len(radios)} right.</b>"
 
     button.on_click(show)
-    rows = [
-        [ipywidgets.HTML(f"<b>{k}. {_marked(q.text)}</b>"), radio, text]
-        for k, (q, radio, text) in enumerate(zip(questions, radios, said, strict=True), 1)
-    ]
-    return Interactive([*(widget for row in rows for widget in row), button, score], questions_html(questions))
-
-
-def feedback(chosen: Choice | None) -> str:
-    """HTML that answers a choice."""
-    if chosen is None:
-        return "Choose an answer first."
-    return ("✔ Right. " if chosen.right else "✘ Not that one. ") + _marked(chosen.why)
-
-
-def questions_html(questions: tuple[Question, ...]) -> str:
-    """The questions and their choices, without answers."""
-    items = ""
-    for q in questions:
+    rows: list[ipywidgets.Widget] = []
+    still = ""
+    for k, (q, radio, text) in enumerate(zip(questions, radios, said, strict=True), 1):
+        rows += [ipywidgets.HTML(f"<b>{k}. {_marked(q.text)}</b>"), radio, text]
         choices = "".join(f"<li>{_marked(c.text)}</li>" for c in q.choices)
-        items += f"<li><b>{_marked(q.text)}</b><ol type='a'>{choices}</ol></li>"
-    return f"<ol>{items}</ol>"
+        still += f"<li><b>{_marked(q.text)}</b><ol type='a'>{choices}</ol></li>"
+    return Interactive([*rows, button, score], f"<ol>{still}</ol>")
 
 
 def answers_markdown(notebook: str) -> str:

@@ -6,6 +6,7 @@ A few rounds of a game prove nothing about either player; the board says how oft
 from __future__ import annotations
 
 import base64
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,10 +14,11 @@ from io import BytesIO
 
 import ipywidgets
 import numpy as np
+from matplotlib.figure import Figure
 
 from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.reward_model import aggregate
-from dreamprm_lib.show.figures import rounds_figure
+from dreamprm_lib.show.figures.primitives import BLUE, finished, panels
 from dreamprm_lib.show.widgets import Interactive
 from dreamprm_lib.study.rows import CandidateScores, Program
 
@@ -62,15 +64,15 @@ def deal(
     """
     rng = np.random.default_rng(seed)
     found = {(s.problem, s.sample): s.scores for s in scores if s.method == method}
-    dealt = []
+    dealt: list[Round] = []
     for k in rng.permutation(len(problems)):
         mine = list({c.code: c for c in candidates if c.problem == problems[k].id}.values())
         order = [mine[i] for i in rng.permutation(len(mine))]
-        firsts = [next((c for c in order if c.passed == ok), None) for ok in (True, False)]
-        if None in firsts or len(dealt) == rounds:
+        firsts = [c for ok in (True, False) for c in [c for c in order if c.passed == ok][:1]]
+        if len(firsts) < 2 or len(dealt) == rounds:
             continue
-        hand = [*firsts, *(c for c in order if c not in firsts)][:shown]
-        hand = tuple(hand[i] for i in rng.permutation(len(hand)))
+        some = [*firsts, *(c for c in order if c not in firsts)][:shown]
+        hand = tuple(some[i] for i in rng.permutation(len(some)))
         dealt.append(Round(problems[k], hand, tuple(aggregate(found[c.problem, c.sample], rule) for c in hand)))
     return dealt
 
@@ -162,3 +164,17 @@ def still_html(rounds: Sequence[Round]) -> str:
     said = f"{len(rounds)} rounds of the game: the PRM solves {end.prm}, a random picker {end.random:.1f} in the mean."
     picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"
     return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
+
+
+def rounds_figure(rounds: Sequence[Round]) -> Figure:
+    """The rounds of the game: the PRM's score of each candidate, filled if it passes, and which one the PRM takes."""
+    figure, grid = panels(1, len(rounds), 2.9, sharex=True)
+    for axes, dealt in zip(grid[0], rounds, strict=True):
+        at = np.arange(len(dealt.programs))
+        axes.barh(at, dealt.scores, color=[BLUE if ok else "white" for ok in dealt.passed], edgecolor=BLUE)
+        names = [f"{LETTERS[k]} {'✔' if ok else '✘'}" for k, ok in enumerate(dealt.passed)]
+        axes.set(yticks=at, yticklabels=names, xlabel=f"score (takes {LETTERS[dealt.machine]})")
+        axes.set_title(textwrap.fill(textwrap.shorten(dealt.problem.title, 24, placeholder="…"), 14), fontsize=10)
+        axes.invert_yaxis()
+    right = sum(bool(dealt.passed[dealt.machine]) for dealt in rounds)
+    return finished(figure, f"The PRM takes a program that passes (filled) in {right} of {len(rounds)} rounds")

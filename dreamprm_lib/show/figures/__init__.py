@@ -1,0 +1,41 @@
+"""Figures: each function takes results and returns a `Figure` whose title says what was found; a module a chapter."""
+
+# ruff: noqa: F401
+
+from dreamprm_lib.show.figures.candidates import headroom_figure
+from dreamprm_lib.show.figures.chain_of_functions import prompt_comparison_figure, steps_figure
+from dreamprm_lib.show.figures.correction import correction_figure, formula_figure
+from dreamprm_lib.show.figures.known_truth import (
+    ablation_figure,
+    bias_figure,
+    movement_figure,
+    oracle_figure,
+    planted_bars,
+    planted_figure,
+    planted_map,
+)
+from dreamprm_lib.show.figures.labels import distribution_figure, distribution_grid, labels_figure, noise_figure
+from dreamprm_lib.show.figures.paper_scale import (
+    costs_figure,
+    cuts_figure,
+    places_figure,
+    power_figure,
+    published_figure,
+    pulls_figure,
+)
+from dreamprm_lib.show.figures.primitives import METHOD_STYLE, method_style, use_style
+from dreamprm_lib.show.figures.reward_model import (
+    calibration_figure,
+    choice_figure,
+    ranking_figure,
+    tree_mask_figure,
+)
+from dreamprm_lib.show.figures.scaling import (
+    agreement_figure,
+    cost_figure,
+    curve_figure,
+    difficulty_figure,
+    forest_figure,
+    spread_figure,
+)
+from dreamprm_lib.show.figures.search import beam_figure, search_figure

@@ -1,0 +1,198 @@
+"""What all figures share: style, colours, and ways to draw a dot with its interval, the name of a line, a finding.
+
+A figure is about 7 inches wide, so that its letters can still be read on a phone.  Its title says what was found, and
+is computed; names are written next to what they name, and a key, where one is needed, below the panels.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from dreamprm_lib.evidence.statistics import counted
+from dreamprm_lib.show.interrupts import explain_interrupts
+
+WIDTH = 7.2  # inches
+BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, _, YELLOW, SKY = (
+    mpl.colors.to_hex(c) for c in sns.color_palette("colorblind")
+)
+HUES = (BLUE, ORANGE, GREEN, RED, PINK, BROWN, SKY)
+INK, GREY, PALE = "#222222", "#8a8a8a", "#dddddd"
+METHOD_STYLE = {  # colour and marker of the methods that stand out, in every figure; no two share either
+    "random": ("#555555", "o"),
+    "orm": (ORANGE, "s"),
+    "prm_cof": (BLUE, "^"),
+    "dreamprm_code": (GREEN, "P"),
+    "mean_logprob": (RED, "p"),
+    "consensus": (BROWN, "h"),
+    "prm_cof x consensus": (PINK, "D"),
+    "beam search": ("#8c0800", "v"),
+    "prm": ("#001c7f", "X"),
+    "oracle": ("#000000", "*"),
+}
+OTHER_STYLE = (GREY, ".")
+
+
+def use_style() -> None:
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF; and a notebook's cells
+    say, when they are interrupted, what is kept."""
+    explain_interrupts()
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "axes.labelsize": 11,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#e6e6e6",
+            "svg.fonttype": "none",
+            "pdf.fonttype": 42,
+        }
+    )
+
+
+def method_style(method: str) -> tuple[str, str]:
+    """Colour and marker of a method, also where a table calls it `prm_cof, mse` or `mean-logprob`; grey for those that
+    do not stand out."""
+    return METHOD_STYLE.get(method.split(",")[0].replace("-", "_"), OTHER_STYLE)
+
+
+def regime(samples: int) -> str:
+    """What is said of selectors that ran so many public samples first."""
+    return f"after {counted(samples, 'sample')}" if samples else "no sample run"
+
+
+def percentage(share: float) -> str:
+    """A share in whole percent, which no line break parts from its sign."""
+    return f"{100 * share:.0f}\u00a0%"
+
+
+def in_percent(axis: Axis) -> None:
+    """Let an axis of shares be read in percent."""
+    axis.set_major_formatter(PercentFormatter(1, 0))
+
+
+def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of the house's width and its grid of axes [rows, columns]."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", **options)
+
+
+def finished(figure: Figure, finding: str = "") -> Figure:
+    """The figure under its finding, taken from pyplot's list, so that a notebook shows it once: where it is the value
+    of a cell."""
+    if finding:
+        letters = int(figure.get_figwidth() * 9.2)
+        figure.suptitle(textwrap.fill(finding, letters), x=0.01, ha="left", fontsize=13, fontweight="bold")
+    plt.close(figure)
+    return figure
+
+
+def dot(
+    axes: Axes, at: float, value: float, low: float, high: float, color: str, upright: bool = False, **options: Any
+) -> None:
+    """A dot with its interval in the row `at`, or, if `upright`, at x = `at`; hollow with `mfc="white"`."""
+    error = np.clip([[value - low], [high - value]], 0, None)
+    marks: dict[str, Any] = {"fmt": "o", "ms": 7, "elinewidth": 2, "color": color, "zorder": 3} | options
+    if upright:
+        axes.errorbar(at, value, yerr=error, **marks)
+    else:
+        axes.errorbar(value, at, xerr=error, **marks)
+
+
+def dot_figure(table: pd.DataFrame, names: Mapping[Any, str], row_height: float = 0.3) -> tuple[Figure, list[Axes]]:
+    """Rows of dots with intervals, under bold headings, a panel for each of `names` (the label of its x axis, by what
+    the column `panel` says).
+
+    `table`: columns group (the heading, may be empty), label, panel, middle, low, high, color; and, if there, `shift`
+    down from the middle of the row, and `face`, the colour inside the dot.
+    """
+    ticks: dict[tuple[str, str], int] = {}
+    headings = []
+    for group, part in table.groupby("group", sort=False):
+        if group:
+            headings.append(len(ticks))
+            ticks[group, ""] = len(ticks)
+        ticks |= {(group, label): len(ticks) + k for k, label in enumerate(part.label.unique())}
+    figure, grid = panels(1, len(names), 1.3 + row_height * len(ticks), sharey=True)
+    by_panel = dict(zip(names, grid[0], strict=True))
+    for row in table.itertuples():
+        face = getattr(row, "face", row.color)
+        at = ticks[row.group, row.label] + getattr(row, "shift", 0)
+        dot(by_panel[row.panel], at, row.middle, row.low, row.high, row.color, mfc=face)
+    for panel, axes in by_panel.items():
+        axes.set(xlabel=names[panel], ylim=(len(ticks) - 0.4, -0.6))
+    first = grid[0, 0]
+    first.set_yticks(range(len(ticks)), [label or group for group, label in ticks])
+    for k in headings:
+        first.get_yticklabels()[k].set_fontweight("bold")
+    return figure, list(grid[0])
+
+
+def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]], size: float = 10) -> None:
+    """The names of lines to the right of a panel, where they end, moved apart where they would overlap.
+
+    `ends`: name, x and y of the end, colour.  The limits of the axes must be set.
+    """
+    ends = sorted(ends, key=lambda end: end[2])
+    inches = 0.75 * axes.bbox.height / axes.figure.dpi  # the layout takes its share later
+    gap = 1.3 * size / (72 * inches)
+    to_share = axes.transScale + axes.transLimits
+    heights = [float(to_share.transform((x, y))[1]) for _, x, y, _ in ends]
+    for k in range(1, len(heights)):
+        heights[k] = max(heights[k], heights[k - 1] + gap)
+    ceiling = 1.0 + gap / 2
+    for k in reversed(range(len(heights))):
+        heights[k] = min(heights[k], ceiling)
+        ceiling = heights[k] - gap
+    for (name, x, y, color), height in zip(ends, heights, strict=True):
+        leader = {"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=size, color=color,
+            annotation_clip=False, arrowprops=leader,
+        )  # fmt: skip
+
+
+def key(figure: Figure, colors: Mapping[str, str], markers: Mapping[str, str] | None = None, columns: int = 4) -> None:
+    """What colours mean, below all panels."""
+    marks = [
+        Line2D([], [], color=color, marker=(markers or {}).get(name, "o"), ms=8, ls="none", label=name)
+        for name, color in colors.items()
+    ]
+    figure.legend(handles=marks, loc="outside lower left", ncols=columns, fontsize=10, frameon=False, handletextpad=0.1)
+
+
+def listing(axes: Axes, texts: Sequence[str], tints: Sequence, width: int) -> int:
+    """Program texts line by line, a tinted band for each; the number of lines."""
+    row = 0
+    for text, tint in zip(texts, tints, strict=True):
+        lines = text.rstrip("\n").split("\n")
+        axes.axhspan(row, row + len(lines), color=tint, lw=0)
+        for line in lines:
+            axes.text(
+                0.01, row + 0.5, shortened(line, width), family="monospace", fontsize=9, va="center", in_layout=False
+            )
+            row += 1
+    axes.set(xlim=(0, 1), ylim=(row, 0))
+    axes.axis("off")
+    return row
+
+
+def shortened(line: str, width: int) -> str:
+    """A line cut to `width` characters."""
+    return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,0 +1,105 @@
+"""Chapter 4: who sees whom, what was chosen, how well it ranks, and whether its scores come true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+import dreamprm_lib.show.figures.primitives as draw
+from dreamprm_lib.evidence.statistics import counted
+
+
+def tree_mask_figure(mask: np.ndarray, names: Sequence[str]) -> Figure:
+    """Who sees whom in a tree of tokens.  `mask` [tokens, tokens] bool, rows see columns; `names`: their segments."""
+    figure, grid = draw.panels(1, 1, 6)
+    axes = grid[0, 0]
+    axes.imshow(mask, cmap=mpl.colors.ListedColormap(["#f2f2f2", draw.BLUE]), aspect="equal")
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", lw=2)
+        axes.axvline(start - 0.5, color="white", lw=2)
+    middles = [(a + b - 1) / 2 for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
+    axes.set_yticks(middles, [names[s] for s in starts])
+    axes.set_xticks(middles, [names[s] for s in starts], rotation=45, ha="right")
+    axes.set(xlabel="is seen", ylabel="sees")
+    axes.tick_params(length=0)
+    axes.grid(False)
+    return draw.finished(figure, "Each token sees its ancestors and nothing else")
+
+
+def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, object]) -> Figure:
+    """Cross-validated within-problem ranking, with the interval of the chosen line.
+
+    `table`: columns x, hue, ranking, ci_low, ci_high.
+    """
+    figure, grid = draw.panels(1, 1, 4)
+    axes = grid[0, 0]
+    ends = []
+    for name, part in table.groupby(hue, sort=False):
+        color = draw.BLUE if name == chosen[hue] else draw.GREY
+        axes.plot(part[x], part.ranking, "o-", color=color, lw=2.5 if color == draw.BLUE else 1, ms=4)
+        ends.append((f"{hue} {name}", part[x].iloc[-1], part.ranking.iloc[-1], color))
+        if name == chosen[hue]:
+            axes.fill_between(part[x], part.ci_low, part.ci_high, color=draw.BLUE, alpha=0.12, lw=0)
+    axes.axhline(0.5, color=draw.INK, lw=1, ls=":")
+    axes.annotate("chance", (table[x].min(), 0.5), xytext=(0, 4), textcoords="offset points", fontsize=10)
+    axes.axvline(chosen[x], color=draw.BLUE, lw=1, ls="--")
+    axes.set(xlabel=x, ylabel="within-problem ranking", ylim=axes.get_ylim(), xlim=axes.get_xlim())
+    draw.end_labels(axes, ends)
+    best = table[(table[x] == chosen[x]) & (table[hue] == chosen[hue])].ranking.iloc[0]
+    said = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return draw.finished(figure, f"Chosen without the test split: {said}, with a ranking of {best:.2f} (chance: 0.50)")
+
+
+def ranking_figure(table: pd.DataFrame) -> Figure:
+    """Within-problem ranking by method, with 95 % intervals.  `table`: columns method, ranking, ci_low, ci_high."""
+    rows = table.rename(columns={"method": "label", "ranking": "middle", "ci_low": "low", "ci_high": "high"})
+    rows = rows.assign(group="", panel="ranking", color=[draw.method_style(m)[0] for m in table.method])
+    figure, (axes,) = draw.dot_figure(rows, {"ranking": "within-problem ranking on held-out problems (95 %)"}, 0.4)
+    axes.axvline(0.5, color=draw.INK, lw=1, ls=":")
+    axes.annotate("chance", (0.5, -0.5), xytext=(4, 0), textcoords="offset points", va="center", fontsize=10)
+    best = table.sort_values("ranking").iloc[-1]
+    within = int((table.ranking >= best.ci_low).sum()) - 1
+    others = counted(len(table) - 1, "other")
+    said = f"{best.method} ranks best, {best.ranking:.2f}"
+    return draw.finished(figure, f"{said}; {within} of {others} lie in its interval")
+
+
+def calibration_figure(
+    curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame, temperature: float | None = None
+) -> Figure:
+    """Left: what scores promise and what comes of them.  Right: calibration error by group.
+
+    `curves`: for `before` and `after` (or for methods), the table of `reward_model.reliability`; `errors`: columns
+    group, steps, when, error; `temperature`: what lies between before and after.
+    """
+    spare = iter((draw.BLUE, draw.ORANGE, draw.PINK))
+    colors = {
+        when: draw.GREY if when.endswith("if true") else draw.METHOD_STYLE.get(when, (next(spare),))[0]
+        for when in errors.when.unique()
+    }
+    figure, grid = draw.panels(1, 2, 4.2, width_ratios=(1.1, 1))
+    left, right = grid[0]
+    left.plot([0, 1], [0, 1], color=draw.INK, lw=1, ls=":")
+    for when, table in curves.items():
+        left.plot(table.score, table.outcome, "-", color=colors[when], lw=1)
+        area = 10 + 500 * table.rows / table.rows.sum()
+        left.scatter(table.score, table.outcome, s=area, color=colors[when], zorder=3, alpha=0.8)
+    left.set(xlabel="mean step score (area: steps)", ylabel="programs that pass")
+    left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title="Reliability")
+    groups = errors.drop_duplicates("group")
+    places = {group: k for k, group in enumerate(groups.group)}
+    for when, part in errors.groupby("when", sort=False):
+        right.plot(part.error, part.group.map(places), "o", color=colors[when], ms=8, alpha=0.85)
+    right.set_yticks(range(len(groups)), [f"{row.group} ({row.steps})" for row in groups.itertuples()])
+    right.set(xlabel="expected calibration error", title="By group (steps)", ylim=(len(groups) - 0.5, -0.5))
+    right.set_xlim(0, 1.1 * max(errors.error.max(), 0.01))
+    draw.key(figure, colors)
+    first = errors[errors.group == groups.group.iloc[0]].set_index("when").error
+    cooled = "" if temperature is None else f"T = {temperature:.2f}. "
+    said = ", ".join(f"{when} {error:.2f}" for when, error in first.items())
+    return draw.finished(figure, f"{cooled}Calibration error of {groups.group.iloc[0]}: {said}")

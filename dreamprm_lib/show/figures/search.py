@@ -1,0 +1,93 @@
+"""Chapter 6: the beam search as a tree, and what it solves for its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import dreamprm_lib.show.figures.primitives as draw
+from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.step_search import Search, State
+
+
+def search_figure(curve: pd.DataFrame) -> Figure:
+    """Problems solved against tokens: best-of-N as lines, searches as points, 95 % intervals over problems.
+
+    `curve`: columns method, n (missing for a search), tokens, pass_rate, ci_low, ci_high.
+    """
+    figure, grid = draw.panels(1, 1, 4.6)
+    axes = grid[0, 0]
+    searched, sampled = curve[curve.n.isna()], curve[curve.n.notna()]
+    ends = []
+    for method, part in sampled.groupby("method", sort=False):
+        color, marker = draw.method_style(method)
+        axes.plot(part.tokens, part.pass_rate, color=color, marker=marker, lw=2 if color != draw.GREY else 1)
+        axes.fill_between(part.tokens, part.ci_low, part.ci_high, color=color, alpha=0.07, lw=0)
+        ends.append((f"{method}, best of N", part.tokens.iloc[-1], part.pass_rate.iloc[-1], color))
+    for row in searched.itertuples():
+        color, marker = draw.method_style(row.method)
+        face = "white" if "," in row.method else color
+        interval = (row.pass_rate, row.ci_low, row.ci_high)
+        draw.dot(axes, row.tokens, *interval, color, upright=True, fmt=marker, mfc=face, ms=10)
+        axes.annotate(row.method, (row.tokens, row.pass_rate), xytext=(10, 0), textcoords="offset points", color=color,
+                      va="center", fontsize=10, weight="bold")  # fmt: skip
+    whole = sampled.drop_duplicates("n").sort_values("n")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(whole.tokens, [f"{t:.0f}\nN = {n:.0f}" for t, n in zip(whole.tokens, whole.n, strict=True)])
+    axes.minorticks_off()
+    draw.in_percent(axes.yaxis)
+    axes.set(xlabel="tokens a problem (mean)", ylabel="problems solved", ylim=axes.get_ylim())
+    draw.end_labels(axes, ends)
+    found = searched.iloc[0]
+    said = f"For {found.tokens:,.0f} tokens a problem {found.method} solves {draw.percentage(found.pass_rate)}"
+    rival = sampled[~sampled.method.isin(["random", "oracle"])]
+    if len(rival):
+        mine = rival[rival.method == rival.method.iloc[0]].sort_values("tokens")
+        equal = np.interp(np.log(found.tokens), np.log(mine.tokens), mine.pass_rate)
+        said += f", best-of-N by {mine.method.iloc[0]} about {draw.percentage(equal)}"
+    return draw.finished(figure, said)
+
+
+def beam_figure(found: Search, passed: Mapping[str, bool]) -> Figure:
+    """A beam search as a tree, a column a function: what was kept, what was dropped, what came of it.
+
+    `passed`: the verdict of each draw.finished program, by its text.
+    """
+    figure, grid = draw.panels(1, 1, 0.36 * max(map(len, found.levels)) + 1.8)
+    axes = grid[0, 0]
+    before = [("", 0.0)]  # the beam of the level before, and its height
+    middle = (max(map(len, found.levels)) - 1) / 2
+    for x, level in enumerate(found.levels, 1):
+        places = [y + middle - (len(level) - 1) / 2 for y in range(len(level))]
+        for y, (state, place) in enumerate(zip(level, places, strict=True)):
+            kept = y < found.width
+            above = next((p for text, p in before if text and state.text.startswith(text)), middle)
+            axes.plot([x - 1, x], [above, place], color=draw.BLUE if kept else "#cccccc", lw=1.5, zorder=1)
+            _draw_state(axes, x, place, state, kept, passed)
+        before = [(s.text, p) for s, p in zip(level[: found.width], places, strict=False)]
+    axes.plot(0, middle, "o", color="black", ms=9)
+    axes.set_xticks(range(len(found.levels) + 1), ["problem", *range(1, len(found.levels) + 1)])
+    axes.set(xlim=(-0.2, len(found.levels) + 0.9), ylim=(2 * middle + 0.6, -0.6), yticks=[])
+    axes.set(xlabel="states after each function, best on top (kept: filled, dropped: hollow)")
+    axes.spines["left"].set_visible(False)
+    axes.grid(False)
+    colors = {"not finished": draw.BLUE, "finished, passes": draw.GREEN, "finished, fails": draw.RED}
+    draw.key(figure, colors, {"finished, passes": "s", "finished, fails": "s"})
+    pick = found.programs[0]
+    outcome = f"the pick ({pick.score:.2f}) {'passes' if passed[pick.text] else 'fails'}"
+    return draw.finished(figure, f"{found.problem}: {outcome}")
+
+
+def _draw_state(axes: Axes, x: float, y: float, state: State, kept: bool, passed: Mapping[str, bool]) -> None:
+    color = draw.BLUE if not state.finished else draw.GREEN if passed[state.text] else draw.RED
+    axes.plot(x, y, "s" if state.finished else "o", color=color, mfc=color if kept else "white", ms=8, zorder=2)
+    name = split_steps(state.text)[-1].name
+    axes.annotate(
+        f"{state.score:.2f} {draw.shortened(name, 18)}", (x, y), xytext=(7, 0), textcoords="offset points", va="center",
+        fontsize=9, weight="bold" if kept else "normal", zorder=3,
+        bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
+    )  # fmt: skip
