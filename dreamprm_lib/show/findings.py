@@ -32,7 +32,9 @@ TRAINED = {
     "prm_weak": "a process reward model that learned from the rollouts of a weaker model",
     "prm_weak_corrected": "as prm_weak, after its labels were corrected",
     "prm_weak_recalibrated": "as prm_weak, after its scores were fitted to the clean outcomes",
+    "prm_posterior": "as prm_cof, but from posterior labels, which use all that is known of a step",
     "prm_cof x consensus": "a vote in which each program counts by its score",
+    "prm_cof + mean_logprob": "the stack: prm_cof and the policy's mean log-probability, weighted on held-out problems",
 }
 METHODS = UNTRAINED | TRAINED | {"oracle": "a perfect choice, which knows the verdicts: no selector can do better"}
 NO_SAMPLES = "random without samples"  # the baseline of what the public samples alone give

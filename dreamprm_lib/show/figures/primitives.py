@@ -38,6 +38,7 @@ METHOD_STYLE = {  # colour and marker of the methods that stand out, in every fi
     "mean_logprob": (RED, "p"),
     "consensus": (BROWN, "h"),
     "prm_cof x consensus": (PINK, "D"),
+    "prm_cof + mean_logprob": ("#7b2d8b", "d"),
     "beam search": ("#8c0800", "v"),
     "prm": ("#001c7f", "X"),
     "oracle": ("#000000", "*"),
