@@ -312,7 +312,6 @@ def missed_picks(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
     return found
 
 
-regrets = missed_picks  # the name that chapter 6 has for it
 
 
 def verdict(table: pd.DataFrame) -> list[str]:
