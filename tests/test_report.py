@@ -122,6 +122,17 @@ def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     assert "may be worse than training on raw ones" in labels and "by 4.0 (3.0 to 6.0)" in labels
 
 
+def test_the_stack_is_told_where_a_study_has_it(tmp_path):
+    stack = [
+        compared("prm_cof + mean_logprob", "random", 0, 0.3, 0.2, 0.4, 0.001),
+        compared("prm_cof + mean_logprob", "mean_logprob", 0, 0.15, -0.02, 0.3),
+    ]
+    answer = answer_of(complete(Study(tmp_path, "s"), DIFFERENCES + stack))
+    said = "is better than a random choice (gains 30.0 points), and cannot be told apart from the log-probability alone"
+    assert said in " ".join(answer.headline())
+    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings()[2]
+
+
 def test_a_study_without_samples_and_log_probabilities_says_less(tmp_path):
     rows = [row for row in DIFFERENCES if row["samples"] == 0 and row["method"] != "mean_logprob"]
     answer = answer_of(complete(Study(tmp_path, "s"), rows))

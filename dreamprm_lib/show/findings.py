@@ -6,6 +6,7 @@ apart from`, ...) is the one that `test_time_scaling` wrote into `differences.cs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ TRAINED = {
     "prm_cof + mean_logprob": "the stack: prm_cof and the policy's mean log-probability, weighted on held-out problems",
 }
 METHODS = UNTRAINED | TRAINED | {"oracle": "a perfect choice, which knows the verdicts: no selector can do better"}
+STACK = "prm_cof + mean_logprob"
 NO_SAMPLES = "random without samples"  # the baseline of what the public samples alone give
 
 
@@ -52,13 +54,15 @@ class Answer:
     best: Any
     prm: Any
     logprob: Any
+    stack: Any
+    stack_gain: Any
     samples: Any
     prm_after: Any
     correction: Any
     moved: Any
 
     def headline(self) -> list[str]:
-        """The answer in three sentences that need no knowledge of the methods."""
+        """The answer in a few sentences that need no knowledge of the methods."""
         samples = f", while running {self._samples} of the statement {_gain(self.samples)}" if self.samples else ""
         return [
             f"A language model writes {counted(self.chance.n, 'program')} for each of "
@@ -66,6 +70,7 @@ class Answer:
             f"{_percent(self.chance.pass_rate)} of the problems, a perfect choice {_percent(self.best.pass_rate)}.",
             "A process reward model, which scores a program function by function without running it, "
             f"{_relation(self.prm)} a random choice{samples}.",
+            *self._stacked("Together with the policy's own log-probability it"),
             "Correcting the labels that it learns from, the idea that we put to the test, "
             f"{_relation(self.correction)} leaving them as they are.",
         ]
@@ -80,6 +85,7 @@ class Answer:
             f"choice among the same {counted(self.chance.n, 'program')} would gain {100 * room:.1f} points.",
             f"Without running a program, `prm_cof` {_relation(self.prm)} a random choice: "
             f"{_points(self.prm)}{logprob}.",
+            *self._stacked(f"The stack of both, `{STACK}`,", _points),
         ]
         if self.samples:
             said += [
@@ -94,6 +100,16 @@ class Answer:
             f"Training on corrected labels (`dreamprm_code`) {_relation(self.correction)} training on raw ones: "
             f"{_points(self.correction)}; where the truth is known from many rollouts, correction multiplied the "
             f"squared error of labels from {counted(self.moved.rollouts, 'rollout')} by {times}.",
+        ]
+
+    def _stacked(self, subject: str, said: Callable[[Any], str] = lambda row: _gain(row)) -> list[str]:
+        """What the stack gains, if the study has one: nothing, or a sentence."""
+        if not (self.stack and self.stack_gain):
+            return []
+        numbers = said(self.stack), said(self.stack_gain)
+        return [
+            f"{subject} {_relation(self.stack)} a random choice ({numbers[0]}), and {_relation(self.stack_gain)} the "
+            f"log-probability alone ({numbers[1]})."
         ]
 
     @property
@@ -112,6 +128,8 @@ def answer_of(study: Study) -> Answer:
         best=_row(overall, method="oracle"),
         prm=_row(differences, method="prm_cof", baseline="random", samples=0),
         logprob=_row(differences, method="mean_logprob", baseline="random", samples=0),
+        stack=_row(differences, method=STACK, baseline="random", samples=0),
+        stack_gain=_row(differences, method=STACK, baseline="mean_logprob", samples=0),
         samples=_row(differences, baseline=NO_SAMPLES, samples=most),
         prm_after=_row(differences, method="prm_cof", baseline="random", samples=most),
         correction=_row(differences, method="dreamprm_code", baseline="prm_cof", samples=0),
@@ -135,7 +153,7 @@ def grouped_verdicts(differences: pd.DataFrame) -> list[tuple[str, list[str], li
         "Do reward models choose better than chance?": against_chance & ~untrained & ~other,
         "Do selectors that need no training?": against_chance & untrained & ~other,
         "Is anything better than training on raw labels?": against_prm & ~other,
-        "What about labels of a weaker model, and votes?": other,
+        "What about labels of a weaker model, and combinations?": other,
     }
     groups = []
     for question, asked in questions.items():
