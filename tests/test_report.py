@@ -149,7 +149,7 @@ def test_every_verdict_is_said_once_under_its_question(study):
         "Do reward models choose better than chance?": (1, 1),
         "Do selectors that need no training?": (1, 0),
         "Is anything better than training on raw labels?": (1, 0),
-        "What about labels of a weaker model, and votes?": (2, 0),
+        "What about labels of a weaker model, and combinations?": (2, 0),
     }
 
 
