@@ -181,7 +181,8 @@ def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: n
                 left.text(start + count / 2, y, str(count), ha="center", va="center", color=ink, weight="bold")
         right.plot([old.mean(), new.mean()], [y, y], color=draw.INK, lw=1.5)
         right.plot(old.mean(), y, "o", color=draw.GREY, ms=8)
-        right.plot(new.mean(), y, "o", color=draw.GREEN if new.mean() < old.mean() else draw.RED, ms=8)
+        if moved.any():
+            right.plot(new.mean(), y, "o", color=draw.GREEN if new.mean() < old.mean() else draw.RED, ms=8)
         said.append(
             f"{method}: {counts[0]} nearer, {counts[1]} farther" if moved.any() else f"{method}: no label moved"
         )
@@ -189,7 +190,7 @@ def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: n
     left.set(xlabel=f"{counted(len(truth), 'label')}", ylim=(len(moves) - 0.5, -0.5), xlim=(0, max(len(truth), 1)))
     left.grid(False)
     right.set(xlabel="mean distance from the oracle,\nbefore (grey) and after")
-    right.set_xlim(left=0)
+    right.set_xlim(0, 1.25 * right.get_xlim()[1])
     draw.key(figure, kinds, columns=3)
     return draw.finished(figure, "; ".join(said))
 

@@ -34,7 +34,7 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
     methods = list(methods or curve.method.unique())
     regimes = list(curve.samples.unique())
     most = curve.n.max()
-    figure, grid = draw.panels(len(regimes), 1, 1.2 + 2.5 * len(regimes), sharex=True)
+    figure, grid = draw.panels(len(regimes), 1, 1.2 + 2.8 * len(regimes), sharex=True)
     ticks = sorted(curve.n.unique())
     for samples, axes in zip(regimes, grid[:, 0], strict=True):
         ends = []
@@ -50,9 +50,19 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
         draw.in_percent(axes.yaxis)
         axes.set_title(draw.regime(samples), weight="bold")
         axes.set(ylim=axes.get_ylim(), ylabel="problems solved")
-        draw.end_labels(axes, ends, size=9)
+        draw.end_labels(axes, _together(ends))
     grid[-1, 0].set_xlabel("candidates N")
     return draw.finished(figure, f"Best of {most}: " + "; ".join(_summary(curve[curve.n == most], methods, regimes)))
+
+
+def _together(ends: list[tuple[str, float, float, str]]) -> list[tuple[str, float, float, str]]:
+    """One name for the grey lines, if they end within two points of each other."""
+    others = [end for end in ends if end[0] not in draw.METHOD_STYLE]
+    rates = [rate for _, _, rate, _ in others]
+    if len(others) < 2 or max(rates) - min(rates) > 0.02:
+        return ends
+    common = (counted(len(others), "other"), others[0][1], float(np.mean(rates)), draw.GREY)
+    return [*(end for end in ends if end not in others), common]
 
 
 def _summary(last: pd.DataFrame, methods: Sequence[str], regimes: Sequence[int]) -> list[str]:
