@@ -138,6 +138,12 @@ def _add_results(commands: Commands) -> None:
     build.add_argument("--out", type=Path, default=Path("course"), metavar="DIR", help="where to (default: course/)")
     build.add_argument("--check", action="store_true", help="also run both with the smoke profile (some minutes)")
     build.set_defaults(command=_course_build)
+    grade = actions.add_parser("grade", help="a table of a class's answers, from the notebooks that they handed in")
+    grade.add_argument("folder", type=Path, metavar="FOLDER", help="where the notebooks are, one or more per student")
+    grade.add_argument(
+        "--seconds", type=float, default=10, metavar="S", help="how long an exercise may take (default: 10)"
+    )
+    grade.set_defaults(command=_course_grade)
 
 
 def _overrides() -> argparse.ArgumentParser:
@@ -284,6 +290,12 @@ def _course_build(options: argparse.Namespace) -> None:
     print(*(f"The {edition} edition: {folder}" for edition, folder in folders.items()), sep="\n")
     if options.check:
         print(*check(folders), sep="\n")
+
+
+def _course_grade(options: argparse.Namespace) -> None:
+    from dreamprm_lib.course.grading import write_grades
+
+    print(write_grades(options.folder, options.seconds))
 
 
 if __name__ == "__main__":
