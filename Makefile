@@ -13,6 +13,7 @@ run: .venv/ready
 	$(BIN)/python -m dreamprm_lib run --profile $(PROFILE)
 
 test: .venv/ready
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/ready

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from dreamprm_lib.evidence.statistics import (
     unbiased_squares,
     with_interval,
 )
-from dreamprm_lib.label_correction import METHODS, Correction, by_held_out_loss, correction_method
+from dreamprm_lib.label_correction import METHODS, Correction, Method, by_held_out_loss, correction_method
 from dreamprm_lib.reward_model import fit_rows
 from dreamprm_lib.steps import StepTable
 
@@ -77,7 +78,7 @@ def split_world(
 
 
 def compare(
-    trial: Trial, rng: np.random.Generator, settings: Correction, methods: Mapping[str, object] = METHODS
+    trial: Trial, rng: np.random.Generator, settings: Correction, methods: Mapping[str, Method] = METHODS
 ) -> list[dict]:
     """Every method on one world of known truth: rows with method, ranking (of held-out states, 0 to 1), label_mse (of
     the labels that the method ends with, or of its scores of the training states), value_mse (of its scores on held-out
@@ -153,10 +154,10 @@ def ablation_table(
     """
 
     def one(name: str, change: dict, number: int) -> list[dict]:
-        size = {"rollouts": 4, "meta_size": 320, "train_size": None, "leaky": False}
+        size: dict[str, Any] = {"meta_size": 320, "train_size": None, "leaky": False}
         size |= {key: change[key] for key in size.keys() & change.keys()}
         here = replace(settings, **{key: change[key] for key in vars(settings).keys() & change.keys()})
-        world = planted_world(features, size.pop("rollouts"), bias, np.random.default_rng([seed, number]))
+        world = planted_world(features, change.get("rollouts", 4), bias, np.random.default_rng([seed, number]))
         rng = np.random.default_rng([seed, number, 1])
         corrected = correction_method("labels", (here.prior,), change.get("stopped", True))
         methods = {"raw labels": METHODS["raw labels"], "corrected": corrected}

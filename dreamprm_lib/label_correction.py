@@ -119,7 +119,8 @@ def correct(train: StepTable, meta: StepTable, settings: Correction, held_out: S
     if settings.warm_start:  # the lower level alone
         start = fit_rows(replace(train, label=smoothed().numpy()), settings.ridge, settings.loss)
         phi = torch.tensor(np.append(start.weight, start.bias))
-    meta_losses, held_out_losses = [], []
+    meta_losses: list[float] = []
+    held_out_losses: list[np.ndarray | list[float]] = []
     for iteration in range(settings.iterations + 1):
         head = levels.head(phi)
         meta_losses.append(outcome_losses(head, meta, settings.loss).mean())
@@ -254,7 +255,7 @@ def choose_iterations(
     return _where_to_stop(losses, meta.problem), losses.mean(axis=1)
 
 
-def _where_to_stop(losses: np.ndarray, problems: Sequence[str]) -> int:
+def _where_to_stop(losses: np.ndarray, problems: Sequence[str] | np.ndarray) -> int:
     """The row of `losses` [looks, m] with the least sum; the first, unless that is clearly less."""
     best = int(losses.sum(axis=1).argmin())
     return best if _clearly_less(losses[best], losses[0], problems) else 0
@@ -345,7 +346,7 @@ def by_held_out_loss(
     return fit(meta, chosen), chosen
 
 
-def _clearly_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str]) -> bool:
+def _clearly_less(losses: np.ndarray, others: np.ndarray, problems: Sequence[str] | np.ndarray) -> bool:
     """Whether the mean of `losses` [m] is less than that of `others` by more than one standard error over problems."""
     gain = pd.Series(others - losses).groupby(np.asarray(problems)).sum()
     return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from dreamprm_lib.chain_of_functions import Batch, code_blocks, cof_prompt
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
@@ -193,15 +192,6 @@ def oracle_states(
         OracleState(x.problem, x.sample, x.step, x.prefix, own[:width].tolist(), other[:other_width].tolist())
         for x, own, other in kept
     ]
-
-
-def subsampled_labels(passes: int, rollouts: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that `n` of the recorded rollouts could have given, and their probabilities (hypergeometric, exact).
-
-    Shows what fewer rollouts would have said without asking the policy again.
-    """
-    counts = np.arange(n + 1)
-    return counts / n, stats.hypergeom(rollouts, passes, n).pmf(counts)
 
 
 def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator) -> list[StepLabel]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.problems import Problem, describe
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.evidence.statistics import mcnemar, mcnemar_power, problems_needed
@@ -265,7 +265,7 @@ def labels_and_weights_toy(
     outcomes with the share of its value, rounded to whole rows.
     """
     features = np.repeat([[1.0], [-1.0]], rows, axis=0)
-    names = [str(k) for k in range(2 * rows)]
+    names = np.arange(2 * rows).astype(str)
     noisy = np.repeat([label, other], rows)
     passed = np.concatenate([np.arange(rows) < round(share * rows) for share in (value, other)]).astype(float)
     train = StepTable(features, noisy, names, movable=np.arange(2 * rows) < rows)
@@ -290,23 +290,3 @@ def pool_by_aggregation(
     pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
     first = pools["last"]
     return Pool(first.problems, first.passed, {how: pool.scores[models[0]] for how, pool in pools.items()})
-
-
-def reading_costs(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:
-    """Passes of a reward model, and the characters that they read, for all candidates: columns passes, characters.
-
-    Characters of statement and program are counted in place of tokens; the template and attention are left out.
-    """
-    statement = {p.id: len(describe(p)) for p in problems}
-    mine = [c for c in candidates if c.problem in statement]
-    asked = {c.problem for c in mine}
-    ways = {
-        "whole programs alone": [(c, [c.code]) for c in mine],
-        "every function, a pass a prefix": [(c, c.prefixes) for c in mine],
-        "every released prefix, a pass each": [(c, released_split(c.code)) for c in mine],
-    }
-    read = {way: [len(t) + statement[c.problem] for c, texts in each for t in texts] for way, each in ways.items()}
-    costs = {way: (len(lengths), sum(lengths)) for way, lengths in read.items()}
-    tree = sum(statement[name] for name in asked) + sum(len(c.code) for c in mine)
-    costs["every function, a pass a problem"] = (len(asked), tree)
-    return pd.DataFrame.from_dict(costs, orient="index", columns=["passes", "characters"])

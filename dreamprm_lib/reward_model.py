@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, Json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
@@ -388,7 +388,9 @@ def aggregate(steps: Sequence[float], how: str = "mean") -> float:
     if how == "log_odds":
         p = np.clip(p, 1e-6, 1 - 1e-6)
         return float(np.mean(np.log(p / (1 - p))))
-    return float({"mean": np.mean, "min": np.min, "product": np.prod}[how](p))
+    if how == "product":
+        return float(p.prod())
+    return float(p.min() if how == "min" else p.mean())
 
 
 # ------------------------------------------------------------------------------------------------- evidence
@@ -412,7 +414,7 @@ def within_problem_ranking(scores: np.ndarray, passed: np.ndarray, problems: Seq
     return ranking
 
 
-def folds_by_problem(problems: Sequence[str], folds: int, rng: np.random.Generator) -> np.ndarray:
+def folds_by_problem(problems: Sequence[str] | np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """A fold number for each row, so that all rows of a problem share it."""
     names = list(dict.fromkeys(problems))
     fold_of = dict(zip(rng.permutation(names), np.arange(len(names)) % folds, strict=True))
@@ -461,14 +463,3 @@ def calibration_error(scores: np.ndarray, outcomes: np.ndarray, bins: int = 10) 
     """
     table = reliability(scores, outcomes, bins)
     return float(np.average((table.score - table.outcome).abs(), weights=table.rows))
-
-
-def fit_temperature(logits: np.ndarray, outcomes: np.ndarray) -> float:
-    """The T > 0 for which sigmoid(logit / T) has the least cross-entropy to the outcomes (Guo et al., 1706.04599)."""
-    logits, outcomes = np.asarray(logits, float), np.asarray(outcomes, float)
-
-    def loss(log_temperature: float) -> float:
-        z = logits / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0, z) - outcomes * z))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))

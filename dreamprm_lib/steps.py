@@ -72,7 +72,7 @@ class StepTable:
             states=np.empty((len(rows), 0)),
             label=np.array([x.label if x else np.nan for _, _, x in rows]),
             problem=np.array([p.problem for p, _, _ in rows], str),
-            movable=np.array([bool(x) and not x.clean for _, _, x in rows], bool),
+            movable=np.array([x is not None and not x.clean for _, _, x in rows], bool),
             rollouts=np.array([x.rollouts if x else 0 for _, _, x in rows], int),
             sample=np.array([p.sample for p, _, _ in rows], int),
             step=np.array([k for _, k, _ in rows], int),

@@ -312,8 +312,6 @@ def missed_picks(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
     return found
 
 
-
-
 def verdict(table: pd.DataFrame) -> list[str]:
     """What `differences` allow to be said, one sentence a row.
 

@@ -26,8 +26,6 @@ from dreamprm_lib.monte_carlo_labels import (
     resampled_labels,
     rollout_prompt,
     squared_errors,
-    subsampled_labels,
-    thinned_labels,
 )
 from dreamprm_lib.study.rows import OracleState, Program, StepLabel, read_rows
 
@@ -231,17 +229,6 @@ def test_wilsons_interval_inverts_the_score_test(passes, rollouts):
 
 OPEN = StepLabel("p", 0, 0, "x", 4, 1, 0.25, False, 40)
 CLEAN = StepLabel("p", 0, 1, "xy", 1, 1, 1.0, True, 0)
-
-
-def test_thinned_labels_are_what_fewer_rollouts_would_have_said():
-    rng = np.random.default_rng(0)
-    assert thinned_labels([OPEN, CLEAN], 4, rng) == [OPEN, CLEAN] and thinned_labels([OPEN, CLEAN], 0, rng) == [CLEAN]
-    draws = [thinned_labels([OPEN, CLEAN], 2, rng) for _ in range(2000)]
-    assert all(clean == CLEAN and (x.rollouts, x.tokens) == (2, 20) for x, clean in draws)
-    values, share = subsampled_labels(1, 4, 2)
-    assert share.sum() == pytest.approx(1) and values @ share == pytest.approx(1 / 4)
-    seen = np.array([x.label for x, _ in draws])
-    assert [np.mean(seen == v) for v in values] == pytest.approx(share, abs=0.04)
 
 
 def test_a_resample_takes_all_labels_of_a_problem_or_none():

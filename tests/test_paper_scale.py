@@ -22,7 +22,6 @@ from dreamprm_lib.paper_scale import (
     pool_by_aggregation,
     power_curves,
     published_counts,
-    reading_costs,
     released_cuts,
     released_split,
     settling_sizes,
@@ -183,13 +182,3 @@ def test_each_rule_ranks_by_its_own_aggregate():
     assert best == {"mean": 0, "min": 0, "product": 0, "last": 1, "log_odds": 0}
     with pytest.raises(InputError, match="one reward model, not of 2"):
         pool_by_aggregation([PROBLEM], programs, [*scores, CandidateScores("orm", "p", 0, [0.1])])
-
-
-def test_one_pass_reads_the_statement_once():
-    code = "def f():\n    return 1\n\n\ndef g():\n    return 2\n"
-    table = reading_costs([PROBLEM], [program(code), program(code)])
-    statement, first, whole = len("Add."), len(split_steps(code)[0].text), len(code)
-    assert table.passes.tolist() == [2, 4, len(released_split(code)) * 2, 1]
-    assert table.characters["whole programs alone"] == 2 * (statement + whole)
-    assert table.characters["every function, a pass a prefix"] == 2 * (2 * statement + first + whole)
-    assert table.characters["every function, a pass a problem"] == statement + 2 * whole

@@ -8,6 +8,7 @@ state of the training lies in the study's folder `training`; the notebook finds 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,11 @@ from dreamprm_lib.study.rows import Program, StepLabel
 
 
 def train(
-    profile: Profile, method: str, study_name: str | None = None, options: list[str] = (), outputs: Path | None = None
+    profile: Profile,
+    method: str,
+    study_name: str | None = None,
+    options: Sequence[str] = (),
+    outputs: Path | None = None,
 ) -> Path:
     """Train one of `reward_model.FINE_TUNED`, with all processes that a launcher started; where its state lies.
 

@@ -112,18 +112,19 @@ class Tuning:
         for name, change in changes.items():
             if name not in parameters and _is_above(model, name):
                 continue
-            lora = isinstance(change, tuple)
-            if lora:
-                a, b = (t.float() for t in change)
-                change = self.alpha / len(a) * (b @ a)
             weight = parameters.get(name)
-            if weight is None or change.shape != weight.shape:
+            if isinstance(change, tuple):
+                a, b = (t.float() for t in change)
+                value = self.alpha / len(a) * (b @ a)
+            else:
+                value = change
+            if weight is None or value.shape != weight.shape:
                 own = "has no such parameter" if weight is None else f"has shape {tuple(weight.shape)} there"
                 raise WeightsError(
-                    f"The checkpoint changes {name}, of shape {tuple(change.shape)}; the backbone {own}. Give the "
+                    f"The checkpoint changes {name}, of shape {tuple(value.shape)}; the backbone {own}. Give the "
                     "backbone that it was trained on."
                 )
-            weight.data.copy_(weight.float() + change if lora else change)
+            weight.data.copy_(weight.float() + value if isinstance(change, tuple) else value)
 
 
 def _is_above(model, name: str) -> bool:
@@ -147,7 +148,7 @@ class Backbone:
     layers: tuple[int, ...]
     template: Template = Template()
     tuning: Tuning | None = None
-    dtype: str = field(default_factory=lambda: fast_dtype())
+    dtype: str = field(default_factory=lambda: fast_dtype())  # type: ignore[has-type]  # looked up when it is called
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -274,7 +275,8 @@ class Tree:
 
         With `carry_root` each pack begins with the root, and can be read by itself.
         """
-        owners, size = [], 0
+        owners: list[int] = []
+        size = 0
         for owner, steps in enumerate(self.branches):
             length = sum(map(len, steps)) + len(steps) * len(self.leaf)
             if owners and size + length > PACK_TOKENS:

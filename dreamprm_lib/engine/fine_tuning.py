@@ -252,13 +252,15 @@ class _Training:
         held_out: Sequence[list[dict]] = (),
     ):
         self.scorer, self.train, self.meta, self.recipe = scorer.train(), train, meta, recipe
-        self.held_out, self.looked = held_out, []
+        self.held_out = held_out
+        self.looked: list[list[float]] = []
         self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
         self.table = torch.cat([batch["labels"] for batch in train]).double()
         self.movable = torch.cat([batch["movable"] for batch in train])
         self.table_optimiser = torch.optim.SparseAdam([self.table], lr=recipe.meta_lr)
-        self.done, self.losses, self.running = 0, [], 0.0
+        self.done, self.running = 0, 0.0
+        self.losses: list[float] = []
         first = 0
         for batch in train:
             batch["ids"] = torch.arange(first, first := first + len(batch["labels"]))
@@ -295,7 +297,7 @@ class _Training:
             loss.backward()
             logits.append(z.detach())
             losses += loss.item()
-        parallel.sum_up([losses, *(p.grad for p in self._with_gradients())])
+        parallel.sum_up([losses, *self._gradients()])
         length = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimiser.step()
         if not (np.isfinite(float(losses) + float(length)) and self._is_finite()):
@@ -322,7 +324,7 @@ class _Training:
         outcomes = self._shuffled(self.meta, self.done)[: self.recipe.iteration_accumulation]
         for batch, part in parallel.share(outcomes, self.recipe.shard):
             (part / len(outcomes) * _loss(self._logits(batch), batch["labels"], OUTCOMES)).backward()
-        parallel.sum_up(p.grad for p in self._with_gradients())
+        parallel.sum_up(self._gradients())
         direction = {name: self._preconditioned(p, clipped) for name, p in self.trained.items()}
         slopes = torch.zeros_like(self.table)
         for (batch, part), z in zip(mine, logits, strict=True):
@@ -357,7 +359,8 @@ class _Training:
     def _preconditioned(self, parameter: torch.Tensor, clipped: float) -> torch.Tensor:
         state, options = self.optimiser.state[parameter], self.optimiser.param_groups[0]
         moment = state["exp_avg_sq"] / (1 - options["betas"][1] ** float(state["step"]))
-        return clipped * parameter.grad / (moment.sqrt() + options["eps"])
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return clipped * gradient / (moment.sqrt() + options["eps"])
 
     def _logits(self, batch: dict, parameters: dict | None = None) -> torch.Tensor:
         """Logits [steps] of a batch, by the model as it is or with other values of what trains."""
@@ -369,11 +372,14 @@ class _Training:
         device = self.scorer.head.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "mixed")
 
-    def _with_gradients(self) -> list[torch.Tensor]:
-        """What trains, a zero gradient where a process had nothing to do."""
+    def _gradients(self) -> list[torch.Tensor]:
+        """The gradients of what trains: zero where a process had nothing to do."""
+        found = []
         for p in self.trained.values():
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        return list(self.trained.values())
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            found.append(p.grad)
+        return found
 
     def _shuffled(self, batches: list[dict], turn: int) -> list[dict]:
         generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
@@ -501,7 +507,7 @@ def _with_lora(model, part: Lora):
     from peft import LoraConfig, get_peft_model
 
     try:
-        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))
+        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))  # type: ignore[arg-type]  # peft takes fractions
         model = get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"LoRA can't be put on {', '.join(part.targets)}: {error}") from error

@@ -102,7 +102,7 @@ def two_forwards(forward: Forward, parameters: Parameters, direction: Parameters
 
     The step has the length of the cube root of the precision, where rounding and curvature weigh about the same.
     """
-    length = torch.sqrt(sum((d.detach() ** 2).sum() for d in direction.values()))
+    length = torch.stack([(d.detach() ** 2).sum() for d in direction.values()]).sum().sqrt()
     size = torch.finfo(length.dtype).eps ** (1 / 3) / (length + torch.finfo(length.dtype).tiny)
     with torch.no_grad():
         up, down = (
@@ -175,7 +175,7 @@ def released_way(
     weights, at the parameters moved by `size` along v and against it, and the difference of both."""
     after, logits = lower.step(parameters, lower.labels, lower.weights)
     direction = lower.precondition(grad(meta_loss)(after))
-    length = torch.sqrt(sum((d**2).sum() for d in direction.values()))
+    length = torch.stack([(d**2).sum() for d in direction.values()]).sum().sqrt()
     ones = torch.ones_like(logits) if lower.weights is None else lower.weights
     slopes = []
     for sign in (1, -1):

@@ -50,7 +50,7 @@ class Pairs:
     share: np.ndarray
 
     @classmethod
-    def within(cls, problems: Sequence[str]) -> Pairs:
+    def within(cls, problems: Sequence[str] | np.ndarray) -> Pairs:
         """The pairs of rows whose `problems` are equal.  Raises `InputError` if there is none."""
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(problems):

@@ -115,7 +115,7 @@ def moves(concentration: float) -> np.ndarray:
 @cache
 def populations() -> np.ndarray:
     """The distributions of pass rates over problems that are considered [populations, grid]."""
-    return np.concatenate([beta_on_grid([mean], concentration) for mean, concentration in POPULATIONS])
+    return np.concatenate([beta_on_grid(np.array([mean]), concentration) for mean, concentration in POPULATIONS])
 
 
 def _from_the_end(chains: Chains, first: float, later: float) -> tuple[np.ndarray, list[np.ndarray]]:
