@@ -113,7 +113,7 @@ def betty_derivatives(lower: hg.Lower, parameters, meta_loss):
             return upper
 
     by_label, by_weight = (lower.lr * d for d in darts(vector, Problem, Upper))
-    return hg.Step(after, by_label, by_weight)
+    return hg.LowerStep(after, by_label, by_weight)
 
 
 def main() -> None:

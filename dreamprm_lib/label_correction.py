@@ -26,8 +26,8 @@ from dreamprm_lib.engine.fine_tuning import Example, FineTuned, Recipe, fine_tun
 from dreamprm_lib.engine.hypergradient import (
     BatchLoss,
     Lower,
+    LowerStep,
     Parameters,
-    Step,
     by_sample,
     differentiated_step,
     forward_mode,
@@ -173,7 +173,7 @@ class LinearLevels:
             penalty=lambda p: (self.penalty * p["phi"] ** 2).sum() / 2,
         )
 
-    def step(self, phi: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> Step:
+    def step(self, phi: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> LowerStep:
         """One upper iteration's lower steps, differentiated."""
         lower = self.lower(labels, weights)
         if self.settings.unroll > 1:
@@ -184,13 +184,13 @@ class LinearLevels:
         """The upper loss: that of the clean outcomes."""
         return self.outcome_loss(self.meta_x @ parameters["phi"])
 
-    def _in_closed_form(self, lower: Lower, phi: torch.Tensor) -> Step:
+    def _in_closed_form(self, lower: Lower, phi: torch.Tensor) -> LowerStep:
         """`engine.hypergradient.differentiated_step`, written out for linear logits: D_v z = X v."""
         logits = self.x @ phi
         slope = grad(lower.batch_loss)(logits, lower.labels, lower.weights)
         after = phi - lower.lr * self.inverse @ (self.x.T @ slope + self.penalty * phi)
         v = self.inverse @ (self.meta_x.T @ grad(self.outcome_loss)(self.meta_x @ after))
-        return Step({"phi": after}, *by_sample(lower, logits, self.x @ v))
+        return LowerStep({"phi": after}, *by_sample(lower, logits, self.x @ v))
 
 
 class _Learned:

@@ -5,6 +5,8 @@ import itertools
 import re
 import subprocess
 import tomllib
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,8 @@ CHAPTERS = [
     "paper_scale",
 ]
 WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
-FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3}
-FLOORS |= {name: 4 + number for number, name in enumerate(CHAPTERS)}
+FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3, "steps": 4}
+FLOORS |= {name: 5 + number for number, name in enumerate(CHAPTERS)}
 FLOORS |= {"show": 20, "commands": 21, "course": 22, "__main__": 23}
 
 
@@ -55,6 +57,26 @@ def test_imports_point_down(path):
     for other in imports(path, module):
         below = FLOORS[room(other)] < FLOORS[own]
         assert below or room(other) == own, f"{module} imports {other}"
+
+
+def test_no_module_stands_on_itself():
+    """Nor on one that stands on it, through any number of others; imports for types alone count too."""
+    paths = {".".join(["dreamprm_lib", *p.relative_to(PACKAGE).with_suffix("").parts]): p for p in PACKAGE.rglob("*.py")}
+    graph = {}
+    for module, path in paths.items():
+        named = {name if name in paths else name.rpartition(".")[0] for name in imports(path, module)}
+        graph[module] = (named & paths.keys()) - {module}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_two_public_classes_share_a_name():
+    classes = [
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
 
 
 @pytest.mark.parametrize(

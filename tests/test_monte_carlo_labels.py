@@ -231,6 +231,16 @@ OPEN = StepLabel("p", 0, 0, "x", 4, 1, 0.25, False, 40)
 CLEAN = StepLabel("p", 0, 1, "xy", 1, 1, 1.0, True, 0)
 
 
+def test_thinned_labels_are_what_fewer_rollouts_would_have_said():
+    """Of 4 rollouts 1 passes: two of them, drawn without replacement, have it with chance 1/2."""
+    rng = np.random.default_rng(0)
+    assert thinned_labels([OPEN, CLEAN], 4, rng) == [OPEN, CLEAN] and thinned_labels([OPEN, CLEAN], 0, rng) == [CLEAN]
+    draws = [thinned_labels([OPEN, CLEAN], 2, rng) for _ in range(2000)]
+    assert all(clean == CLEAN and (x.rollouts, x.tokens) == (2, 20) for x, clean in draws)
+    assert {x.label for x, _ in draws} == {0.0, 0.5}
+    assert np.mean([x.label for x, _ in draws]) == pytest.approx(1 / 4, abs=0.02)
+
+
 def test_a_resample_takes_all_labels_of_a_problem_or_none():
     labels = [replace(x, problem=name) for name in "abcdef" for x in (OPEN, CLEAN)]
     drawn = resampled_labels(labels, np.random.default_rng(1))

@@ -794,7 +794,7 @@ def test_a_program_that_could_not_be_shut_in_is_not_run(monkeypatch):
     with Sandbox(workers=1) as box:
         box.run([("", "")])
         before = sorted(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(verdicts.Request, "text", lambda request: b"")
+        monkeypatch.setattr(verdicts.RunRequest, "text", lambda request: b"")
         with pytest.raises(SandboxError, match="could not be shut in"):
             box.run([("print(1)", "")])
         monkeypatch.undo()

@@ -113,7 +113,7 @@ def two_forwards(forward: Forward, parameters: Parameters, direction: Parameters
 
 
 @dataclass(frozen=True)
-class Step:
+class LowerStep:
     """One lower step, differentiated: the parameters after it, and the derivative of the meta loss by every label and
     by every weight of the batch, both [n]."""
 
@@ -127,14 +127,14 @@ def differentiated_step(
     parameters: Parameters,
     meta_loss: Callable[[Parameters], torch.Tensor],
     along: Callable[[Forward, Parameters, Parameters], torch.Tensor] = forward_mode,
-) -> Step:
+) -> LowerStep:
     """Take one lower step, and differentiate the meta loss after it by labels and weights.
 
     `along` is `forward_mode` (exact) or `two_forwards`.
     """
     after, logits = lower.step(parameters, lower.labels, lower.weights)
     derivative = along(lower.forward, parameters, lower.precondition(grad(meta_loss)(after)))
-    return Step(after, *by_sample(lower, logits, derivative))
+    return LowerStep(after, *by_sample(lower, logits, derivative))
 
 
 def by_sample(lower: Lower, logits: torch.Tensor, derivative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,7 +170,7 @@ def nudged(
 
 def released_way(
     lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], size: float = 0.01
-) -> Step:
+) -> LowerStep:
     """One lower step, and the derivatives as the released code has them: the lower loss's gradient by labels and
     weights, at the parameters moved by `size` along v and against it, and the difference of both."""
     after, logits = lower.step(parameters, lower.labels, lower.weights)
@@ -186,12 +186,12 @@ def released_way(
         upper = [lower.labels.detach().clone().requires_grad_(), ones.detach().clone().requires_grad_()]
         slopes.append(torch.autograd.grad(lower.value(moved, *upper)[0], upper))
     scale = -lower.lr * length / (2 * size)
-    return Step(after, *(scale * (up - down) for up, down in zip(*slopes, strict=True)))
+    return LowerStep(after, *(scale * (up - down) for up, down in zip(*slopes, strict=True)))
 
 
 def unrolled(
     lower: Lower, parameters: Parameters, meta_loss: Callable[[Parameters], torch.Tensor], steps: int = 1
-) -> Step:
+) -> LowerStep:
     """`steps` lower steps with the same labels, differentiated by double backward: exact, and costly in memory."""
     ones = torch.ones_like(lower.labels) if lower.weights is None else lower.weights
 
@@ -202,4 +202,4 @@ def unrolled(
         return meta_loss(phi), phi
 
     (by_label, by_weight), after = grad(meta_after, argnums=(0, 1), has_aux=True)(lower.labels, ones)
-    return Step(after, by_label, by_weight)
+    return LowerStep(after, by_label, by_weight)

@@ -43,7 +43,7 @@ NO_SAMPLES = "random without samples"  # the baseline of what the public samples
 
 
 @dataclass(frozen=True)
-class Answer:
+class KeyRows:
     """The rows of a study's tables that answer its questions; None for what a study does not have.
 
     `chance` and `best` are rows of `table.csv`, `moved` is one of `oracle.csv`, the others are rows of
@@ -117,13 +117,13 @@ class Answer:
         return "the public sample" if self.samples.samples == 1 else f"the {self.samples.samples} public samples"
 
 
-def answer_of(study: Study) -> Answer:
+def answer_of(study: Study) -> KeyRows:
     """The rows of a complete study's tables that answer its questions."""
     table, differences, oracle = (study.read_table(f"{name}.csv") for name in ("table", "differences", "oracle"))
     overall = table[(table.difficulty == "overall") & (table.samples == 0)]
     most = differences.samples.max()
     labels = oracle[(oracle.labels == "own") & (oracle.method == "corrected")]
-    return Answer(
+    return KeyRows(
         chance=_row(overall, method="random"),
         best=_row(overall, method="oracle"),
         prm=_row(differences, method="prm_cof", baseline="random", samples=0),

@@ -50,7 +50,7 @@ from dreamprm_lib.engine.problem import Problem, Test
 from dreamprm_lib.engine.sandbox.verdicts import (
     Execution,
     Limits,
-    Request,
+    RunRequest,
     Verdict,
     check_pair,
     check_problem,
@@ -78,7 +78,7 @@ CONTAINER = 'docker run --rm -it -v "$PWD":/dreamprm -w /dreamprm python:3.11 ba
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-Run = Callable[[Request], Execution]
+Run = Callable[[RunRequest], Execution]
 
 
 class Sandbox:
@@ -234,7 +234,7 @@ class _Grading:
 
 def _run(problem: Problem | None, code: str, text: str, limits: Limits, run: Run) -> Execution:
     if problem is None:
-        return run(Request(limits, limits.output_bytes(), code, text))
+        return run(RunRequest(limits, limits.output_bytes(), code, text))
     is_call = any(sample.kind == "functional" for sample in problem.samples)
     nonce = secrets.token_hex(16)
     execution = run(request_for(problem, Test(text, "", "functional" if is_call else "stdin"), code, nonce, limits))
@@ -299,14 +299,14 @@ class _Worker:
         _warn_of_missing(tuple(name for name, on in self.layers.items() if not on and name not in self.without))
         return channel
 
-    def run(self, request: Request, alone: bool = False) -> Execution:
+    def run(self, request: RunRequest, alone: bool = False) -> Execution:
         """Run a program.  Raises `InDoubt` for one that did not run `alone`, where only that can tell."""
         execution = self._run_once(request)
         if execution.status in COUNTS_TWICE and not alone:
             raise InDoubt
         return replace(execution, status=COUNTS_TWICE.get(execution.status, execution.status))
 
-    def _run_once(self, request: Request) -> Execution:
+    def _run_once(self, request: RunRequest) -> Execution:
         """A run by a worker that is started again if it died meanwhile.
 
         The status is `worker_died` if there is no worker to tell it.
@@ -377,7 +377,7 @@ class _Worker:
 class _Program:
     """A program while it runs: the files that it is given, what it writes, and the call that it asks for."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: RunRequest):
         self.request = request
         self.file = _file_in_memory(request.text())
         self.called = False

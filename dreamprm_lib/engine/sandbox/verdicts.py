@@ -1,6 +1,6 @@
 """From a problem's test to a verdict: what a program is asked, within which limits, and what its answer counts as.
 
-Nothing runs here.  A `Request` is what a program gets to see; the expected output of a test is only read afterwards.
+Nothing runs here.  A `RunRequest` is what a program gets to see; the expected output of a test is only read afterwards.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def time_scale() -> float:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """One run that is asked of a worker: a program, its input, and, apart from both, the call that follows it.
 
     `given` says whether LiveCodeBench's imports come before the program; `kind` is that of the test and `entry` the
@@ -172,24 +172,24 @@ def _named(code: str, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in code)
 
 
-def request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Limits) -> Request:
+def request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Limits) -> RunRequest:
     """The program's run on a test."""
     given = problem.source in LIVECODEBENCH_PLATFORMS
     output_bytes = limits.output_bytes(test.output)
     if test.kind == "stdin":
-        return Request(limits, output_bytes, code, test.input, given)
+        return RunRequest(limits, output_bytes, code, test.input, given)
     if test.kind == "check":
         code = _behind_the_prompt(problem, code)
     call = (nonce + test.input).encode("utf-8", "surrogatepass")
     given = given or test.kind == "functional"
-    return Request(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
+    return RunRequest(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
 
 
-def request_to_checker(problem: Problem, test: Test, output: str, nonce: str, limits: Limits) -> Request:
+def request_to_checker(problem: Problem, test: Test, output: str, nonce: str, limits: Limits) -> RunRequest:
     """The run of the problem's checker, in a process of its own, on an output."""
     arguments = "\n".join(json.dumps(text) for text in (test.input, output, test.output))
     call = (nonce + arguments).encode()
-    return Request(limits, limits.output_bytes(), problem.checker, "", False, "functional", "check", call)
+    return RunRequest(limits, limits.output_bytes(), problem.checker, "", False, "functional", "check", call)
 
 
 def _behind_the_prompt(problem: Problem, code: str) -> str:
