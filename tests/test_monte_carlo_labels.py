@@ -26,6 +26,7 @@ from dreamprm_lib.monte_carlo_labels import (
     resampled_labels,
     rollout_prompt,
     squared_errors,
+    thinned_labels,
 )
 from dreamprm_lib.study.rows import OracleState, Program, StepLabel, read_rows
 
