@@ -61,7 +61,8 @@ def test_imports_point_down(path):
 
 def test_no_module_stands_on_itself():
     """Nor on one that stands on it, through any number of others; imports for types alone count too."""
-    paths = {".".join(["dreamprm_lib", *p.relative_to(PACKAGE).with_suffix("").parts]): p for p in PACKAGE.rglob("*.py")}
+    parts = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    paths = {".".join(["dreamprm_lib", *own]): path for path, own in parts.items()}
     graph = {}
     for module, path in paths.items():
         named = {name if name in paths else name.rpartition(".")[0] for name in imports(path, module)}

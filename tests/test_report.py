@@ -130,7 +130,7 @@ def test_the_stack_is_told_where_a_study_has_it(tmp_path):
     answer = answer_of(complete(Study(tmp_path, "s"), DIFFERENCES + stack))
     said = "is better than a random choice (gains 30.0 points), and cannot be told apart from the log-probability alone"
     assert said in " ".join(answer.headline())
-    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings()[2]
+    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings()[1]
 
 
 def test_a_study_without_samples_and_log_probabilities_says_less(tmp_path):

@@ -83,9 +83,13 @@ class KeyRows:
         said = [
             f"A random choice solves {_percent(self.chance.pass_rate)} of the problems ({low} to {high}); a perfect "
             f"choice among the same {counted(self.chance.n, 'program')} would gain {100 * room:.1f} points.",
-            f"Without running a program, `prm_cof` {_relation(self.prm)} a random choice: "
-            f"{_points(self.prm)}{logprob}.",
-            *self._stacked(f"The stack of both, `{STACK}`,", _points),
+            " ".join(
+                [
+                    f"Without running a program, `prm_cof` {_relation(self.prm)} a random choice: "
+                    f"{_points(self.prm)}{logprob}.",
+                    *self._stacked(f"Their stack, `{STACK}`,", _points),
+                ]
+            ),
         ]
         if self.samples:
             said += [
