@@ -61,7 +61,7 @@ def modules_page() -> str:
     rooms["chapters"].sort(key=lambda name: order.index(name) if name in order else len(order))
     del rooms["__main__"]
     text = ""
-    for room in sorted(rooms, key=[*ROOMS, *rooms].index):
+    for room in reversed(sorted(rooms, key=[*ROOMS, *rooms].index)):  # so that links lead to where a name is defined
         text += f"\n## {room.capitalize()}\n\n{ROOMS.get(room, '')}\n"
         folder = "" if room in ("chapters", "errors") else room.replace("/", ".") + "."
         for name in (folder + module for module in rooms[room]):
