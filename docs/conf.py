@@ -39,17 +39,17 @@ autodoc_typehints = "signature"
 default_role = "code"
 
 
-ROOMS = {
-    "chapters": "A module for each notebook, and those that two chapters are helped by.",
+ROOMS = {  # from the bottom up: a page that documents a name comes before one that only uses it, or links go astray
+    "errors": "What is raised where something is wrong.",
     "engine": "What the chapters work with, and know nothing of: problems, models, training, files.",
     "engine/policy": "Asking language models, here or elsewhere, and keeping what they answer.",
     "engine/sandbox": "Running programs that nobody has read.",
     "evidence": "How a claim is judged: statistics, worlds of known truth, costs.",
     "study": "What passes between the chapters.",
+    "chapters": "A module for each notebook, and those that two chapters are helped by.",
     "show": "Figures, widgets, findings and the report.",
     "commands": "What `python -m dreamprm_lib` does.",
     "course": "The editions, the exercises and the quizzes.",
-    "errors": "What is raised where something is wrong.",
 }
 NO_PAGE = {"engine.sandbox.worker"}  # the program of another process
 
@@ -61,7 +61,7 @@ def modules_page() -> str:
     rooms["chapters"].sort(key=lambda name: order.index(name) if name in order else len(order))
     del rooms["__main__"]
     text = ""
-    for room in reversed(sorted(rooms, key=[*ROOMS, *rooms].index)):  # so that links lead to where a name is defined
+    for room in sorted(rooms, key=[*ROOMS, *rooms].index):
         text += f"\n## {room.capitalize()}\n\n{ROOMS.get(room, '')}\n"
         folder = "" if room in ("chapters", "errors") else room.replace("/", ".") + "."
         for name in (folder + module for module in rooms[room]):
