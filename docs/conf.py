@@ -47,7 +47,8 @@ ROOMS = {  # from the bottom up: a page that documents a name comes before one t
     "evidence": "How a claim is judged: statistics, worlds of known truth, costs.",
     "study": "What passes between the chapters.",
     "chapters": "A module for each notebook, and those that two chapters are helped by.",
-    "show": "Figures, widgets, findings and the report.",
+    "show/figures": "The figures, by chapter.",
+    "show": "Widgets, drawings, findings and the report.",
     "commands": "What `python -m dreamprm_lib` does.",
     "course": "The editions, the exercises and the quizzes.",
 }
