@@ -162,11 +162,18 @@ class TestSmoke:
             "prm_weights",
             "prm_recalibrated",
             "prm_likelihood",
+            "prm_posterior",
             "dreamprm_code",
             "oracle",
         }
         methods |= {"first", "mean_logprob", "shortest", "longest", "consensus"}
-        methods |= {"prm_cof x consensus", "prm_weak", "prm_weak_corrected", "prm_weak_recalibrated"}
+        methods |= {
+            "prm_cof x consensus",
+            "prm_cof + mean_logprob",
+            "prm_weak",
+            "prm_weak_corrected",
+            "prm_weak_recalibrated",
+        }
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
         overall = table.query("difficulty == 'overall' and samples == 0").set_index("method").pass_rate
