@@ -67,7 +67,7 @@ def modules_page() -> str:
         folder = "" if room in ("chapters", "errors") else room.replace("/", ".") + "."
         for name in (folder + module for module in rooms[room]):
             if name not in NO_PAGE:
-                text += f"\n### `{name}`\n\n```{{eval-rst}}\n.. automodule:: dreamprm_lib.{name}\n   :members:\n```\n"
+                text += f"\n### `{name}`\n\n```{{eval-rst}}\n.. automodule:: dreamprm_lib.{name}\n   :members:\n   :ignore-module-all:\n```\n"
     return text
 
 

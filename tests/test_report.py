@@ -93,6 +93,7 @@ def test_the_report_is_one_file_whose_tables_and_sentences_are_marked_up(html):
     assert "Without running any public sample" in text and "After 2 public samples" in text
     assert "<th>prm_<wbr>cof</th>" in text and "40.0 (35&#8288;–&#8288;45)" in text
     assert "<code>prm_<wbr>cof</code> is better than <code>random</code>" in text
+    assert "&lt;i&gt;" in html(MANIFEST | {"note": "<i>"})
 
 
 def test_the_report_tells_costs_where_there_are_any(html):

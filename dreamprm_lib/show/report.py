@@ -91,6 +91,7 @@ def _filled(template: str, study: Study, manifest: dict, **more: Any) -> str:
     return environment.get_template(template).render(
         study=study.name,
         profile=manifest["profile"],
+        note=manifest.get("note", ""),
         answer=answer,
         tables=wide_tables(table),
         groups=grouped_verdicts(study.read_table("differences.csv")),
