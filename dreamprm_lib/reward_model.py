@@ -2,8 +2,8 @@
 
 A backbone with frozen weights (`engine/backbone.py`) turns each prefix into one feature vector, for all steps of all
 candidates in one pass, and a linear head with a sigmoid turns that into a score.  Trained on Monte-Carlo labels of all
-steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).  The last layers
-or LoRA matrices can be trained with the head (`engine/fine_tuning.py`).
+steps the model is PRM-CoF; trained on whole programs alone it is the ORM (DreamPRM-Code, section 3.2).  LoRA
+matrices can be trained with the head (`engine/fine_tuning.py`).
 """
 
 from __future__ import annotations

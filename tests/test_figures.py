@@ -106,7 +106,6 @@ DRAWINGS = {
     "calibration": lambda: figures.calibration_figure(
         {when: reliability([0.1, 0.9], [0, 1]) for when in ("before", "after")},
         pd.DataFrame({"group": ["all", "all"], "steps": 2, "when": ["before", "after"], "error": [0.2, 0.1]}),
-        1.3,
     ),
     "planted map": lambda: figures.planted_map(PLANTED),
     "planted": lambda: figures.planted_figure(PLANTED),
@@ -203,7 +202,7 @@ FINDINGS = {
     "search": "For 150 tokens a problem beam search solves 50 %, best-of-N by prm_cof about 50 %",
     "power": "With 131 problems a true gain of 1 points",
     "planted": "Clean outcomes gain +0.00 in ranking with bias `none`, at most +0.00 elsewhere",
-    "calibration": "T = 1.30. Calibration error of all: before 0.20, after 0.10",
+    "calibration": "Calibration error of all: before 0.20, after 0.10",
     "prompts": "a: 50 % chains, 50 % pass; b: 100 % chains, 100 % pass",
     "noise": "2 prefixes: the label from 4 rollouts is off by 0.07 on average (against 16)",
 }

@@ -71,12 +71,10 @@ class Tuning:
     """What training changed in a backbone.
 
     `lora`: for the name of a module, matrices A [rank, in] and B [out, rank]; its weight grows by alpha / rank · B A.
-    `replaced`: for the name of a parameter, its new value.
     """
 
     alpha: float = 0.0
     lora: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    replaced: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -85,15 +83,12 @@ class Tuning:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All matrices by names that tell what they are; `of_tensors` is the way back."""
-        named = {
-            f"lora.{name}.{side}": t for name, pair in self.lora.items() for side, t in zip("AB", pair, strict=True)
-        }
-        return named | {f"replaced.{name}": t for name, t in self.replaced.items()}
+        pairs = self.lora.items()
+        return {f"lora.{name}.{side}": t for name, pair in pairs for side, t in zip("AB", pair, strict=True)}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> Tuning | None:
         """The tuning in `tensors`, None if there is none; raises `WeightsError` for a LoRA pair that is not whole."""
-        replaced = {n.removeprefix("replaced."): t for n, t in tensors.items() if n.startswith("replaced.")}
         names = {n[5:-2] for n in tensors if n.startswith("lora.")}
         try:
             lora = {name: (tensors[f"lora.{name}.A"], tensors[f"lora.{name}.B"]) for name in sorted(names)}
@@ -103,36 +98,29 @@ class Tuning:
             if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1]):
                 shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
                 raise WeightsError(f"The checkpoint's LoRA matrices of {name} do not fit together: {shapes}.")
-        return cls(alpha, lora, replaced) if lora or replaced else None
+        return cls(alpha, lora) if lora else None
 
     def apply(self, model) -> None:
         """Write the changes into the model's own weights.  Raises `WeightsError` where they don't fit."""
         parameters = dict(model.named_parameters())
-        changes = {f"{name}.weight": pair for name, pair in self.lora.items()} | self.replaced
-        for name, change in changes.items():
+        for module, (a, b) in self.lora.items():
+            name = f"{module}.weight"
             if name not in parameters and _is_above(model, name):
                 continue
-            weight = parameters.get(name)
-            if isinstance(change, tuple):
-                a, b = (t.float() for t in change)
-                value = self.alpha / len(a) * (b @ a)
-            else:
-                value = change
-            if weight is None or value.shape != weight.shape:
+            change, weight = self.alpha / len(a) * (b.float() @ a.float()), parameters.get(name)
+            if weight is None or change.shape != weight.shape:
                 own = "has no such parameter" if weight is None else f"has shape {tuple(weight.shape)} there"
                 raise WeightsError(
-                    f"The checkpoint changes {name}, of shape {tuple(value.shape)}; the backbone {own}. Give the "
+                    f"The checkpoint changes {name}, of shape {tuple(change.shape)}; the backbone {own}. Give the "
                     "backbone that it was trained on."
                 )
-            weight.data.copy_(weight.float() + value if isinstance(change, tuple) else value)
+            weight.data.copy_(weight.float() + change)
 
 
 def _is_above(model, name: str) -> bool:
     """Whether a parameter is one that was cut off, because it lies above the layers that are read."""
     kept, whole = len(model.layers), model.config.num_hidden_layers
-    return (kept < whole and name.split(".")[0] == "norm") or any(
-        name.startswith(f"layers.{layer}.") for layer in range(kept, whole)
-    )
+    return any(name.startswith(f"layers.{layer}.") for layer in range(kept, whole))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Fine-tuning a backbone with a linear head: what is frozen is computed once, and what trains lies above it.
+"""Fine-tuning a backbone with a linear head, the original's way: low-rank matrices beside frozen weights.
 
 The score of a prefix is the sigmoid of a linear head on its state.  `Lora` trains low-rank matrices in every layer of a
-causal LM (the original's way: rank 8, alpha 16 on the four attention projections); `LastLayers` trains the top of the
-backbone on the states of the layers below it, which are read once.
+causal LM (rank 8, alpha 16 on the four attention projections).
 
 With a meta set, the labels that may move are learned too (DreamPRM-Code, section 3.3): after each step of the model,
 each label of its batch moves against its derivative of the meta loss, by one forward-mode product through the step.
@@ -14,7 +13,6 @@ saves where it stands and goes on from there, on as many processes as there are 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import itertools
@@ -62,13 +60,6 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class LastLayers:
-    """The last `count` of the layers that are read, with the final norm if it is one of them."""
-
-    count: int = 2
-
-
-@dataclass(frozen=True)
 class Example:
     """A problem, its programs as texts of steps, a label in [0, 1] for each step (NaN: no label), and which labels may
     move where a meta set teaches (None: all)."""
@@ -93,7 +84,7 @@ class Recipe:
     it is saved where training stands.
     """
 
-    part: Lora | LastLayers = field(default_factory=Lora)
+    part: Lora = field(default_factory=Lora)
     epochs: Positive = 5
     iterations: Annotated[int, Field(ge=0)] = 0
     learning_rate: Rate = 1e-4
@@ -115,7 +106,6 @@ class Recipe:
         return sorted({round(k) for k in np.linspace(0, self.iterations, LOOKS)})
 
 
-PARTS = {"lora": Lora, "last_layers": LastLayers}
 CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that a head and a recipe share
 
 
@@ -125,9 +115,9 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
 
     Raises `InputError` for what is no recipe, field by field.
     """
-    if training not in PARTS:
-        raise InputError(f"`training` is {training!r}: fine-tuning takes one of {', '.join(PARTS)}.")
-    return row_of(Recipe, {"part": PARTS[training](), "seed": seed} | defaults | settings, "The recipe")
+    if training != "lora":
+        raise InputError(f"`training` is {training!r}: choose head or lora.")
+    return row_of(Recipe, {"part": Lora(), "seed": seed} | defaults | settings, "The recipe")
 
 
 @dataclass(frozen=True)
@@ -177,8 +167,9 @@ def fine_tune(
     are outcomes that teach nothing and are only looked at.  `saved` is a folder that
     keeps how far each training got, in a file named by all that it depends on; if its file is there, training goes on.
 
-    Raises `InputError` for an unknown loss or precision, a part that is not there, a backbone that is tuned already,
-    examples without any label, a label outside [0, 1], a saved state that is damaged, and if training diverges.
+    Raises `InputError` for an unknown loss or precision, projections that are not there, a backbone that is tuned
+    already, examples without any label, a label outside [0, 1], a saved state that is damaged, and where training
+    diverges.
     """
     if backbone.tuning:
         raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
@@ -456,29 +447,14 @@ def _target(labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
     """The scorer, its batches, and how to take the tuning out of the trained model."""
     top = max(backbone.layers)
-    if isinstance(recipe.part, Lora):
-        tokenizer, frozen = open_model.__wrapped__(backbone.name, backbone.dtype, top)  # one that nobody shares
-        model, extract = _with_lora(frozen, recipe.part)
-        batches = list(_batches(backbone, examples, tokenizer, frozen.device))
-    else:
-        below = top - recipe.part.count
-        if below < 0 or recipe.part.count < 1:
-            raise InputError(f"{recipe.part.count} layers can't train: {top} are read.")
-        tokenizer, frozen = open_model(backbone.name, backbone.dtype, below)
-        model, extract = _upper_part(open_model(backbone.name, backbone.dtype, top)[1], below)
-        batches = list(_batches(backbone, examples, tokenizer, frozen.device))
-        for batch in tqdm(batches, desc="reading with the frozen layers", unit="pack"):
-            with torch.no_grad():
-                states = frozen(**batch["inputs"], use_cache=False).last_hidden_state.float()
-            del batch["inputs"]["input_ids"]
-            batch["inputs"]["inputs_embeds"] = states
+    tokenizer, frozen = open_model.__wrapped__(backbone.name, backbone.dtype, top)  # one that nobody shares
+    model, extract = _with_lora(frozen, recipe.part)
+    batches = list(_batches(backbone, examples, tokenizer, frozen.device))
     scorer = StepScorer(model, frozen.config.hidden_size).to(frozen.device)
     if recipe.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if recipe.precision == "double":
         scorer = scorer.double()
-        for batch in batches:
-            batch["inputs"] = {n: t.double() if t.is_floating_point() else t for n, t in batch["inputs"].items()}
     if recipe.shard:
         parallel.shard(scorer, [m for m in scorer.modules() if isinstance(m, type(frozen.layers[0]))])
     return scorer, batches, extract
@@ -523,23 +499,3 @@ def _with_lora(model, part: Lora):
         return Tuning(part.alpha, pairs)
 
     return model, extract
-
-
-def _upper_part(model, below: int):
-    """A copy of the layers above `below`, in float32, that reads states instead of tokens."""
-    upper = copy.deepcopy(model).float().requires_grad_(True)
-    upper.layers = upper.layers[below:]
-    upper.embed_tokens = torch.nn.Identity()
-    for index, layer in enumerate(upper.layers):
-        layer.self_attn.layer_idx = index
-
-    def extract(trained) -> Tuning:
-        def name_in_whole(name: str) -> str:
-            first, _, rest = name.partition(".")
-            return (
-                f"layers.{below + int(rest.partition('.')[0])}.{rest.partition('.')[2]}" if first == "layers" else name
-            )
-
-        return Tuning(replaced={name_in_whole(n): p.detach().cpu() for n, p in trained.named_parameters()})
-
-    return upper, extract

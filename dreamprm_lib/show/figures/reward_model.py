@@ -69,13 +69,11 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
     return draw.finished(figure, f"{said}; {within} of {others} lie in its interval")
 
 
-def calibration_figure(
-    curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame, temperature: float | None = None
-) -> Figure:
+def calibration_figure(curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame) -> Figure:
     """Left: what scores promise and what comes of them.  Right: calibration error by group.
 
     `curves`: for `before` and `after` (or for methods), the table of `reward_model.reliability`; `errors`: columns
-    group, steps, when, error; `temperature`: what lies between before and after.
+    group, steps, when, error.
     """
     spare = iter((draw.BLUE, draw.ORANGE, draw.PINK))
     colors = {
@@ -100,6 +98,5 @@ def calibration_figure(
     right.set_xlim(0, 1.1 * max(errors.error.max(), 0.01))
     draw.key(figure, colors)
     first = errors[errors.group == groups.group.iloc[0]].set_index("when").error
-    cooled = "" if temperature is None else f"T = {temperature:.2f}. "
     said = ", ".join(f"{when} {error:.2f}" for when, error in first.items())
-    return draw.finished(figure, f"{cooled}Calibration error of {groups.group.iloc[0]}: {said}")
+    return draw.finished(figure, f"Calibration error of {groups.group.iloc[0]}: {said}")
