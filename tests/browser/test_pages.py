@@ -1,5 +1,7 @@
 """The report and the book in a browser: on a desk and on a phone, in light and dark, with no network."""
 
+import re
+import runpy
 import subprocess
 import sys
 from urllib.parse import unquote, urlsplit
@@ -82,3 +84,24 @@ def test_all_links_within_the_book_hold(book):
             if not target.exists() or lost:
                 broken.append(f"{path.relative_to(book)}: {link.geturl()}")
     assert len(pages) > 10 and broken == []
+
+
+@pytest.fixture
+def conf(monkeypatch):
+    """The settings of the book, as Sphinx reads them."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    sys.modules.pop("house")
+
+
+def test_the_library_s_page_has_every_module(conf):
+    page = conf["modules_page"]()
+    listed = re.findall(r"automodule:: dreamprm_lib\.(\S+)", page)
+    package = ROOT / "dreamprm_lib"
+    files = (p for p in package.rglob("*.py") if p.stem not in ("__init__", "__main__"))
+    modules = {".".join(p.relative_to(package).with_suffix("").parts) for p in files}
+    assert len(listed) == len(set(listed)) and set(listed) == modules - {"engine.sandbox.worker"}
+    chapters = [name for name in listed if "." not in name and name != "errors"]
+    assert chapters[:2] == ["chain_of_functions", "monte_carlo_labels"]  # in the course's order
+    assert listed.index("evidence.costs") < listed.index("paper_scale")  # a link leads to where a name is defined
+    assert set(re.findall(r"^## (\S+)", page.lower(), re.MULTILINE)) == set(conf["ROOMS"])
