@@ -95,7 +95,7 @@ def _add_recordings(commands: Commands) -> None:
     record.add_argument(
         "--only",
         choices=("solutions", "rollouts", "oracle", "candidates", "search"),
-        help="one kind alone; `search`, the beam search of chapter 6, is recorded only if it is named",
+        help="one kind alone; `search`, the beam search of chapter 8, is recorded only if it is named",
     )
     record.add_argument(
         "--prm",

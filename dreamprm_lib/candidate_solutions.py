@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from dreamprm_lib.chain_of_functions import Batch, batch_of, split_steps
 from dreamprm_lib.engine.files import read_json, to_json, write_atomically
 from dreamprm_lib.engine.problems import DIFFICULTIES, LcbQuestion, Problem
-from dreamprm_lib.engine.sandbox.consensus import agreement
+from dreamprm_lib.engine.sandbox.consensus import agreement, answers, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.schema import checked
 from dreamprm_lib.errors import InputError
@@ -61,7 +61,8 @@ def free_scores(
             "longest": [[float(len(c.code))] for c in mine],
         }
         if sandbox:
-            found["consensus"] = [[share] for share in agreement(problem, [c.code for c in mine], sandbox)]
+            table = answers(problem, [c.code for c in mine], sandbox, perturbed_inputs(problem))
+            found["consensus"] = [[float(share)] for share in agreement(table)]
             each = [replace(problem, tests=(sample,)) for sample in problem.samples]
             verdicts = iter(sandbox.grade([(one, c.code) for c in mine for one in each]))
             found["public_samples"] = [[float(next(verdicts).passed) for _ in each] for _ in mine]

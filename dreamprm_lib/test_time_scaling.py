@@ -10,25 +10,20 @@ given for a selector that may first run 0, 1 or 2 of the statement's public samp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
-from math import comb, floor
+from math import comb
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from dreamprm_lib.chain_of_functions import cof_prompt
-from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.clusters import spread
-from dreamprm_lib.engine.policy.policy import Prompt, render_chatml
 from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
-from dreamprm_lib.engine.sandbox.consensus import INPUTS
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
 from dreamprm_lib.evidence.statistics import (
     counted,
     holm,
@@ -37,9 +32,8 @@ from dreamprm_lib.evidence.statistics import (
     problems_to_settle,
     sign_flip_test,
 )
-from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
-from dreamprm_lib.study.rows import CandidateScores, Program, SearchedProgram, StepLabel
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 
 def best_of_n(scores: ArrayLike, passed: ArrayLike, n: int) -> float:
@@ -59,15 +53,6 @@ def best_of_n(scores: ArrayLike, passed: ArrayLike, n: int) -> float:
         reached = comb(below + int(tied.sum()), n) - comb(below, n)
         value += reached / comb(total, n) * right[tied].mean()
     return float(value)
-
-
-def best_of_mean(scores: ArrayLike, passed: ArrayLike, n: float) -> float:
-    """Best-of-N where N is `n` in the mean: the mixture of the two whole N beside it (n = 2.25: N = 3 in a quarter of
-    the cases, else N = 2), so that any budget of tokens can be met.  1 <= n <= len(scores)."""
-    low = floor(n)
-    rest = n - low
-    value = best_of_n(scores, passed, low)
-    return value if rest == 0 else (1 - rest) * value + rest * best_of_n(scores, passed, low + 1)
 
 
 # ------------------------------------------------------------------------------------------------- all methods at once
@@ -150,6 +135,13 @@ def make_pool(
     return Pool(kept, passed, table, samples)
 
 
+def aggregation_rules(scores: Sequence[CandidateScores], aggregation: str) -> dict[str, str]:
+    """How `make_pool` makes one score of a program: by `aggregation` for a process reward model, and by the last score
+    for `orm`, which learned from whole programs alone, and for methods that give a program only one."""
+    stepwise = {s.method for s in scores if len(s.scores) > 1} - {"orm", SAMPLES}
+    return {s.method: aggregation if s.method in stepwise else "last" for s in scores}
+
+
 def weighted_votes(
     scores: Sequence[CandidateScores], votes: Sequence[CandidateScores], method: str
 ) -> list[CandidateScores]:
@@ -228,11 +220,11 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
         for method, baseline in pairs:
             gain = pool.best_of(method, pool.size, samples) - pool.best_of(baseline, pool.size, samples)
             gains.append((method, baseline, samples, gain))
-    return _compared(gains, draws, seed)
+    return compared(gains, draws, seed)
 
 
-def _compared(gains: Sequence[tuple[str, str, int, np.ndarray]], draws: int, seed: int) -> pd.DataFrame:
-    """The table of `differences`: method, baseline, samples, and the gain on each problem [problems], row by row."""
+def compared(gains: Sequence[tuple[str, str, int, np.ndarray]], draws: int, seed: int) -> pd.DataFrame:
+    """The table of `differences` for given gains [problems]: rows of method, baseline, samples and gain."""
     rows = [_difference(*row, draws=draws, seed=seed) for row in tqdm(gains, desc="comparing", unit="pair")]
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table.p_value))
@@ -276,29 +268,6 @@ def aggregation_table(
         rows.append((method, how, n, *chain(*both)))
     columns = ["method", "aggregation", "n", "pass_rate", "ci_low", "ci_high", "difference", "diff_low", "diff_high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def rank_agreement(pool: Pool, methods: Sequence[str], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Kendall's tau-b of two methods' scores within a problem, mean over problems: columns method, other, tau, ci_low,
-    ci_high (95 %), problems.
-
-    1: the same order; 0: unrelated; -1: reversed.  Ties are accounted for.  A problem in which either method gives all
-    candidates the same score has no tau and is left out.
-    """
-    signs = {m: [np.sign(s[:, None] - s[None, :]) for s in map(_finite, pool.scores[m])] for m in methods}
-    rows = []
-    for method in methods:
-        for other in methods:
-            pairs = zip(signs[method], signs[other], strict=True)
-            sums = [((a * b).sum(), np.sqrt((a * a).sum() * (b * b).sum())) for a, b in pairs]
-            taus = [product / norm for product, norm in sums if norm > 0]
-            rows.append((method, other, *mean_with_interval(taus, draws, seed), len(taus)))
-    return pd.DataFrame(rows, columns=["method", "other", "tau", "ci_low", "ci_high", "problems"])
-
-
-def _finite(scores: np.ndarray) -> np.ndarray:
-    """Scores whose differences are numbers: minus infinity becomes the lowest number."""
-    return np.nan_to_num(scores, neginf=np.finfo(float).min / 4)
 
 
 def missed_picks(pool: Pool, method: str) -> list[tuple[Problem, int, int]]:
@@ -354,72 +323,6 @@ def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -
     return [f"{said}.", f"{pair} would take {count} problems."]
 
 
-# ------------------------------------------------------------------------------------------------- search
-
-SEARCH, SEARCH_ANY = "beam search", "beam search, any program"
-
-
-def equal_tokens(pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram]) -> np.ndarray:
-    """For each problem [problems] the N at which N candidates cost, in the mean, as many tokens as its search did.
-
-    At most the pool's size, where the recorded candidates end.  `found` has each problem of the pool.
-    """
-    paid = {row.problem: row.search_tokens for row in found}
-    return np.clip([paid[p.id] for p in pool.problems] / _tokens_each(pool, candidates), 1, pool.size)
-
-
-def search_differences(
-    pool: Pool,
-    candidates: Sequence[Program],
-    found: Sequence[SearchedProgram],
-    method: str = "prm_cof",
-    draws: int = 4000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
-
-    Its pick is compared with `method`, by which it was steered, and with `random`; whether any of its finished programs
-    passes is compared with `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
-    """
-    n = equal_tokens(pool, candidates, found)
-    pick, any_passes = _search_outcomes(pool, found)
-    gains = []
-    for name, solved, baseline in (
-        (SEARCH, pick, method),
-        (SEARCH, pick, "random"),
-        (SEARCH_ANY, any_passes, "oracle"),
-    ):
-        rates = [best_of_mean(*case) for case in zip(pool.scores[baseline], pool.passed, n, strict=True)]
-        gains.append((name, baseline, 0, solved - np.array(rates)))
-    return _compared(gains, draws, seed)
-
-
-def search_curve(
-    pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram], draws: int = 4000, seed: int = 0
-) -> pd.DataFrame:
-    """`scaling_curve` without samples, with the mean `tokens` a problem, and the search as two more methods (with n
-    missing): its pick, and whether any of its finished programs passes."""
-    curve = scaling_curve(replace(pool, samples=None), draws, seed).drop(columns="samples")
-    cost = _tokens_each(pool, candidates).mean()
-    paid = np.mean([row.search_tokens for row in found if row.rank == 0])
-    rows = []
-    for name, solved in zip((SEARCH, SEARCH_ANY), _search_outcomes(pool, found), strict=True):
-        mean, low, high = mean_with_interval(solved, draws, seed)
-        rows.append({"method": name, "pass_rate": mean, "ci_low": low, "ci_high": high, "tokens": paid})
-    return pd.concat([curve.assign(tokens=curve.n * cost), pd.DataFrame(rows)], ignore_index=True)
-
-
-def _tokens_each(pool: Pool, candidates: Sequence[Program]) -> np.ndarray:
-    """Mean tokens of a candidate [problems]."""
-    return np.array([np.mean([c.tokens for c in candidates if c.problem == p.id]) for p in pool.problems])
-
-
-def _search_outcomes(pool: Pool, found: Sequence[SearchedProgram]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the pick passes, and whether any finished program does [problems] bool."""
-    passed = {p.id: [row.passed for row in found if row.problem == p.id] for p in pool.problems}
-    return np.array([ok[0] for ok in passed.values()]), np.array([any(ok) for ok in passed.values()])
-
-
 # ------------------------------------------------------------------------------------------------- scoring
 
 
@@ -443,59 +346,3 @@ def score_candidates(
 
 def _scores_of_problem(model: RewardModel, task: tuple[Problem, list[str]]) -> list[list[float]]:
     return model.score(*task)
-
-
-# ------------------------------------------------------------------------------------------------- what it costs
-
-
-def study_bill(
-    model: RewardModel,
-    policy_parameters: int,
-    machine: Machine,
-    problems: Sequence[Problem],
-    solutions: Sequence[Program],
-    labels: Sequence[StepLabel],
-    candidates: Sequence[Program],
-) -> pd.DataFrame:
-    """What each part of a study costs, as `costs.bill` counts it; `each` is `study`, `problem` or `candidate`.
-
-    `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
-    has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
-    prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.
-    """
-    tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
-
-    def asked(prompts: Iterable[Prompt]) -> int:
-        return sum(len(tokenizer(render_chatml(p), add_special_tokens=False).input_ids) for p in prompts)
-
-    def trees(programs: Sequence[Program]) -> list[Tree]:
-        steps = {name: [c.steps for c in programs if c.problem == name] for name in {c.problem for c in programs}}
-        return [Tree.of(tokenizer, template.root(by_id[name]), template.after, each) for name, each in steps.items()]
-
-    by_id = {p.id: p for p in problems}
-    learned, test = ([by_id[name] for name in dict.fromkeys(c.problem for c in cs)] for cs in (solutions, candidates))
-    prefixes = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
-    if any(x.tokens is None for x in prefixes):
-        raise InputError("labels.jsonl does not say how many tokens its rollouts wrote: run chapter 2 again.")
-    epochs = len(model.about.get("losses", []))  # 0: the backbone was frozen, and read once
-    writing, reading = 2 * policy_parameters, 2 * parameters_read(model.backbone.name, max(model.backbone.layers))
-    read = sum(tree.tokens for tree in trees(solutions)) * max(epochs, 1)
-    graded = sum(len(by_id[p.problem].tests) for p in solutions)
-    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in prefixes)
-    scored = trees(candidates)
-    root = sum(len(tree.root) for tree in scored)
-    branch = sum(tree.tokens for tree in scored) - root
-    here, many = len(test), len(candidates)
-    rows = [
-        ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
-        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in prefixes), 0, writing, 0),
-        ("rollouts", "study", 0, sum(x.tokens or 0 for x in prefixes), writing, regraded),
-        ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
-        ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
-        ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),
-        ("scoring", "problem", root / here, 0, reading, 0),
-        ("scoring", "candidate", branch / many, 0, reading, 0),
-        ("samples", "candidate", 0, 0, 0, 1),
-        ("consensus", "candidate", 0, 0, 0, INPUTS),
-    ]
-    return bill(rows, machine)

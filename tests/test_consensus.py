@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dreamprm_lib.candidate_solutions import free_scores
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox.consensus import agreement, perturbed_inputs
+from dreamprm_lib.engine.sandbox.consensus import FAILED, agreement, answers, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Execution, Sandbox
 from dreamprm_lib.study.rows import Program
 
@@ -28,6 +29,15 @@ BROKEN = "print(1 / 0)\n"
 def box():
     with Sandbox(workers=2, time_limit=1.0) as opened:
         yield opened
+
+
+def shares_of(problem, codes, sandbox):
+    return agreement(answers(problem, codes, sandbox, perturbed_inputs(problem))).tolist()
+
+
+def test_agreement_is_counted_by_input_and_a_failure_agrees_with_nobody():
+    table = np.array([[0, 0], [0, 1], [1, FAILED], [FAILED, FAILED]])
+    assert agreement(table).tolist() == [1 / 6, 1 / 6, 0, 0]
 
 
 def test_made_up_inputs_keep_the_form_of_the_samples():
@@ -54,7 +64,7 @@ def test_functions_that_return_the_same_agree(box):
         "class Solution:\n    def f(self, xs, n, r): return sorted(xs)[n - 1]",
     )
     broken, leaves = "def f(xs, n, r): return {1}", "import os\nos._exit(0)"
-    shares = agreement(FUNCTION, [right, also, "def f(xs, n, r): return xs[0]", broken, leaves, leaves], box)
+    shares = shares_of(FUNCTION, [right, also, "def f(xs, n, r): return xs[0]", broken, leaves, leaves], box)
     assert shares[0] == shares[1] >= 1 / 5 and shares[0] > shares[2] and shares[3:] == [0, 0, 0]
 
 
@@ -65,10 +75,10 @@ def test_of_real_problems_most_made_up_inputs_are_read_by_the_reference(box):
 
 
 def test_programs_that_print_the_same_agree_and_failures_agree_with_nobody(box):
-    shares = agreement(LARGEST, [RIGHT, ALSO, WRONG, BROKEN, BROKEN], box)
+    shares = shares_of(LARGEST, [RIGHT, ALSO, WRONG, BROKEN, BROKEN], box)
     assert shares[0] == shares[1] and shares[0] >= 0.25 and shares[0] > shares[2]
     assert shares[3] == shares[4] == 0
-    assert agreement(LARGEST, [RIGHT], box) == [0.0] and agreement(LARGEST, [], box) == []
+    assert shares_of(LARGEST, [RIGHT], box) == [0.0] and shares_of(LARGEST, [], box) == []
 
 
 class Scripted:
@@ -89,7 +99,7 @@ class Scripted:
 def test_a_program_that_ran_out_of_time_is_not_run_again_and_keeps_the_votes_that_it_had():
     first, *others = perturbed_inputs(LARGEST)
     scripted = Scripted(first)
-    shares = agreement(LARGEST, ["right", "stuck", "broken"], scripted)
+    shares = shares_of(LARGEST, ["right", "stuck", "broken"], scripted)
     assert shares == [1 / 16, 1 / 16, 0]  # one of two others, on one of eight inputs
     assert [text for code, text in scripted.ran if code == "stuck"] == [first, others[0]]
     assert [text for code, text in scripted.ran if code == "broken"] == [first, *others]  # an error costs no time

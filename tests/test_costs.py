@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dreamprm_lib.chain_of_functions import cof_prompt
+from dreamprm_lib.cost_and_search import study_bill
 from dreamprm_lib.engine.backbone import Backbone, Template, parameters_read
 from dreamprm_lib.engine.policy.policy import render_chatml
 from dreamprm_lib.engine.problems import Problem, Test
@@ -19,7 +20,7 @@ from dreamprm_lib.evidence import costs
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import RewardModel
 from dreamprm_lib.study.rows import Program, StepLabel
-from dreamprm_lib.test_time_scaling import Pool, scaling_curve, study_bill
+from dreamprm_lib.test_time_scaling import Pool, scaling_curve
 
 CASE = Test("1\n", "1\n")
 TRAIN = Problem("a", "A", "Do it.", "easy", "train", (CASE,), (CASE, CASE, CASE))

@@ -9,7 +9,7 @@ from dreamprm_lib.show import diagrams
 POOL = [True, False, False, True, False]
 DRAWINGS = {  # how each drawing is made, and what must be written on it
     "map": (lambda: diagrams.pipeline(0), "6  the best\nof N"),
-    **{f"map {k}": (lambda k=k: diagrams.pipeline(k), f"You are here: chapter {k}") for k in range(1, 8)},
+    **{f"map {k}": (lambda k=k: diagrams.pipeline(k), f"You are here: chapter {k}") for k in range(1, 10)},
     "prompt": (lambda: diagrams.chat_prompt(["system", "user", "prefill"], ["Write.", "Add " * 40, "x"]), "prefill"),
     "prefixes": (lambda: diagrams.prefixes(["main", "read_input", "solve"], [4, 3, 9]), "prefix 3 is the whole"),
     "long program": (lambda: diagrams.prefixes([f"function_with_a_long_name_{k}" for k in range(8)], [3] * 8), "8"),

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dreamprm_lib.cost_and_search import Search, State
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale, growth
 from dreamprm_lib.paper_scale import power_curves, published_counts
 from dreamprm_lib.reward_model import reliability
 from dreamprm_lib.show import figures, game, widgets
-from dreamprm_lib.step_search import Search, State
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
 

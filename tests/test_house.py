@@ -22,11 +22,12 @@ CHAPTERS = [
     "reward_model",
     "label_correction",
     "known_truth",
-    "step_search",
     "test_time_scaling",
+    "selection_by_execution",
+    "cost_and_search",
     "paper_scale",
 ]
-WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
+WITHOUT_A_NOTEBOOK = {"known_truth"}  # chapter 5 has it
 FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3, "steps": 4}
 FLOORS |= {name: 5 + number for number, name in enumerate(CHAPTERS)}
 FLOORS |= {"show": 20, "commands": 21, "course": 22, "__main__": 23}

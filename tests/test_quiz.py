@@ -58,7 +58,7 @@ def test_without_widgets_the_questions_are_shown_and_no_answer_is():
 
 def test_words_in_back_quotes_are_code_and_the_rest_is_escaped():
     assert "<code>main</code>" in quiz("01_chain_of_functions").still
-    assert "p &lt; 0.05" in quiz("07_paper_scale").still
+    assert "p &lt; 0.05" in quiz("09_paper_scale").still
 
 
 def test_who_teaches_gets_letter_answer_and_explanation():

@@ -8,12 +8,12 @@ import pytest
 from dreamprm_lib.chain_of_functions import sample_programs
 from dreamprm_lib.commands import record as recorder
 from dreamprm_lib.commands.run import Profile
+from dreamprm_lib.cost_and_search import search
 from dreamprm_lib.engine.policy.completions import CompletionStore, load_recording
 from dreamprm_lib.engine.policy.policy import open_policy
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, MissingCompletion
-from dreamprm_lib.step_search import search
 from dreamprm_lib.study.folder import STAGES
 
 BODY = ' do it."""\n    print(solve())\n\n\ndef solve():\n    """Strategy: guess."""\n    return 1\n\n\nmain()\n'

@@ -65,8 +65,8 @@ def study(tmp_path):
 
 @pytest.fixture
 def html(study, monkeypatch):
-    monkeypatch.setattr(report, "STAGES", (Stage("02_monte_carlo_labels"), Stage("07_paper_scale")))
-    cells = {"02_monte_carlo_labels": ["# 2 · Monte-Carlo labels"], "07_paper_scale": ["# 7 · Paper scale"]}
+    monkeypatch.setattr(report, "STAGES", (Stage("02_monte_carlo_labels"), Stage("09_paper_scale")))
+    cells = {"02_monte_carlo_labels": ["# 2 · Monte-Carlo labels"], "09_paper_scale": ["# 9 · Paper scale"]}
     cells["02_monte_carlo_labels"] += [f'results.save_figure(\n    f, "{name}", "C.")' for name in FIGURES]
     for name, texts in cells.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])

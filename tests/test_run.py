@@ -342,7 +342,7 @@ def test_a_stage_that_writes_nothing_is_an_error(project):
         ("04.ridges=[0.1, off]", r"`ridges\[1\]` is 'off': it should be a valid number"),
         ("01.replay=off", "`replay` is 'off': it should be a valid boolean"),
         ("01.train_limit=many", "`train_limit` is 'many': it should be a valid integer"),
-        ("06.uses=1.5", "`uses` is 1.5: it should be a valid integer"),
+        ("08.uses=1.5", "`uses` is 1.5: it should be a valid integer"),
         ("05.planted_methods=raw labels", "`planted_methods` is 'raw labels'"),
         ("01.temperature=12:30", "`temperature` is '12:30'"),
         ("01.temperature=.nan", "`temperature` is nan: it should be a finite number"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau, multinomial
+from scipy.stats import multinomial
 
 from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.candidate_solutions import pass_at_k
@@ -24,7 +24,7 @@ from dreamprm_lib.evidence.statistics import (
     resamples,
     sign_flip_test,
 )
-from dreamprm_lib.study.rows import CandidateScores, Program, SearchedProgram
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 
 def by_enumeration(scores, passed, n):
@@ -345,68 +345,14 @@ def test_differences_are_of_selectors_that_know_the_same():
 # ------------------------------------------------------------------------------------------------- search
 
 
-def test_best_of_a_mean_number_mixes_the_two_beside_it():
-    scores, passed = [0.9, 0.1, 0.5], [True, False, False]
-    # Best-of-1 is 1/3, best-of-2 is 2/3, best-of-3 is 1.
-    assert tts.best_of_mean(scores, passed, 2) == pytest.approx(2 / 3)
-    assert tts.best_of_mean(scores, passed, 2.25) == pytest.approx(0.75 * 2 / 3 + 0.25)
-    assert tts.best_of_mean(scores, passed, 3) == 1.0
-    with pytest.raises(InputError):
-        tts.best_of_mean(scores, passed, 0.5)
-
-
-@pytest.fixture
-def searched():
-    """Problem a: candidates of 10 tokens, a search of 15 (N = 1.5), a right pick.  Problem b: candidates of 20, 30 and
-    40 tokens, a search of 200 (N = 6.7, and the pool ends at 3), a wrong pick before a right program."""
-    pool = make_pool()
-    tokens = {"a": [10, 10, 10], "b": [20, 30, 40]}
-    candidates = [
-        Program(name, i, "x\n", ["x\n"], False, "passed", many)
-        for name, each in tokens.items()
-        for i, many in enumerate(each)
-    ]
-
-    def row(problem, rank, passed, paid):
-        return SearchedProgram(problem, rank, "x\n", ["x\n"], [0.5], 0.5, passed, "", paid, 2)
-
-    return pool, candidates, [row("a", 0, True, 15), row("b", 0, False, 200), row("b", 1, True, 200)]
-
-
-def test_a_search_meets_best_of_n_at_equal_tokens(searched):
-    assert tts.equal_tokens(*searched).tolist() == [1.5, 3.0]
-    table = tts.search_differences(*searched, method="good", draws=200)
-    assert table.method.tolist() == [tts.SEARCH, tts.SEARCH, tts.SEARCH_ANY]
-    assert table.baseline.tolist() == ["good", "random", "oracle"]
-    # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 always; `random` solves each with 1/3.
-    assert table.difference.tolist() == pytest.approx([(0.5 - 1) / 2, (2 / 3 - 1 / 3) / 2, 0.5 / 2])
-    # Problem a: solved, against chances of 1/2, 1/3 and 1/2; b: the pick fails and a program passes, against 1, 1/3, 1.
-    assert table.wins.tolist() == [1, 1, 1] and table.losses.tolist() == [1, 1, 0]
-    assert table.verdict[0].startswith("`beam search` ")
-
-
-def test_the_curve_of_a_search_has_its_tokens(searched):
-    curve = tts.search_curve(*searched, draws=200)
-    assert curve[curve.method == "good"].tokens.tolist() == [20, 40, 60]  # a candidate costs 10 or 30
-    points = curve[curve.n.isna()].set_index("method")
-    assert points.tokens.tolist() == [107.5, 107.5]
-    assert points.pass_rate.to_dict() == {tts.SEARCH: 0.5, tts.SEARCH_ANY: 1.0}
-
-
 # ------------------------------------------------------------------------------------------------- several selectors
 
 
-def test_rank_agreement_is_kendalls_tau_b():
-    rng = np.random.default_rng(0)
-    scores = {m: [rng.integers(0, 4, 9).astype(float) for _ in range(5)] for m in "ab"}
-    scores["a"][0][:] = 1.0  # all equal: no tau
-    scores["b"][1][2] = float("-inf")  # an empty program
-    problem = make_problem("p")
-    table = tts.rank_agreement(tts.Pool([problem] * 5, [np.ones(9, bool)] * 5, scores), ["a", "b"], 200)
-    row = table[(table.method == "a") & (table.other == "b")].iloc[0]
-    expected = [kendalltau(a, b).statistic for a, b in zip(scores["a"][1:], scores["b"][1:], strict=True)]
-    assert row.tau == pytest.approx(np.mean(expected)) and row.problems == 4
-    assert table[table.method == table.other].tau.tolist() == pytest.approx([1, 1])
+def test_only_scores_of_steps_are_aggregated():
+    rows = [("prm", [0.2, 0.6]), ("prm", [0.5]), ("orm", [0.1, 0.9]), ("first", [-3.0]), (tts.SAMPLES, [1.0, 0.0])]
+    scores = [CandidateScores(method, "p", k, each) for k, (method, each) in enumerate(rows)]
+    rules = tts.aggregation_rules(scores, "mean")
+    assert rules == {"prm": "mean", "orm": "last", "first": "last", tts.SAMPLES: "last"}
 
 
 def test_a_weighted_vote_is_the_share_times_the_mean_step_score():

@@ -15,6 +15,7 @@ from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_la
 from dreamprm_lib.candidate_solutions import headroom
 from dreamprm_lib.chain_of_functions import sample_batch, sample_well_specified
 from dreamprm_lib.commands.run import PROJECT, Profile, stage_parameters
+from dreamprm_lib.cost_and_search import search
 from dreamprm_lib.engine.policy.completions import CompletionStore, Recording, export_recording, load_recording
 from dreamprm_lib.engine.policy.embedded import engine_version
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
@@ -24,7 +25,6 @@ from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps
 from dreamprm_lib.reward_model import SMALL_PRM, RewardModel
-from dreamprm_lib.step_search import search
 from dreamprm_lib.study.folder import STAGES
 from dreamprm_lib.study.rows import Program, read_rows
 
@@ -76,7 +76,7 @@ def record(
 ) -> list[Path]:
     """Ask for the profile's solutions, rollouts, oracle and candidates (or one kind of them) that are not recorded yet.
 
-    `only="search"` asks for what the beam search of chapter 6 needs, steered by the reward model of the checkpoint
+    `only="search"` asks for what the beam search of chapter 8 needs, steered by the reward model of the checkpoint
     `prm`; it is asked for only if it is named, since the rest is what a reward model is made from.
 
     Resumable: completions go to the store as they arrive.  At the end, and where an error or an interrupt ends it

@@ -123,12 +123,14 @@ def strip(axes: Axes, x: float, top: float, width: float, names: Sequence[str], 
 
 STATIONS = {  # chapter: its box, where that lies, and what the chapter does
     1: ("programs\nas steps", 0.1, 2.0, "cuts programs into steps"),
-    2: ("labels by\nrollouts", 2.7, 2.0, "gives each step a label"),
-    3: ("candidate\nprograms", 2.7, 0.2, "makes the pool to choose from"),
-    4: ("reward\nmodel", 5.3, 2.0, "learns to score steps"),
-    5: ("label\ncorrection", 7.9, 2.0, "repairs labels with clean outcomes"),
-    6: ("the best\nof N", 5.3, 0.2, "picks one of N candidates"),
-    7: ("what it\nproves", 7.9, 0.2, "asks what published numbers prove"),
+    2: ("labels by\nrollouts", 2.1, 2.0, "gives each step a label"),
+    3: ("candidate\nprograms", 2.1, 0.2, "makes the pool to choose from"),
+    4: ("reward\nmodel", 4.1, 2.0, "learns to score steps"),
+    5: ("label\ncorrection", 6.1, 2.0, "repairs labels with clean outcomes"),
+    6: ("the best\nof N", 4.1, 0.2, "picks one of N candidates"),
+    7: ("choosing\nby running", 6.1, 0.2, "runs the candidates and compares their answers"),
+    8: ("cost and\nsearch", 8.1, 0.2, "counts the cost, and lets the model search"),
+    9: ("what it\nproves", 8.1, 2.0, "asks what published numbers prove"),
 }
 
 
@@ -138,9 +140,10 @@ def pipeline(chapter: int) -> Figure:
     figure, axes = canvas(here, 3.6)
     for number, (text, x, y, _) in STATIONS.items():
         color, fill = (ORANGE, FULL) if number == chapter else (BLUE, PALE)
-        box(axes, (x, y), (2.0, 1.2), f"{number}  {text}", color, fill)
-    arrows(axes, (2.1, 2.6, 2.7, 2.6), (4.7, 2.6, 5.3, 2.6), (7.9, 2.9, 7.3, 2.9), (7.3, 2.3, 7.9, 2.3))
-    arrows(axes, (4.7, 0.8, 5.3, 0.8), (7.3, 0.8, 7.9, 0.8), (6.3, 2.0, 6.3, 1.4))
+        box(axes, (x, y), (1.7, 1.2), f"{number}  {text}", color, fill)
+    arrows(axes, (1.8, 2.6, 2.1, 2.6), (3.8, 2.6, 4.1, 2.6), (6.1, 2.9, 5.8, 2.9), (5.8, 2.3, 6.1, 2.3))
+    arrows(axes, (3.8, 0.8, 4.1, 0.8), (5.8, 0.8, 6.1, 0.8), (7.8, 0.8, 8.1, 0.8), (4.95, 2.0, 4.95, 1.4))
+    arrow(axes, (8.95, 1.4), (8.95, 2.0))
     write(axes, 0.1, 3.4, "training problems", ha="left", style="italic", color=GREY)
     write(axes, 0.1, 0.8, "test problems,\nnever trained on", ha="left", style="italic", color=GREY)
     return figure

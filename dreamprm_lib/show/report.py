@@ -24,7 +24,7 @@ from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.findings import METHODS, answer_of, grouped_verdicts, shared_rollouts
 from dreamprm_lib.study.folder import STAGES, Study
 
-MAIN_FIGURES = ("06_curve", "06_differences", "05_oracle", "06_cost")
+MAIN_FIGURES = ("06_curve", "06_differences", "05_oracle", "08_cost")
 CORRECTIONS = {
     "raw labels": "raw labels",
     "corrected": "corrected, stopped early",

@@ -60,32 +60,28 @@ STAGES = (
     ),
     Stage(
         "06_test_time_scaling",
+        reads=("candidates.jsonl", "free_scores.jsonl", "stack.csv", *RAW, *CORRECTED),
+        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv", "aggregations.csv"),
+    ),
+    Stage(
+        "07_selection_by_execution",
+        reads=("solutions.jsonl", "candidates.jsonl", "free_scores.jsonl", "scores.jsonl", "prm_cof.safetensors"),
+        writes=("selection.csv", "selection_differences.csv", "frontier.csv", "agreement.csv", "abstention.csv"),
+    ),
+    Stage(
+        "08_cost_and_search",
         reads=(
             "solutions.jsonl",
             "labels.jsonl",
             "candidates.jsonl",
             "free_scores.jsonl",
-            "stack.csv",
-            *RAW,
-            *CORRECTED,
-        ),
-        writes=(
             "scores.jsonl",
             "curve.csv",
-            "table.csv",
-            "differences.csv",
-            "agreement.csv",
-            "aggregations.csv",
-            "prm_seeds.csv",
-            "costs.csv",
-            "cost_curve.csv",
-            "equal_cost.csv",
-            "purchases.csv",
-            "test_calibration.csv",
-            "search.jsonl",
+            "prm_cof.safetensors",
         ),
+        writes=("prm_seeds.csv", "costs.csv", "cost_curve.csv", "equal_cost.csv", "purchases.csv", "search.jsonl"),
     ),
-    Stage("07_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
+    Stage("09_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
 )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
@@ -85,22 +86,31 @@ def _number_like(token: str, rng: random.Random) -> str:
     return sign + str(rng.randint(low, 10**digits - 1))
 
 
-def agreement(problem: Problem, codes: Sequence[str], sandbox: Sandbox, count: int = INPUTS) -> list[float]:
-    """For each program, the share of the other programs that print or return what it does, over the made-up inputs: in
-    [0, 1].
+FAILED = -1  # in a table of answers: the program gave none
 
-    An input on which a program fails counts as no agreement.  A program that runs out of time on an input is out: it is
-    not run on the inputs that follow (the samples come first), and agrees with nobody there.  Without samples all
-    are 0.
+
+def answers(problem: Problem, codes: Sequence[str], sandbox: Sandbox, inputs: Sequence[str]) -> np.ndarray:
+    """What each program answers on each input, as numbers [programs, inputs]: equal numbers in a column are equal
+    answers, and `FAILED` is none at all.
+
+    A program that runs out of time on an input is not run on those that follow, and has no answer there either.
     """
-    inputs = perturbed_inputs(problem, count)
-    same, running = [0] * len(codes), list(range(len(codes)))
-    for text in inputs:
+    table = np.full((len(codes), len(inputs)), FAILED)
+    running = list(range(len(codes)))
+    for column, text in enumerate(inputs):
         runs = dict(zip(running, sandbox.run([(codes[k], text) for k in running], problem), strict=True))
-        answers = {k: run.result or " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
-        votes = Counter(answers.values())
-        for k, answer in answers.items():
-            same[k] += votes[answer] - 1
+        said = {k: run.result or " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
+        names = {answer: number for number, answer in enumerate(dict.fromkeys(said.values()))}
+        for k, answer in said.items():
+            table[k, column] = names[answer]
         running = [k for k, run in runs.items() if run.status != "time_limit"]
-    pairs = len(inputs) * (len(codes) - 1)
-    return [s / pairs if pairs > 0 else 0.0 for s in same]
+    return table
+
+
+def agreement(table: np.ndarray) -> np.ndarray:
+    """For each program of a table of answers, the share of the other programs that answer the same, in [0, 1]: the mean
+    over inputs.  An input on which a program fails counts as no agreement."""
+    programs, inputs = table.shape
+    same = (table[:, None] == table[None, :]) & (table[:, None] != FAILED)
+    pairs = inputs * (programs - 1)
+    return (same.sum(axis=(1, 2)) - (table != FAILED).sum(axis=1)) / pairs if pairs > 0 else np.zeros(programs)

@@ -5,6 +5,7 @@
 from dreamprm_lib.show.figures.candidates import headroom_figure
 from dreamprm_lib.show.figures.chain_of_functions import prompt_comparison_figure, steps_figure
 from dreamprm_lib.show.figures.correction import correction_figure, formula_figure
+from dreamprm_lib.show.figures.cost_and_search import beam_figure, cost_figure, search_figure, spread_figure
 from dreamprm_lib.show.figures.known_truth import (
     ablation_figure,
     bias_figure,
@@ -30,12 +31,5 @@ from dreamprm_lib.show.figures.reward_model import (
     ranking_figure,
     tree_mask_figure,
 )
-from dreamprm_lib.show.figures.scaling import (
-    agreement_figure,
-    cost_figure,
-    curve_figure,
-    difficulty_figure,
-    forest_figure,
-    spread_figure,
-)
-from dreamprm_lib.show.figures.search import beam_figure, search_figure
+from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure
+from dreamprm_lib.show.figures.selection import agreement_figure, answers_figure, frontier_figure, risk_figure

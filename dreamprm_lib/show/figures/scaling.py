@@ -1,4 +1,4 @@
-"""Chapter 6: best-of-N over N, by difficulty, as differences, by cost, and over reward models."""
+"""Chapter 6: best-of-N over N, by difficulty, and as differences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.engine.problems import DIFFICULTIES
@@ -19,8 +17,10 @@ from dreamprm_lib.evidence.statistics import counted
 BOUNDS = ("random", "oracle")
 
 
-def _line(axes: Axes, x: pd.Series, part: pd.DataFrame, method: str, **options: Any) -> tuple[str, float, float, str]:
-    """Draw the pass rate of a method; its name, the end of the line and the colour."""
+def pass_rate_line(
+    axes: Axes, x: pd.Series, part: pd.DataFrame, method: str, **options: Any
+) -> tuple[str, float, float, str]:
+    """Draw the pass rates `part` of a method over `x`; its name, the end of the line and the colour."""
     color, marker = draw.method_style(method)
     stands_out = method in draw.METHOD_STYLE
     style = {"marker": marker, "lw": 2 if stands_out else 1, "ms": 6, "zorder": 3 if stands_out else 2} | options
@@ -41,7 +41,7 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
         for method in methods:
             part = curve[(curve.method == method) & (curve.samples == samples)]
             if len(part):
-                ends.append(_line(axes, part.n, part, method))
+                ends.append(pass_rate_line(axes, part.n, part, method))
             if method in BOUNDS:
                 axes.fill_between(part.n, part.ci_low, part.ci_high, color=draw.GREY, alpha=0.12, lw=0)
         axes.set_xscale("log", base=2)
@@ -128,98 +128,3 @@ def forest_figure(table: pd.DataFrame) -> Figure:
     draw.key(figure, {"interval clear of 0": draw.BLUE, "interval holds 0": draw.GREY})
     said = [f"{draw.regime(s)}, {clear[table.samples == s].sum()} of {(table.samples == s).sum()}" for s in regimes]
     return draw.finished(figure, "Differences whose interval is clear of 0: " + "; ".join(said))
-
-
-def cost_figure(curve: pd.DataFrame) -> Figure:
-    """Best-of-N against what a problem costs: tokens, FLOPs and seconds, on logarithmic axes; a marker for each N.
-
-    `curve`: columns method, samples, n, pass_rate, ci_low, ci_high, tokens, flops, seconds.  Without samples first,
-    lines are whole; after the most samples, dashed.  A method with a single point, which needs one candidate alone, is
-    drawn as a level.
-    """
-    figure, grid = draw.panels(3, 1, 8.6, sharey=True)
-    most = curve.samples.max()
-    quantities = [("tokens", 1, "tokens"), ("flops", 1e12, "TFLOPs"), ("seconds", 1, "seconds")]
-    for axes, (quantity, unit, label) in zip(grid[:, 0], quantities, strict=True):
-        ends = []
-        for (samples, method), part in curve.groupby(["samples", "method"], sort=False):
-            if samples not in (0, most):
-                continue
-            name = f"{method}, {draw.regime(samples)}" if samples else method
-            if len(part) == 1:
-                rate, color = part.pass_rate.iloc[0], draw.method_style(method)[0]
-                axes.axhline(rate, color=color, lw=1.3, ls=":", label=name)
-                ends.append((method, curve[quantity].max() / unit, rate, color))
-                continue
-            end = _line(axes, part[quantity] / unit, part, method, ls="--" if samples else "-", ms=4)
-            axes.lines[-1].set_label(name)
-            if not samples:
-                ends.append(end)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        draw.in_percent(axes.yaxis)
-        axes.set(xlabel=f"{label} a problem (log scale)", ylabel="problems solved", ylim=axes.get_ylim())
-        draw.end_labels(axes, ends)
-    grid[0, 0].set_title("whole: no sample run" + (f"; dashed: {draw.regime(most)}" if most else ""))
-    return draw.finished(figure, _most_solved(curve))
-
-
-def _most_solved(curve: pd.DataFrame) -> str:
-    """The selector that solves most, and its tokens, without samples and after the most."""
-    said = []
-    for samples in dict.fromkeys((curve.samples.min(), curve.samples.max())):
-        part = curve[(curve.samples == samples) & (curve.method != "oracle")]
-        best = part.sort_values("pass_rate").iloc[-1]
-        solves = f"{best.method} solves {draw.percentage(best.pass_rate)} with {best.tokens:,.0f} tokens"
-        said.append(f"{draw.regime(samples)}, {solves}")
-    return "Most is solved: " + "; ".join(said)
-
-
-def spread_figure(table: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
-    """Two uncertainties side by side: intervals over test problems, and reward models that were trained again.
-
-    `table`: columns training, pass_rate, ci_low, ci_high (over problems, of the mean of the reward models);
-    `retrained`: columns training, pass_rate, a row a reward model.
-    """
-    rows = table.rename(columns={"training": "label", "pass_rate": "middle", "ci_low": "low", "ci_high": "high"})
-    rows = rows.assign(group="", panel="solved", color=draw.BLUE, shift=-0.14)
-    figure, (axes,) = draw.dot_figure(rows, {"solved": "problems solved"}, 0.55)
-    for y, training in enumerate(table.training):
-        again = retrained[retrained.training == training].pass_rate
-        axes.plot(again, [y + 0.2] * len(again), "|", color=draw.RED, ms=13, mew=2.5)
-    draw.in_percent(axes.xaxis)
-    draw.key(figure, {"95 % over test problems": draw.BLUE, "each reward model": draw.RED}, {"each reward model": "|"})
-    ends = retrained.groupby("training", sort=False).pass_rate.agg(["min", "max"])
-    widest = (ends["max"] - ends["min"]).idxmax()
-    row = table[table.training == widest].iloc[0]
-    models = f"{100 * ends['min'][widest]:.0f} to {draw.percentage(ends['max'][widest])}"
-    tests = f"{100 * row.ci_low:.0f} to {draw.percentage(row.ci_high)}"
-    said = f"Trained on {widest}, reward models solve {models}"
-    return draw.finished(figure, f"{said}; other test problems might give {tests}")
-
-
-def agreement_figure(table: pd.DataFrame) -> Figure:
-    """How far two selectors agree on the order of candidates.  `table`: columns method, other, tau in [-1, 1]."""
-    names = list(table.method.unique())
-    whole = table.pivot(index="method", columns="other", values="tau").loc[names, names].round(2) + 0.0  # no -0.00
-    tau = whole.iloc[1:, :-1]  # each pair once
-    above = np.triu(np.ones(tau.shape, bool), 1)
-    figure, grid = draw.panels(1, 1, 1.8 + 0.42 * len(names))
-    sns.heatmap(
-        tau, mask=above, vmin=-1, vmax=1, cmap="RdBu", annot=True, fmt=".1f", annot_kws={"fontsize": 10}, linewidths=1,
-        cbar=False, ax=grid[0, 0],
-    )  # fmt: skip
-    axes = grid[0, 0]
-    axes.set(xlabel="Kendall's tau-b: 1 is the same order, 0 none, −1 the reverse", ylabel="")
-    axes.set_yticks(np.arange(len(tau)) + 0.5, tau.index, rotation=0)
-    axes.set_xticks(np.arange(len(tau)) + 0.5, tau.columns, rotation=45, ha="right")
-    axes.grid(False)
-    rest = tau.mask(above).stack()
-    one, other = rest.idxmax()
-    said = f"Nearest in their order: {one} and {other} (tau {rest.max():.2f})"
-    if "oracle" in names and len(names) > 2:
-        right = whole.loc["oracle"].drop("oracle")
-        said += f"; nearest to the oracle: {right.idxmax()} ({right.max():.2f})"
-    return draw.finished(figure, said)

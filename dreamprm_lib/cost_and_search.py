@@ -1,4 +1,6 @@
-"""Step-level beam search: the reward model steers while a program is written, function by function.
+"""What a selector costs, and step-level beam search, in which the reward model steers while a program is written.
+
+`study_bill` counts what each part of a study takes; `evidence.costs` prices it.
 
 Best-of-N pays for N whole programs and judges them at the end.  A beam search judges after each function: it keeps
 the `width` best prefixes and has the policy continue each in `branches` ways, so that tokens go to what looks good
@@ -12,20 +14,29 @@ the search is a best-of-N).
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import floor
 
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, split_steps
+from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.policy.completions import Completion
-from dreamprm_lib.engine.policy.policy import Policy, Prompt
+from dreamprm_lib.engine.policy.policy import Policy, Prompt, render_chatml
 from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.sandbox.consensus import INPUTS
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, MissingCompletion
+from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
+from dreamprm_lib.evidence.statistics import mean_with_interval
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
 from dreamprm_lib.reward_model import RewardModel, aggregate
-from dreamprm_lib.study.rows import SearchedProgram
+from dreamprm_lib.study.rows import Program, SearchedProgram, StepLabel
+from dreamprm_lib.test_time_scaling import Pool, best_of_n, compared, scaling_curve
 
 NEXT_FUNCTION = "\ndef "  # where it begins, the function before it is whole
 _GOES_ON_AFTER = (
@@ -194,3 +205,135 @@ def _goes_on(text: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return bool(body) and isinstance(body[-1], _GOES_ON_AFTER)
+
+
+# ------------------------------------------------------------------------------------------------- against best-of-N
+
+
+def best_of_mean(scores: ArrayLike, passed: ArrayLike, n: float) -> float:
+    """Best-of-N where N is `n` in the mean: the mixture of the two whole N beside it (n = 2.25: N = 3 in a quarter of
+    the cases, else N = 2), so that any budget of tokens can be met.  1 <= n <= len(scores)."""
+    low = floor(n)
+    rest = n - low
+    value = best_of_n(scores, passed, low)
+    return value if rest == 0 else (1 - rest) * value + rest * best_of_n(scores, passed, low + 1)
+
+
+SEARCH, SEARCH_ANY = "beam search", "beam search, any program"
+
+
+def equal_tokens(pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram]) -> np.ndarray:
+    """For each problem [problems] the N at which N candidates cost, in the mean, as many tokens as its search did.
+
+    At most the pool's size, where the recorded candidates end.  `found` has each problem of the pool.
+    """
+    paid = {row.problem: row.search_tokens for row in found}
+    return np.clip([paid[p.id] for p in pool.problems] / _tokens_each(pool, candidates), 1, pool.size)
+
+
+def search_differences(
+    pool: Pool,
+    candidates: Sequence[Program],
+    found: Sequence[SearchedProgram],
+    method: str = "prm_cof",
+    draws: int = 4000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A beam search against best-of-N at equal tokens, problem by problem: the columns of `differences`.
+
+    Its pick is compared with `method`, by which it was steered, and with `random`; whether any of its finished programs
+    passes is compared with `oracle`.  All is measured against `best_of_mean` at the N of `equal_tokens`.
+    """
+    n = equal_tokens(pool, candidates, found)
+    pick, any_passes = _search_outcomes(pool, found)
+    gains = []
+    for name, solved, baseline in (
+        (SEARCH, pick, method),
+        (SEARCH, pick, "random"),
+        (SEARCH_ANY, any_passes, "oracle"),
+    ):
+        rates = [best_of_mean(*case) for case in zip(pool.scores[baseline], pool.passed, n, strict=True)]
+        gains.append((name, baseline, 0, solved - np.array(rates)))
+    return compared(gains, draws, seed)
+
+
+def search_curve(
+    pool: Pool, candidates: Sequence[Program], found: Sequence[SearchedProgram], draws: int = 4000, seed: int = 0
+) -> pd.DataFrame:
+    """`scaling_curve` without samples, with the mean `tokens` a problem, and the search as two more methods (with n
+    missing): its pick, and whether any of its finished programs passes."""
+    curve = scaling_curve(replace(pool, samples=None), draws, seed).drop(columns="samples")
+    cost = _tokens_each(pool, candidates).mean()
+    paid = np.mean([row.search_tokens for row in found if row.rank == 0])
+    rows = []
+    for name, solved in zip((SEARCH, SEARCH_ANY), _search_outcomes(pool, found), strict=True):
+        mean, low, high = mean_with_interval(solved, draws, seed)
+        rows.append({"method": name, "pass_rate": mean, "ci_low": low, "ci_high": high, "tokens": paid})
+    return pd.concat([curve.assign(tokens=curve.n * cost), pd.DataFrame(rows)], ignore_index=True)
+
+
+def _tokens_each(pool: Pool, candidates: Sequence[Program]) -> np.ndarray:
+    """Mean tokens of a candidate [problems]."""
+    return np.array([np.mean([c.tokens for c in candidates if c.problem == p.id]) for p in pool.problems])
+
+
+def _search_outcomes(pool: Pool, found: Sequence[SearchedProgram]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the pick passes, and whether any finished program does [problems] bool."""
+    passed = {p.id: [row.passed for row in found if row.problem == p.id] for p in pool.problems}
+    return np.array([ok[0] for ok in passed.values()]), np.array([any(ok) for ok in passed.values()])
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+def study_bill(
+    model: RewardModel,
+    policy_parameters: int,
+    machine: Machine,
+    problems: Sequence[Problem],
+    solutions: Sequence[Program],
+    labels: Sequence[StepLabel],
+    candidates: Sequence[Program],
+) -> pd.DataFrame:
+    """What each part of a study costs, as `costs.bill` counts it; `each` is `study`, `problem` or `candidate`.
+
+    `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
+    has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
+    prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.
+    """
+    tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
+
+    def asked(prompts: Iterable[Prompt]) -> int:
+        return sum(len(tokenizer(render_chatml(p), add_special_tokens=False).input_ids) for p in prompts)
+
+    def trees(programs: Sequence[Program]) -> list[Tree]:
+        steps = {name: [c.steps for c in programs if c.problem == name] for name in {c.problem for c in programs}}
+        return [Tree.of(tokenizer, template.root(by_id[name]), template.after, each) for name, each in steps.items()]
+
+    by_id = {p.id: p for p in problems}
+    learned, test = ([by_id[name] for name in dict.fromkeys(c.problem for c in cs)] for cs in (solutions, candidates))
+    prefixes = {(x.problem, x.prefix): x for x in labels if not x.clean}.values()  # equal prefixes are asked for once
+    if any(x.tokens is None for x in prefixes):
+        raise InputError("labels.jsonl does not say how many tokens its rollouts wrote: run chapter 2 again.")
+    epochs = len(model.about.get("losses", []))  # 0: the backbone was frozen, and read once
+    writing, reading = 2 * policy_parameters, 2 * parameters_read(model.backbone.name, max(model.backbone.layers))
+    read = sum(tree.tokens for tree in trees(solutions)) * max(epochs, 1)
+    graded = sum(len(by_id[p.problem].tests) for p in solutions)
+    regraded = sum(x.rollouts * len(by_id[x.problem].tests) for x in prefixes)
+    scored = trees(candidates)
+    root = sum(len(tree.root) for tree in scored)
+    branch = sum(tree.tokens for tree in scored) - root
+    here, many = len(test), len(candidates)
+    rows = [
+        ("programs", "study", asked(map(cof_prompt, learned)), sum(p.tokens for p in solutions), writing, graded),
+        ("prefixes", "study", asked(rollout_prompt(by_id[x.problem], x.prefix) for x in prefixes), 0, writing, 0),
+        ("rollouts", "study", 0, sum(x.tokens or 0 for x in prefixes), writing, regraded),
+        ("training", "study", read, 0, reading * (TRAINING if epochs else 1), 0),
+        ("candidates", "problem", asked(map(cof_prompt, test)) / here, 0, writing, 0),
+        ("candidates", "candidate", 0, sum(c.tokens for c in candidates) / many, writing, 0),
+        ("scoring", "problem", root / here, 0, reading, 0),
+        ("scoring", "candidate", branch / many, 0, reading, 0),
+        ("samples", "candidate", 0, 0, 0, 1),
+        ("consensus", "candidate", 0, 0, 0, INPUTS),
+    ]
+    return bill(rows, machine)

@@ -1,8 +1,13 @@
 """A beam search through a scripted tree of functions: what is kept, paid for, assembled and replayed is known."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from dreamprm_lib import cost_and_search as cs
 from dreamprm_lib.chain_of_functions import PREFILL, split_steps
+from dreamprm_lib.cost_and_search import NEXT_FUNCTION, after, grade, search
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Recording
 from dreamprm_lib.engine.policy.endpoint import Endpoint
@@ -10,8 +15,8 @@ from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.step_search import NEXT_FUNCTION, after, grade, search
-from dreamprm_lib.study.rows import SearchedProgram, read_rows, write_rows
+from dreamprm_lib.study.rows import Program, SearchedProgram, read_rows, write_rows
+from dreamprm_lib.test_time_scaling import Pool
 
 ONE = (problems.Test("1\n", "1\n"),)
 PROBLEM, OTHER = (Problem(name, name.title(), f"Do {name}.", "easy", "test", ONE, ONE) for name in ("p", "q"))
@@ -180,3 +185,56 @@ def test_what_cannot_be_searched_is_refused(tmp_path, wrong):
     with CompletionStore(tmp_path / "s.sqlite") as store:
         with pytest.raises(InputError, match="1 or more" if wrong else "prefill"):
             search(Policy(endpoint, store), Judge(), [PROBLEM], **wrong)
+
+
+# ------------------------------------------------------------------------------------------------- against best-of-N
+
+
+def test_best_of_a_mean_number_mixes_the_two_beside_it():
+    scores, passed = [0.9, 0.1, 0.5], [True, False, False]
+    # Best-of-1 is 1/3, best-of-2 is 2/3, best-of-3 is 1.
+    assert cs.best_of_mean(scores, passed, 2) == pytest.approx(2 / 3)
+    assert cs.best_of_mean(scores, passed, 2.25) == pytest.approx(0.75 * 2 / 3 + 0.25)
+    assert cs.best_of_mean(scores, passed, 3) == 1.0
+    with pytest.raises(InputError):
+        cs.best_of_mean(scores, passed, 0.5)
+
+
+@pytest.fixture
+def searched():
+    """Problem a: candidates of 10 tokens, a search of 15 (N = 1.5), a right pick.  Problem b: candidates of 20, 30 and
+    40 tokens, a search of 200 (N = 6.7, and the pool ends at 3), a wrong pick before a right program."""
+    right = [np.array([True, False, False]), np.array([False, True, False])]
+    scores = {"random": [np.zeros(3)] * 2, "good": [ok.astype(float) for ok in right]}
+    pool = Pool([replace(PROBLEM, id=name) for name in "ab"], right, scores | {"oracle": scores["good"]})
+    tokens = {"a": [10, 10, 10], "b": [20, 30, 40]}
+    candidates = [
+        Program(name, i, "x\n", ["x\n"], False, "passed", many)
+        for name, each in tokens.items()
+        for i, many in enumerate(each)
+    ]
+
+    def row(problem, rank, passed, paid):
+        return SearchedProgram(problem, rank, "x\n", ["x\n"], [0.5], 0.5, passed, "", paid, 2)
+
+    return pool, candidates, [row("a", 0, True, 15), row("b", 0, False, 200), row("b", 1, True, 200)]
+
+
+def test_a_search_meets_best_of_n_at_equal_tokens(searched):
+    assert cs.equal_tokens(*searched).tolist() == [1.5, 3.0]
+    table = cs.search_differences(*searched, method="good", draws=200)
+    assert table.method.tolist() == [cs.SEARCH, cs.SEARCH, cs.SEARCH_ANY]
+    assert table.baseline.tolist() == ["good", "random", "oracle"]
+    # `good` at N = 1.5 solves a with (1/3 + 2/3) / 2, and b at N = 3 always; `random` solves each with 1/3.
+    assert table.difference.tolist() == pytest.approx([(0.5 - 1) / 2, (2 / 3 - 1 / 3) / 2, 0.5 / 2])
+    # Problem a: solved, against chances of 1/2, 1/3 and 1/2; b: the pick fails and a program passes, against 1, 1/3, 1.
+    assert table.wins.tolist() == [1, 1, 1] and table.losses.tolist() == [1, 1, 0]
+    assert table.verdict[0].startswith("`beam search` ")
+
+
+def test_the_curve_of_a_search_has_its_tokens(searched):
+    curve = cs.search_curve(*searched, draws=200)
+    assert curve[curve.method == "good"].tokens.tolist() == [20, 40, 60]  # a candidate costs 10 or 30
+    points = curve[curve.n.isna()].set_index("method")
+    assert points.tokens.tolist() == [107.5, 107.5]
+    assert points.pass_rate.to_dict() == {cs.SEARCH: 0.5, cs.SEARCH_ANY: 1.0}

@@ -1,4 +1,4 @@
-"""Chapter 6: the beam search as a tree, and what it solves for its tokens."""
+"""Chapter 8: what is solved for what it costs, reward models trained again, and the beam search."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.step_search import Search, State
+from dreamprm_lib.cost_and_search import Search, State
+from dreamprm_lib.show.figures.scaling import pass_rate_line
 
 
 def search_figure(curve: pd.DataFrame) -> Figure:
@@ -91,3 +93,73 @@ def _draw_state(axes: Axes, x: float, y: float, state: State, kept: bool, passed
         fontsize=9, weight="bold" if kept else "normal", zorder=3,
         bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
     )  # fmt: skip
+
+
+def cost_figure(curve: pd.DataFrame) -> Figure:
+    """Best-of-N against what a problem costs: tokens, FLOPs and seconds, on logarithmic axes; a marker for each N.
+
+    `curve`: columns method, samples, n, pass_rate, ci_low, ci_high, tokens, flops, seconds.  Without samples first,
+    lines are whole; after the most samples, dashed.  A method with a single point, which needs one candidate alone, is
+    drawn as a level.
+    """
+    figure, grid = draw.panels(3, 1, 8.6, sharey=True)
+    most = curve.samples.max()
+    quantities = [("tokens", 1, "tokens"), ("flops", 1e12, "TFLOPs"), ("seconds", 1, "seconds")]
+    for axes, (quantity, unit, label) in zip(grid[:, 0], quantities, strict=True):
+        ends = []
+        for (samples, method), part in curve.groupby(["samples", "method"], sort=False):
+            if samples not in (0, most):
+                continue
+            name = f"{method}, {draw.regime(samples)}" if samples else method
+            if len(part) == 1:
+                rate, color = part.pass_rate.iloc[0], draw.method_style(method)[0]
+                axes.axhline(rate, color=color, lw=1.3, ls=":", label=name)
+                ends.append((method, curve[quantity].max() / unit, rate, color))
+                continue
+            end = pass_rate_line(axes, part[quantity] / unit, part, method, ls="--" if samples else "-", ms=4)
+            axes.lines[-1].set_label(name)
+            if not samples:
+                ends.append(end)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        draw.in_percent(axes.yaxis)
+        axes.set(xlabel=f"{label} a problem (log scale)", ylabel="problems solved", ylim=axes.get_ylim())
+        draw.end_labels(axes, ends)
+    grid[0, 0].set_title("whole: no sample run" + (f"; dashed: {draw.regime(most)}" if most else ""))
+    return draw.finished(figure, _most_solved(curve))
+
+
+def _most_solved(curve: pd.DataFrame) -> str:
+    """The selector that solves most, and its tokens, without samples and after the most."""
+    said = []
+    for samples in dict.fromkeys((curve.samples.min(), curve.samples.max())):
+        part = curve[(curve.samples == samples) & (curve.method != "oracle")]
+        best = part.sort_values("pass_rate").iloc[-1]
+        solves = f"{best.method} solves {draw.percentage(best.pass_rate)} with {best.tokens:,.0f} tokens"
+        said.append(f"{draw.regime(samples)}, {solves}")
+    return "Most is solved: " + "; ".join(said)
+
+
+def spread_figure(table: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
+    """Two uncertainties side by side: intervals over test problems, and reward models that were trained again.
+
+    `table`: columns training, pass_rate, ci_low, ci_high (over problems, of the mean of the reward models);
+    `retrained`: columns training, pass_rate, a row a reward model.
+    """
+    rows = table.rename(columns={"training": "label", "pass_rate": "middle", "ci_low": "low", "ci_high": "high"})
+    rows = rows.assign(group="", panel="solved", color=draw.BLUE, shift=-0.14)
+    figure, (axes,) = draw.dot_figure(rows, {"solved": "problems solved"}, 0.55)
+    for y, training in enumerate(table.training):
+        again = retrained[retrained.training == training].pass_rate
+        axes.plot(again, [y + 0.2] * len(again), "|", color=draw.RED, ms=13, mew=2.5)
+    draw.in_percent(axes.xaxis)
+    draw.key(figure, {"95 % over test problems": draw.BLUE, "each reward model": draw.RED}, {"each reward model": "|"})
+    ends = retrained.groupby("training", sort=False).pass_rate.agg(["min", "max"])
+    widest = (ends["max"] - ends["min"]).idxmax()
+    row = table[table.training == widest].iloc[0]
+    models = f"{100 * ends['min'][widest]:.0f} to {draw.percentage(ends['max'][widest])}"
+    tests = f"{100 * row.ci_low:.0f} to {draw.percentage(row.ci_high)}"
+    said = f"Trained on {widest}, reward models solve {models}"
+    return draw.finished(figure, f"{said}; other test problems might give {tests}")
