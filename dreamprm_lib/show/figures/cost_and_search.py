@@ -63,13 +63,14 @@ def beam_figure(found: Search, passed: Mapping[str, bool]) -> Figure:
     axes = grid[0, 0]
     before = [("", 0.0)]  # the beam of the level before, and its height
     middle = (max(map(len, found.levels)) - 1) / 2
+    letters = max(4, 72 // (len(found.levels) + 1) - 5)  # of a function's name, so that columns keep apart
     for x, level in enumerate(found.levels, 1):
         places = [y + middle - (len(level) - 1) / 2 for y in range(len(level))]
         for y, (state, place) in enumerate(zip(level, places, strict=True)):
             kept = y < found.width
             above = next((p for text, p in before if text and state.text.startswith(text)), middle)
             axes.plot([x - 1, x], [above, place], color=draw.BLUE if kept else "#cccccc", lw=1.5, zorder=1)
-            _draw_state(axes, x, place, state, kept, passed)
+            _draw_state(axes, x, place, state, kept, passed, letters)
         before = [(s.text, p) for s, p in zip(level[: found.width], places, strict=False)]
     axes.plot(0, middle, "o", color="black", ms=9)
     axes.set_xticks(range(len(found.levels) + 1), ["problem", *range(1, len(found.levels) + 1)])
@@ -84,13 +85,15 @@ def beam_figure(found: Search, passed: Mapping[str, bool]) -> Figure:
     return draw.finished(figure, f"{found.problem}: {outcome}")
 
 
-def _draw_state(axes: Axes, x: float, y: float, state: State, kept: bool, passed: Mapping[str, bool]) -> None:
+def _draw_state(
+    axes: Axes, x: float, y: float, state: State, kept: bool, passed: Mapping[str, bool], letters: int
+) -> None:
     color = draw.BLUE if not state.finished else draw.GREEN if passed[state.text] else draw.RED
     axes.plot(x, y, "s" if state.finished else "o", color=color, mfc=color if kept else "white", ms=8, zorder=2)
     name = split_steps(state.text)[-1].name
     axes.annotate(
-        f"{state.score:.2f} {draw.shortened(name, 18)}", (x, y), xytext=(7, 0), textcoords="offset points", va="center",
-        fontsize=9, weight="bold" if kept else "normal", zorder=3,
+        f"{state.score:.2f} {draw.shortened(name, letters)}", (x, y), xytext=(7, 0), textcoords="offset points",
+        va="center", fontsize=9, weight="bold" if kept else "normal", zorder=3,
         bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
     )  # fmt: skip
 
