@@ -119,7 +119,7 @@ def gap(solution: str, name: str = "a notebook") -> str:
     """A solution's cell with a gap for its answer: imports, the head of the function that is checked, and the check."""
     body = ast.parse(solution).body
     match body[-1:]:
-        case [ast.Expr(ast.Call(func=ast.Name("check"), args=[ast.Constant(task), ast.Name(wanted)]))]:
+        case [ast.Expr(ast.Call(func=ast.Name("check"), args=[ast.Constant(str(task)), ast.Name(wanted)]))]:
             pass
         case _:
             raise InputError(f"{name}: a solution's cell must end with `check(name, function)`:\n{solution}")
