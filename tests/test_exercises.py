@@ -13,16 +13,13 @@ import pytest
 
 from dreamprm_lib.course.exercises import check, exercises, hint
 
-PLANTED = [(name, wrong) for name, found in exercises().items() for wrong in found.wrong]
 SCOPE = {"ast": ast, "itertools": itertools, "math": math, "np": np, "re": re}
 
 
 def function(name, source):
     """The function of a planted answer: a lambda, or a definition by the exercise's name."""
-    if source.startswith("lambda"):
-        return eval(source, dict(SCOPE))
     scope = dict(SCOPE)
-    exec(source, scope)
+    exec(f"{name} = {source}" if source.startswith("lambda") else source, scope)
     return scope[name]
 
 
@@ -32,19 +29,15 @@ def perfect(name):
     return lambda *arguments: values[repr(arguments)]
 
 
-@pytest.mark.parametrize("name, wrong", PLANTED, ids=[f"{n}-{w['said']}" for n, w in PLANTED])
-def test_a_wrong_answer_gets_the_message_that_helps(name, wrong):
-    found = check(name, function(name, wrong["answer"]))
-    assert found.right is False and repr(found) == f"✘ {found.message}"
-    assert wrong["said"] in found.message
-
-
 @pytest.mark.parametrize("name", exercises())
-def test_four_wrong_answers_at_least_get_three_messages_at_least(name):
+def test_wrong_answers_get_the_messages_that_help_three_different_ones_at_least(name):
     found = exercises()[name]
-    mistakes = [case["mistake"] for case in found.cases if "mistake" in case]
-    said = [check(name, function(name, wrong["answer"])).message for wrong in found.wrong]
-    assert len(said) >= 4 and len({m for m in mistakes if any(text.endswith(m) for text in said)}) >= 3
+    kinds = set()
+    for wrong in found.wrong:
+        answer = check(name, function(name, wrong["answer"]))
+        assert answer.right is False and wrong["said"] in answer.message, wrong
+        kinds |= {case["mistake"] for case in found.cases if answer.message.endswith(case.get("mistake", "-"))}
+    assert len(found.wrong) >= 4 and len(kinds) >= 3
 
 
 @pytest.mark.parametrize("name", exercises())
@@ -95,7 +88,6 @@ def test_a_right_answer_may_be_an_array(name, form):
 @pytest.mark.parametrize(
     "answer, said",
     [
-        (3, "function itself"),
         (np.ones(3), "function itself"),
         (lambda: 1, "raised TypeError"),
         (lambda verdicts: 1 / 0, "raised ZeroDivisionError: division by zero. Count the verdicts"),

@@ -85,8 +85,8 @@ def board(rounds: Sequence[Round], picks: Sequence[int]) -> str:
         chances = np.convolve(chances, [1 - r.passed.mean(), r.passed.mean()])
     prm, random = _solved(played)
     return (
-        f"After {len(picks)} of the rounds: <b>you {you}</b>, PRM {prm}, a random picker {random:.1f} in the mean. It does "
-        f"at least as well as you in {chances[you:].sum():.0%} of such games."
+        f"After {len(picks)} of the rounds: <b>you {you}</b>, PRM {prm}, a random picker {random:.1f} in the mean. It "
+        f"does at least as well as you in {chances[you:].sum():.0%} of such games."
     )
 
 
