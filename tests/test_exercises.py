@@ -23,12 +23,6 @@ def function(name, source):
     return scope[name]
 
 
-def perfect(name):
-    """An answer that looks the values up."""
-    values = {repr(tuple(case["arguments"])): case["gives"] for case in exercises()[name].cases}
-    return lambda *arguments: values[repr(arguments)]
-
-
 @pytest.mark.parametrize("name", exercises())
 def test_wrong_answers_get_the_messages_that_help_three_different_ones_at_least(name):
     found = exercises()[name]
@@ -62,7 +56,6 @@ class Strange:
     "value, said",
     [
         (None, "gave None: is a `return` missing?"),
-        ("a text", "gave 'a text'"),
         (["a", "b"], "gave ['a', 'b']"),
         (np.array([True, False]), "gave array([ True, False])"),
         (np.zeros((2, 2)), "gave array("),
@@ -81,8 +74,8 @@ def test_a_value_of_any_type_is_judged(name, value, said):
 @pytest.mark.parametrize("name", exercises())
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: x if x is None else np.asarray(x)])
 def test_a_right_answer_may_be_an_array(name, form):
-    answer = perfect(name)
-    assert check(name, lambda *arguments: form(answer(*arguments))).right
+    values = {repr(tuple(case["arguments"])): case["gives"] for case in exercises()[name].cases}
+    assert check(name, lambda *arguments: form(values[repr(arguments)])).right
 
 
 @pytest.mark.parametrize(
@@ -102,7 +95,6 @@ def test_what_is_no_answer_is_told_so(answer, said):
     "name, said",
     [
         ("mc_nemar", "did you mean 'mcnemar'"),
-        ("Holm", "did you mean 'holm'"),
         ("", "choose one of share_passed, "),
         (3, "choose one of"),
         (["holm"], "did you mean 'holm'"),

@@ -34,17 +34,13 @@ def dealt(rule="mean", seed=0, problems=PROBLEMS):
 ROUNDS = dealt()
 
 
-def test_only_mixed_problems_are_dealt_each_with_both_outcomes_and_no_program_twice():
+def test_mixed_problems_alone_are_dealt_by_the_seed_each_with_both_outcomes_and_no_program_twice():
+    assert dealt() == ROUNDS and any(dealt(seed=s) != ROUNDS for s in range(1, 5))
     assert {r.problem.id for r in ROUNDS} == {"mixed", "also"}
     for r in ROUNDS:
         assert len(r.programs) == (4 if r.problem.id == "mixed" else 3)
         assert r.passed.any() and not r.passed.all()
         assert len({p.code for p in r.programs}) == len(r.programs)
-
-
-def test_the_same_seed_deals_the_same_and_another_deals_otherwise():
-    assert dealt() == ROUNDS
-    assert any(dealt(seed=s) != ROUNDS for s in range(1, 5))
 
 
 def test_scores_are_aggregated_and_the_best_is_the_machine_s_pick():
