@@ -60,7 +60,7 @@ def _written(path: Path) -> tuple[list[str], dict[str, str]]:
     words = set(re.findall(r"\w+", " ".join(sources)))
     imports = []
     for cell in cells:
-        with suppress(SyntaxError):  # a magic, or a cell that its student left unfinished
+        with suppress(SyntaxError, ValueError):  # a magic, or a cell that its student left unfinished
             for node in ast.parse(cell.source).body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     node.names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in words]
