@@ -1,4 +1,4 @@
-"""Both editions are made from the solved notebooks; docs and notebooks say the same."""
+"""Both editions are made from the solved notebooks; a class is graded; docs and notebooks say the same."""
 
 import ast
 import re
@@ -13,7 +13,8 @@ import pytest
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.course import editions as course
-from dreamprm_lib.course.grading import write_grades
+from dreamprm_lib.course.exercises import exercises
+from dreamprm_lib.course.grading import grades, write_grades
 from dreamprm_lib.course.quiz import questions_of
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.study.folder import STAGES
@@ -30,62 +31,66 @@ def sources(notebook, tag):
     return [c.source for c in notebook.cells if tag in c.metadata.get("tags", [])]
 
 
+def code(source, *tags, **more):
+    return nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)}, **more)
+
+
 @pytest.fixture(scope="module")
 def editions(tmp_path_factory):
     return course.build(tmp_path_factory.mktemp("course"))
 
 
 class TestGap:
-    SOLUTION = (
-        "from math import (comb,\n    log)\n\n\ndef help_me(x):\n    return x\n\n\n"
-        "def answer(a,\n           b=1):\n    # how\n    return help_me(a) + b\n\n\ncheck(\"it\", answer)"
-    )  # fmt: skip
-
     def test_it_keeps_imports_head_and_check_and_no_answer(self):
-        assert course.gap(self.SOLUTION) == (
-            "from math import comb, log\n\n\ndef answer(a,\n           b=1):\n"
-            "    return ...  # your answer goes here\n\n\ncheck(\"it\", answer)"
-        )  # fmt: skip
+        solution = (
+            "from math import (comb,\n    log)\n\n\ndef help_me(x):\n    return x\n\n\nSIZE = 3\n\n\n"
+            'def answer(a,  # help_me\n           b=1):\n    """SIZE"""\n    return help_me(a) + b\n\n\n'
+            "check('it', answer)  # help_me"
+        )
+        assert course.gap(solution) == (
+            "from math import comb, log\n\n\ndef answer(a, b=1):\n"
+            '    return ...  # your answer goes here\n\n\ncheck("it", answer)'
+        )
 
-    @pytest.mark.parametrize(
-        "cell, said",
-        [
-            ("def f():\n    return 1", "must end with"),
-            ("", "must end with"),
-            ("check('f', lambda: 1)", "must end with"),
-            ("check('f', f)", "must define f"),
-            ("def f(): return 1\ncheck('f', f)", "lines of its own"),
-        ],
-    )
-    def test_a_cell_that_cannot_be_emptied_is_refused(self, cell, said):
-        with pytest.raises(InputError, match=f"05_x: .*{said}"):
+    @pytest.mark.parametrize("cell", ["def f():\n    return 1", "", "check('f', lambda: 1)", "check('f', f)"])
+    def test_a_cell_that_cannot_be_emptied_is_refused(self, cell):
+        with pytest.raises(InputError, match=r"05_x: .*must (end with `check|define the function that it checks, f)"):
             course.gap(cell, "05_x")
+
+
+def test_no_trace_of_a_solution_is_left_for_students():
+    """Neither in a source nor in an output, an attachment of metadata, a tag or a cell of another kind."""
+    secret = "sorted(values)[-1]"
+    solved = code(
+        f"def top(values):\n    return {secret}\n\n\ncheck('top', top)", "exercise", "solution", execution_count=7
+    )
+    solved.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": secret})]
+    solved.metadata |= {"answer": secret, "nbgrader": {"solution": secret}}
+    told = nbformat.v4.new_markdown_cell(secret, metadata={"tags": ["solution"]})
+    noted = nbformat.v4.new_markdown_cell("A note.", metadata={"hidden": secret, "tags": ["hide-input"]})
+    shown = code("top", outputs=[nbformat.v4.new_output("stream", text=secret)])
+    notebook = nbformat.v4.new_notebook(cells=[solved, told, noted, shown], metadata={"answers": [secret]})
+    course.student(notebook, "x")
+    nbformat.validate(notebook)
+    assert secret not in nbformat.writes(notebook) and "solution" not in nbformat.writes(notebook)
+    assert [c.source for c in notebook.cells[1:]] == ["A note.", "top"]
+    assert sources(notebook, "hide-input") == ["A note."]
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEditions:
-    def test_the_student_edition_has_gaps_that_wait(self, editions, name):
+    def test_the_student_edition_has_a_gap_for_each_solution_and_else_the_source(self, editions, name):
         made, source = read(editions["student"] / f"{name}.ipynb"), read(ROOT / "notebooks" / f"{name}.ipynb")
         nbformat.validate(made)
         solved, gaps = sources(source, "solution"), sources(made, "exercise")
         assert len(solved) == len(gaps) >= 2 and not sources(made, "solution")
-        for cell in gaps:
-            scope = {}
-            exec("from dreamprm_lib.course.exercises import check", scope)
-            *first, last = ast.parse(cell).body
-            exec(compile(ast.Module(first, []), name, "exec"), scope)
-            answer = eval(compile(ast.Expression(last.value), name, "eval"), scope)
-            assert answer.right is None, cell
-
-    def test_all_else_is_the_source(self, editions, name):
-        made, source = (
-            [c.source for c in read(folder / f"{name}.ipynb").cells if not set(c.metadata.get("tags", [])) & changed]
-            for folder, changed in (
-                (editions["student"], {"exercise", "parameters"}),
-                (ROOT / "notebooks", {"exercise", "parameters"}),
-            )
-        )
-        assert made == source
+        whole = "\n".join(c.source for c in made.cells)
+        for before, after in zip(solved, gaps, strict=True):
+            assert course.GAP in after and max(map(len, after.splitlines())) <= 79
+            function = next(n for n in ast.parse(before).body if isinstance(n, ast.FunctionDef))
+            assert ast.get_source_segment(before, function).partition(":\n")[2] not in whole
+        for before, after in zip(source.cells, made.cells, strict=True):
+            assert before.source == after.source or {"solution", "parameters"} & set(before.metadata.tags)
 
     def test_the_instructor_edition_adds_notes_and_quiz_answers(self, editions, name):
         made, source = read(editions["instructor"] / f"{name}.ipynb"), read(ROOT / "notebooks" / f"{name}.ipynb")
@@ -103,53 +108,30 @@ class TestEditions:
             assert (folder / outputs).resolve() == ROOT / "outputs"
 
 
-def executed(*said):
-    """A notebook with one exercise, and what its check said."""
-    output = [nbformat.v4.new_output("execute_result", {"text/plain": text}) for text in said]
-    return nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("x", metadata={"tags": ["exercise"]}, outputs=output)]
-    )
+def test_every_exercise_waits_in_one_edition_and_is_solved_in_the_other(editions):
+    for edition, expected in {"student": "not attempted", "instructor": "passed"}.items():
+        table = grades(editions[edition])
+        assert list(table.columns) == list(exercises()) and list(table.index) == [f"{name}.ipynb" for name in NAMES]
+        assert set(table.to_numpy().ravel()) == {expected, ""}
 
 
-class TestCheck:
-    """`check` with a runner that only lays down what a run would have left."""
+def test_both_editions_are_run_and_another_answer_than_expected_is_named(editions, tmp_path, monkeypatch):
+    def copied(profile, edition, outputs, notebooks):
+        """What a run of the first notebook leaves."""
+        study = runner.Study(outputs, edition)
+        shutil.copy(notebooks / f"{NAMES[0]}.ipynb", study.path(f"notebooks/{NAMES[0]}.ipynb"))
+        return study
 
-    @pytest.fixture
-    def ran(self, monkeypatch):
-        def run(student, instructor):
-            def fake(profile, edition, outputs, notebooks):
-                study = runner.Study(outputs, edition)
-                for name in NAMES:
-                    path = study.path(f"notebooks/{name}.ipynb")
-                    nbformat.write(executed(student if edition == "student" else instructor), path)
-                return study
-
-            monkeypatch.setattr(runner, "run", fake)
-
-        return run
-
-    def test_waiting_students_and_right_instructors_pass(self, editions, ran):
-        ran("– f waits", "✔ f is right")
-        assert course.check(editions) == [
-            f"The student edition runs; its {len(NAMES)} checked exercises wait for an answer.",
-            f"The instructor edition runs; its {len(NAMES)} checked exercises are right.",
-        ]
-
-    @pytest.mark.parametrize(
-        "student, instructor, said",
-        [
-            ("✔ f is right", "✔ f is right", "student edition, 00_start_here: expected –"),
-            ("– f waits", "✘ f is wrong", "instructor edition, 00_start_here: expected ✔ .*✘ f is wrong"),
-        ],
-    )
-    def test_any_other_answer_is_named(self, editions, ran, student, instructor, said):
-        ran(student, instructor)
-        with pytest.raises(StudyError, match=said):
-            course.check(editions)
-
-    def test_an_exercise_without_an_answer_is_named(self):
-        with pytest.raises(StudyError, match="must end with"):
-            course.answers(executed())
+    monkeypatch.setattr(runner, "run", copied)
+    here = {edition: shutil.copytree(folder, tmp_path / edition) for edition, folder in editions.items()}
+    assert course.check(here) == [
+        "The student edition runs, and each of its 2 exercises is graded `not attempted`.",
+        "The instructor edition runs, and each of its 2 exercises is graded `passed`.",
+    ]
+    with pytest.raises(
+        StudyError, match=r"student edition, 00_start_here.ipynb, \w+: expected `not attempted`, got: p"
+    ):
+        course.check(here | {"student": here["instructor"]})
 
 
 def test_the_command_line_builds_and_a_missing_section_is_named(tmp_path, monkeypatch, capsys):
@@ -160,92 +142,77 @@ def test_the_command_line_builds_and_a_missing_section_is_named(tmp_path, monkey
     assert "no section `### 00_start_here`" in capsys.readouterr().err
 
 
-def test_a_class_is_graded_a_row_a_notebook_and_a_column_an_exercise(tmp_path, monkeypatch):
-    """An endless loop, an exception and an exit spoil one answer each, and no key reaches what students wrote."""
+def test_a_class_is_graded_a_row_a_notebook_and_a_column_an_exercise(tmp_path, monkeypatch, capsys):
+    """A loop without an end, an exception and an exit spoil one answer each, and no key reaches what students wrote."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    head = "def move_label(label, slope, rate):\n    "
-    bodies = {
-        "ada": "return min(1.0, max(0.0, label - rate * slope))",
-        "bob": "return label + rate * slope",
-        "cy": "return ...",
-        "dot": "while True:\n        pass",
-        "eve": "import os\n    return 1 / len(os.environ.get('OPENAI_API_KEY', ''))",
-        "fay": "raise SystemExit(0)",
+    head = "def move_label(label, slope, rate):"
+    answers = {  # of a student: the body of an answer, and what the table says of it
+        "ada": ("return np.clip(label - rate * slope, 0, 1)", "passed"),
+        "bob": ("return label + rate * slope", "Downhill"),
+        "cy": ("return ...", "not attempted"),
+        "dot": ("while True:\n        pass", "no answer within 2"),
+        "eve": ("return 1 / len(os.environ.get('OPENAI_API_KEY', ''))", "Zero"),
+        "fay": ("raise SystemExit(0)", "SystemExit"),
+        "gus": ("return label\n\n\ncheck = print", "asks no check"),
+        "hal": ("return ~", "SyntaxError"),
     }
-    for name, body in bodies.items():
-        cells = [f'{head}{body}\n\n\ncheck("move_label", move_label)', "print('[1]')\ncheck('holm', lambda p: ...)"]
-        made = [nbformat.v4.new_code_cell(c, metadata={"tags": ["exercise"]}) for c in cells]
-        never = nbformat.v4.new_code_cell("open('ran', 'w')")
-        nbformat.write(nbformat.v4.new_notebook(cells=[never, *made]), tmp_path / f"{name}.ipynb")
+    for name, (body, _) in answers.items():
+        cells = [
+            *(code(source) for source in ("import os\nimport numpy as np\nopen('ran', 'w')", "%magic")),
+            code(f'{head}\n    {body}\n\n\ncheck("move_label", move_label)\nprint(1)', "exercise"),
+            code("print('[1]')\ncheck('holm', lambda p: ...)", "exercise"),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     (tmp_path / "notes.ipynb").write_text("no notebook")
-    text = write_grades(tmp_path, seconds=2)
+    assert main(["course", "grade", str(tmp_path), "--seconds", "2"]) == 0
     table = pd.read_csv(tmp_path / "grades.csv", index_col="notebook")
-    assert list(table.columns) == ["move_label", "holm"] and len(table) == len(text.splitlines()) - 2 == len(bodies)
-    assert set(table.holm) == {"not attempted"}
-    said = [table.move_label[f"{name}.ipynb"] for name in bodies]
-    parts = ["passed", "Downhill", "not attempted", "no answer within 2", "Zero", "Exit"]
-    assert [part for part, message in zip(parts, said, strict=True) if part not in message] == []
+    assert list(table.columns) == ["move_label", "holm"] and len(table) == len(answers)
+    marks = [line.split()[1:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert marks == [[{"ada": "✔", "cy": "–"}.get(name, "✘"), "–"] for name in answers]
+    assert set(table.holm) == {"not attempted"} and not (tmp_path / "ran").exists()
+    said = {name: table.move_label[f"{name}.ipynb"] for name in answers}
+    assert {name: said[name] for name, (_, part) in answers.items() if part not in said[name]} == {}
     with pytest.raises(InputError, match="no notebook with exercises"):
         write_grades(tmp_path / "nowhere")
 
 
-def answered(source):
-    return source.replace(course.GAP, "return 42")
-
-
-CHANGES = {
-    "an answer": lambda cells: cells[[course.GAP in c.source for c in cells].index(True)],
-    "a note": lambda cells: cells[0],
-    "a setting": lambda cells: next(c for c in cells if "parameters" in c.metadata.get("tags", [])),
-}
-
-
-@pytest.mark.parametrize("cell", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("name", [NAMES[0], NAMES[3], NAMES[-1]])
-def test_what_people_wrote_into_an_edition_is_not_built_over(tmp_path, cell, name):
-    """A change of one cell in one notebook keeps both editions as they are."""
-    path = course.build(tmp_path)["student"] / f"{name}.ipynb"
-    notebook = read(path)
-    changed = cell(notebook.cells)
-    changed.source = answered(changed.source) + "\n# mine"
-    nbformat.write(notebook, path)
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")}
-    with pytest.raises(InputError, match=rf"{name}\.ipynb was changed since it was built .*1 notebook in all.*--out"):
-        course.build(tmp_path)
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")} == before
-    course.build(tmp_path / "elsewhere")
-
-
-def test_a_notebook_that_is_no_edition_is_not_built_over(tmp_path):
-    (tmp_path / "student").mkdir()
-    for text in ("not a notebook", "", nbformat.writes(nbformat.v4.new_notebook())):
-        (tmp_path / "student" / f"{NAMES[1]}.ipynb").write_text(text)
-        with pytest.raises(InputError, match="was changed since it was built"):
+def test_what_people_wrote_into_an_edition_is_not_built_over_and_what_was_only_run_is(tmp_path):
+    """A change of one cell in one notebook, or another file in its place, keeps both editions as they are."""
+    path = course.build(tmp_path)["student"] / f"{NAMES[3]}.ipynb"
+    built = path.read_text()
+    edits = {
+        course.GAP: "return 42",
+        "# 3 · ": "# Mine ",
+        "outputs = ": "outputs=",
+        built[:9]: "no notebook",
+        built: "",
+    }
+    for old, new in edits.items():
+        path.write_text(built.replace(old, new))
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")}
+        assert before[path] != built.encode()
+        with pytest.raises(InputError, match=r"03_\w+\.ipynb was changed since .*1 notebook in all.*--out"):
             course.build(tmp_path)
-
-
-def test_an_edition_that_was_only_run_is_built_again(tmp_path):
-    """Outputs and counts are no work that is lost."""
-    path = course.build(tmp_path)["student"] / f"{NAMES[2]}.ipynb"
-    notebook = read(path)
-    cell = next(c for c in notebook.cells if c.cell_type == "code")
-    cell.execution_count, cell.outputs = 3, [nbformat.v4.new_output("stream", text="ran")]
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*.ipynb")} == before
+    notebook = nbformat.reads(built, 4)
+    next(c for c in notebook.cells if c.cell_type == "code").outputs = [nbformat.v4.new_output("stream", text="ran")]
     nbformat.write(notebook, path)
     course.build(tmp_path)
-    assert not any(c.get("outputs") for c in read(path).cells)
+    assert path.read_text() == built
 
 
-@pytest.mark.parametrize("kept", ["course/student/02.ipynb", "course/notes.txt", "outputs/reference/table.csv"])
-@pytest.mark.parametrize("gone", ["outputs/quick/table.csv", "tests/artifacts/a.png", ".venv/bin/python"])
-def test_make_clean_leaves_what_people_made(tmp_path, kept, gone):
+def test_make_clean_leaves_what_people_made(tmp_path):
+    kept = ["course/student/02.ipynb", "outputs/reference/table.csv"]
+    gone = ["outputs/quick/table.csv", "tests/artifacts/a.png", ".venv/bin/python"]
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for file in (kept, gone, "outputs/reference/manifest.json"):
+    for file in kept + gone:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("x")
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / kept).exists() and not (tmp_path / gone).exists()
+    assert [(tmp_path / file).exists() for file in kept + gone] == [True] * 2 + [False] * 3
 
 
+PARTS = ("Objectives", "Before", "Minutes", "Talking points", "What students get wrong", "Board plan")
 SYLLABUS = (ROOT / "docs" / "syllabus.md").read_text()
 PROSE = {
     name: "\n".join(c.source for c in read(ROOT / "notebooks" / f"{name}.ipynb").cells if c.cell_type == "markdown")
@@ -268,7 +235,7 @@ class TestDocs:
 
     def test_the_syllabus_has_every_part_and_adds_up(self, name):
         notes = course.teaching_notes(SYLLABUS)[name]
-        assert all(f"**{part}**" in notes for part in ("Objectives", "Before", "Minutes", "Talking points"))
+        assert all(f"**{part}**" in notes for part in PARTS)
         minutes = {grade: 0 for grade in ("exercises", "project")}
         for *_, grade, m in GRADED.findall(PROSE[name]):
             minutes["project" if grade == "project" else "exercises"] += int(m)

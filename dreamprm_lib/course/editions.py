@@ -19,6 +19,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from dreamprm_lib.commands import run as runner
+from dreamprm_lib.course.answers import PASSED, WAITING
+from dreamprm_lib.course.grading import grades
 from dreamprm_lib.course.quiz import answers_markdown
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.errors import InputError, StudyError
@@ -27,7 +29,6 @@ from dreamprm_lib.study.folder import STAGES
 
 log = logging.getLogger(__name__)
 
-EDITIONS = ("student", "instructor")
 GAP = "return ...  # your answer goes here"
 
 
@@ -38,7 +39,7 @@ def build(out: Path) -> dict[str, Path]:
     the syllabus does not know, or a notebook there that someone has worked in.
     """
     notes = teaching_notes((runner.PROJECT / "docs" / "syllabus.md").read_text(encoding="utf-8"))
-    folders = {edition: Path(out).resolve() / edition for edition in EDITIONS}
+    folders = {edition: Path(out).resolve() / edition for edition in ("student", "instructor")}
     built = {}
     for stage in STAGES:
         name = stage.notebook
@@ -78,67 +79,57 @@ def _edited(path: Path) -> bool:
     return notebook.metadata.get("built") != _digest(notebook)
 
 
-def check(folders: dict[str, Path], profile_name: str = "smoke") -> list[str]:
-    """Run both editions with a profile, into `check/` beside them; a sentence about each.
+def check(folders: dict[str, Path]) -> list[str]:
+    """Run both editions with the smoke profile, into `check/` beside them, and grade them; a sentence about each.
 
-    Raises `StudyError` unless every check of the student edition waits and every one of the instructor edition is
+    Raises `StudyError` unless every exercise of the student edition waits and every one of the instructor edition is
     right.
     """
     said = []
-    for edition, folder in folders.items():
+    for edition, expected in (("student", WAITING), ("instructor", PASSED)):
         log.info("%s edition:", edition)
-        study = runner.run(
-            runner.load_profile(profile_name), edition, outputs=folder.parent / "check", notebooks=folder
-        )
-        mark = "–" if edition == "student" else "✔"
-        checked = 0
-        for stage in STAGES:
-            for answer in answers(nbformat.read(study.folder / "notebooks" / f"{stage.notebook}.ipynb", 4)):
-                checked += 1
-                if not answer.startswith(mark):
-                    raise StudyError(f"{edition} edition, {stage.notebook}: expected {mark} of a check, got: {answer}")
-        state = "wait for an answer" if edition == "student" else "are right"
-        said.append(f"The {edition} edition runs; its {checked} checked exercises {state}.")
+        folder, outputs = folders[edition], folders[edition].parent / "check"
+        study = runner.run(runner.load_profile("smoke"), edition, outputs=outputs, notebooks=folder)
+        answers = grades(study.folder / "notebooks").stack()
+        answers = answers[answers != ""]
+        for (notebook, name), answer in answers[answers != expected].items():
+            raise StudyError(f"{edition} edition, {notebook}, {name}: expected `{expected}`, got: {answer}")
+        said.append(f"The {edition} edition runs, and each of its {len(answers)} exercises is graded `{expected}`.")
     return said
 
 
-def answers(executed: NotebookNode) -> list[str]:
-    """What the checks of an executed notebook said.  Raises `StudyError` if one said nothing."""
-    found = []
-    for cell in executed.cells:
-        if "exercise" in cell.metadata.get("tags", []):
-            texts = [o.data["text/plain"] for o in cell.outputs if o.output_type == "execute_result"]
-            if len(texts) != 1:
-                raise StudyError(f"An exercise gave no answer: its cell must end with `check(…)`.\n{cell.source}")
-            found += texts
-    return found
-
-
 def student(notebook: NotebookNode, name: str) -> None:
-    """Turn the solutions of a notebook into gaps, in place."""
-    for cell in notebook.cells:
+    """Turn the solutions of a notebook into gaps, in place; of each cell only its text and its other tags stay."""
+    cells, notebook.cells = notebook.cells, []
+    for cell in cells:
         tags = cell.metadata.get("tags", [])
         if "solution" in tags:
+            if cell.cell_type != "code":
+                continue
             cell.source = gap(cell.source, name)
-            cell.metadata["tags"] = [tag for tag in tags if tag != "solution"]
+        cell.metadata = NotebookNode(tags=[tag for tag in tags if tag != "solution"]) if tags else NotebookNode()
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        notebook.cells.append(cell)
+    kept = {key: value for key, value in notebook.metadata.items() if key in ("kernelspec", "language_info")}
+    notebook.metadata = NotebookNode(kept)
 
 
 def gap(solution: str, name: str = "a notebook") -> str:
     """A solution's cell with a gap for its answer: imports, the head of the function that is checked, and the check."""
-    lines, body = solution.splitlines(), ast.parse(solution).body
+    body = ast.parse(solution).body
     match body[-1:]:
-        case [ast.Expr(ast.Call(func=ast.Name("check"), args=[_, ast.Name(wanted)])) as call]:
+        case [ast.Expr(ast.Call(func=ast.Name("check"), args=[ast.Constant(str(task)), ast.Name(wanted)]))]:
             pass
         case _:
             raise InputError(f"{name}: a solution's cell must end with `check(name, function)`:\n{solution}")
     function = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == wanted), None)
-    if function is None or function.body[0].lineno == function.lineno:
-        raise InputError(f"{name}: a solution's cell must define {wanted}, its body on lines of its own:\n{solution}")
-    imports = [ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
-    head = lines[function.lineno - 1 : function.body[0].lineno - 1]
-    stub = [*(line for line in head if not line.lstrip().startswith("#")), " " * function.body[0].col_offset + GAP]
-    parts = ["\n".join(part) for part in (imports, stub, lines[call.lineno - 1 :]) if part]
-    return "\n\n\n".join(parts)
+    if function is None:
+        raise InputError(f"{name}: a solution's cell must define the function that it checks, {wanted}:\n{solution}")
+    function.body = ast.parse("...").body
+    head = ast.unparse(function).removesuffix("...") + GAP
+    imports = "\n".join(ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom))
+    return "\n\n\n".join(part for part in (imports, head, f'check("{task}", {wanted})') if part)
 
 
 def instructor(notebook: NotebookNode, name: str, notes: str) -> None:

@@ -1,7 +1,7 @@
 """A class's answers as a table: a row a student's notebook, a column an exercise.
 
-Only the cells of exercises are executed, each notebook in a process of its own with a time limit.  That keeps a class
-moving past an endless loop; it is no sandbox: what students wrote runs with the rights of whoever grades.
+Only the cells of exercises and the imports that they use are executed, each notebook in a process of its own that runs
+`course.answers`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import ast
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 
+from dreamprm_lib.course.answers import PASSED, WAITING
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.errors import InputError
 
-PASSED, WAITING = "passed", "not attempted"
-START_SECONDS = 120  # until a process has imported what the checks need
+START_SECONDS = 120  # until a process has imported what the answers use
 _KEPT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT")  # of the environment: no keys
 
 
@@ -41,77 +41,45 @@ def grades(folder: Path, seconds: float = 10) -> pd.DataFrame:
     """
     rows = {}
     for path in sorted(Path(folder).rglob("*.ipynb")):
-        cells = [] if ".ipynb_checkpoints" in path.parts else _exercises(path)
-        if cells:
-            rows[str(path.relative_to(folder))] = _run(cells, seconds)
+        imports, answers = _written(path)
+        if answers and ".ipynb_checkpoints" not in path.parts:
+            rows[str(path.relative_to(folder))] = _run(imports, answers, seconds)
     if not rows:
         raise InputError(f"{folder} has no notebook with exercises: give the folder of a class's notebooks.")
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("notebook")
 
 
-def _exercises(path: Path) -> list[tuple[str, str]]:
-    """Name and source of the cells that check an answer; none if the file is no notebook."""
+def _written(path: Path) -> tuple[list[str], dict[str, str]]:
+    """A notebook's answers by exercise, and its imports of what they name; none if the file is no notebook."""
     try:
-        cells = nbformat.read(path, 4).cells
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     except (ValueError, nbformat.reader.NotJSONError):
-        return []
+        return [], {}
     sources = [cell.source for cell in cells if "exercise" in cell.metadata.get("tags", [])]
-    return [(source.rpartition("check(")[2].partition(",")[0].strip("\"' "), source) for source in sources]
+    answers = {found[1]: source for source in sources if (found := re.search(r"check\([\"'](\w+)", source))}
+    words = set(re.findall(r"\w+", " ".join(sources)))
+    imports = []
+    for cell in cells:
+        with suppress(SyntaxError, ValueError):  # a magic, or a cell that its student left unfinished
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    node.names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in words]
+                    imports += [ast.unparse(node)] if node.names else []
+    return imports, answers
 
 
-def _run(cells: list[tuple[str, str]], seconds: float) -> dict[str, str]:
+def _run(imports: list[str], answers: dict[str, str], seconds: float) -> dict[str, str]:
     """What the checks say, from a process; those that it had not come to when its time was up have no answer."""
-    said = dict.fromkeys((name for name, _ in cells), f"no answer within {seconds:g} seconds")
-    command = [sys.executable, "-m", "dreamprm_lib.course.grading"]
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    said = dict.fromkeys(answers, f"no answer within {seconds:g} seconds")
     try:
         done = subprocess.run(
-            command, input=json.dumps([seconds, cells]), capture_output=True, text=True, env=environment,
-            timeout=START_SECONDS + (seconds + 1) * len(cells),
-        ).stdout  # fmt: skip
+            [sys.executable, "-m", "dreamprm_lib.course.answers"],
+            input=json.dumps([imports, answers, seconds]),
+            capture_output=True,
+            text=True,
+            env={name: os.environ[name] for name in _KEPT if name in os.environ},
+            timeout=START_SECONDS + (seconds + 1) * len(answers),
+        ).stdout
     except subprocess.TimeoutExpired as error:
         done = (error.stdout or b"").decode()
     return said | dict(json.loads(line) for line in done.splitlines())
-
-
-class TimeUp(BaseException):
-    """The time of a cell is up; no `Exception`, so that neither a check nor a student's `except` takes it for one."""
-
-
-def _stop(*_: object) -> None:
-    raise TimeUp
-
-
-def _answer(source: str, scope: dict[str, object], seconds: float) -> str:
-    """What the check at the end of a cell says; the cell has so many seconds."""
-    signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        *first, last = ast.parse(source).body
-        exec(compile(ast.Module(first, []), "exercise", "exec"), scope)
-        answer = eval(compile(ast.Expression(last.value), "exercise", "eval"), scope)  # type: ignore[attr-defined]
-        return {True: PASSED, None: WAITING}.get(answer.right, answer.message)
-    except TimeUp:
-        return f"no answer within {seconds:g} seconds"
-    except BaseException as error:  # a student's cell may raise anything, `SystemExit` too
-        return f"raised {type(error).__name__}: {error}"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def main() -> None:
-    """Answer the cells that standard input holds, a line of JSON each, as soon as it is known."""
-    import numpy as np
-
-    from dreamprm_lib.course.exercises import check, hint
-
-    seconds, cells = json.load(sys.stdin)
-    out = sys.stdout
-    for name, source in cells:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            said = _answer(source, {"np": np, "pd": pd, "check": check, "hint": hint}, seconds)
-        print(json.dumps([name, said]), file=out, flush=True)
-
-
-if __name__ == "__main__":
-    main()

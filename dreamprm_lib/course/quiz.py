@@ -1,4 +1,4 @@
-"""Quizzes: a few questions at the end of each chapter, kept in one file, `data/quizzes.yaml`.
+"""Quizzes: a few questions at the end of each chapter, kept in its file in `data/course/`.
 
 A choice brings its own explanation, so that a wrong one is answered too.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from importlib.resources import files
 
 import ipywidgets
 
-from dreamprm_lib.engine.files import from_yaml, read_text
+from dreamprm_lib.course.exercises import chapters
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.show.widgets import Interactive
 
@@ -40,35 +38,28 @@ class Question:
         return next(choice for choice in self.choices if choice.right)
 
 
-@cache
-def quizzes() -> dict[str, tuple[Question, ...]]:
-    """All questions by notebook."""
-    path = files("dreamprm_lib") / "data" / "quizzes.yaml"
-    data = from_yaml(read_text(path), path)
-    return {
-        notebook: tuple(Question(q["question"], tuple(Choice(**c) for c in q["choices"])) for q in questions)
-        for notebook, questions in data.items()
-    }
-
-
-def questions_of(notebook: str) -> tuple[Question, ...]:
+def questions_of(notebook: str) -> list[Question]:
     """The questions of one notebook.  Raises `InputError` if there is no such quiz."""
-    if notebook not in quizzes():
-        raise InputError(f"There is no quiz {notebook!r}: known are {', '.join(quizzes())}.")
-    return quizzes()[notebook]
+    if notebook not in chapters():
+        raise InputError(f"There is no quiz {notebook!r}: known are {', '.join(chapters())}.")
+    return [Question(q["question"], tuple(Choice(**c) for c in q["choices"])) for q in chapters()[notebook]["quiz"]]
 
 
 def quiz(notebook: str) -> Interactive:
     """The quiz of a notebook: choose, then press the button.  Where no widget lives, the questions alone are shown."""
     questions = questions_of(notebook)
     said = [ipywidgets.HTML() for _ in questions]
-    radios = [
-        ipywidgets.RadioButtons(
-            options=[(c.text.replace("`", ""), c) for c in q.choices], value=None, description="Answer",
-            layout={"width": "max-content"},
+    radios = []
+    rows: list[ipywidgets.Widget] = []
+    still = ""
+    for k, (q, text) in enumerate(zip(questions, said, strict=True), 1):
+        options = [(choice.text.replace("`", ""), choice) for choice in q.choices]
+        radios.append(
+            ipywidgets.RadioButtons(options=options, value=None, description="Answer", layout={"width": "max-content"})
         )
-        for q in questions
-    ]  # fmt: skip
+        rows += [ipywidgets.HTML(f"<b>{k}. {_marked(q.text)}</b>"), radios[-1], text]
+        choices = "".join(f"<li>{_marked(c.text)}</li>" for c in q.choices)
+        still += f"<li><b>{_marked(q.text)}</b><ol type='a'>{choices}</ol></li>"
     button = ipywidgets.Button(description="Check my answers", layout={"width": "max-content"})
     score = ipywidgets.HTML()
 
@@ -80,12 +71,6 @@ def quiz(notebook: str) -> Interactive:
         score.value = f"<b>{sum(bool(c and c.right) for c in chosen)} of {len(radios)} right.</b>"
 
     button.on_click(show)
-    rows: list[ipywidgets.Widget] = []
-    still = ""
-    for k, (q, radio, text) in enumerate(zip(questions, radios, said, strict=True), 1):
-        rows += [ipywidgets.HTML(f"<b>{k}. {_marked(q.text)}</b>"), radio, text]
-        choices = "".join(f"<li>{_marked(c.text)}</li>" for c in q.choices)
-        still += f"<li><b>{_marked(q.text)}</b><ol type='a'>{choices}</ol></li>"
     return Interactive([*rows, button, score], f"<ol>{still}</ol>")
 
 

@@ -22,8 +22,7 @@ from dreamprm_lib.show.figures.primitives import BLUE, finished, panels
 from dreamprm_lib.show.widgets import Interactive
 from dreamprm_lib.study.rows import CandidateScores, Program
 
-LETTERS = "ABCDEFGH"
-_NOTHING = "<p>No problem here has both a passing and a failing candidate, so there is nothing to choose.</p>"
+LETTERS = "ABCD"  # a hand has at most so many programs
 _GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(22em,1fr));gap:.8em"
 _TEXT = "white-space:pre-wrap;line-height:1.3;margin:.3em 0"
 _CODE = "border:1px solid currentColor;border-radius:4px;padding:.5em;overflow-x:auto;line-height:1.3;margin:.3em 0"
@@ -52,13 +51,12 @@ def deal(
     problems: Sequence[Problem],
     candidates: Sequence[Program],
     scores: Sequence[CandidateScores],
-    method: str = "prm_cof",
-    rule: str = "mean",
+    method: str,
+    rule: str,
+    seed: int,
     rounds: int = 5,
-    shown: int = 4,
-    seed: int = 0,
 ) -> list[Round]:
-    """At most `rounds` rounds with at most `shown` different programs each, drawn by `seed` from the mixed problems.
+    """At most `rounds` rounds of at most four different programs each, drawn by `seed` from the mixed problems.
 
     `scores` are the step scores of the candidates; those of `method` are aggregated by `rule`.
     """
@@ -71,44 +69,37 @@ def deal(
         firsts = [c for ok in (True, False) for c in [c for c in order if c.passed == ok][:1]]
         if len(firsts) < 2 or len(dealt) == rounds:
             continue
-        some = [*firsts, *(c for c in order if c not in firsts)][:shown]
+        some = [*firsts, *(c for c in order if c not in firsts)][: len(LETTERS)]
         hand = tuple(some[i] for i in rng.permutation(len(some)))
         dealt.append(Round(problems[k], hand, tuple(aggregate(found[c.problem, c.sample], rule) for c in hand)))
     return dealt
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Problems solved so far by you, by the PRM and, in the mean, by a random picker, who does at least as well as you
-    with the chance `luck`."""
-
-    rounds: int
-    you: int
-    prm: int
-    random: float
-    luck: float
-
-
-def totals(rounds: Sequence[Round], picks: Sequence[int]) -> Totals:
-    """The board after the first `len(picks)` rounds."""
+def board(rounds: Sequence[Round], picks: Sequence[int]) -> str:
+    """The totals after the first `len(picks)` rounds: problems solved by you, by the PRM and, in the mean, by a random
+    picker, and how often a random picker does at least as well as you."""
     played = rounds[: len(picks)]
     you = sum(int(r.passed[pick]) for r, pick in zip(played, picks, strict=True))
     chances = np.ones(1)  # of a random picker's number of solved problems
     for r in played:
-        share = r.passed.mean()
-        chances = np.convolve(chances, [1 - share, share])
-    prm = sum(int(r.passed[r.machine]) for r in played)
-    return Totals(len(picks), you, prm, float(sum(r.passed.mean() for r in played)), float(chances[you:].sum()))
+        chances = np.convolve(chances, [1 - r.passed.mean(), r.passed.mean()])
+    prm, random = _solved(played)
+    return (
+        f"After {len(picks)} of the rounds: <b>you {you}</b>, PRM {prm}, a random picker {random:.1f} in the mean. It "
+        f"does at least as well as you in {chances[you:].sum():.0%} of such games."
+    )
 
 
 def play(rounds: Sequence[Round]) -> Interactive:
     """The game: read, take a program, see the verdicts, go on.  Where no widget lives, all rounds are drawn with the
     PRM's picks."""
+    if not rounds:
+        nothing = "<p>No problem here has both a passing and a failing candidate, so there is nothing to choose.</p>"
+        return Interactive([ipywidgets.HTML(nothing)], nothing)
     picks: list[int] = []
-    table, board = ipywidgets.HTML(_NOTHING), ipywidgets.HTML()
-    most = max((len(r.programs) for r in rounds), default=0)
-    takes = [ipywidgets.Button(description=f"Take {letter}") for letter in LETTERS[:most]]
-    onward = ipywidgets.Button(description="Next problem", disabled=True)
+    table, totals = ipywidgets.HTML(), ipywidgets.HTML()
+    takes = [ipywidgets.Button(description=f"Take {letter}") for letter in LETTERS]
+    onward = ipywidgets.Button(description="Next problem")
 
     def lay(number: int) -> None:
         """Put a round on the table, with the verdicts if it was played."""
@@ -119,17 +110,16 @@ def play(rounds: Sequence[Round]) -> Interactive:
             take.disabled = played or k >= len(rounds[number].programs)
         onward.disabled = not played or number + 1 == len(rounds)
 
-    def take_it(button) -> None:
+    def take_it(button: ipywidgets.Button) -> None:
         picks.append(takes.index(button))
-        board.value = board_html(totals(rounds, picks))
+        totals.value = f"<p>{board(rounds, picks)}</p>"
         lay(len(picks) - 1)
 
     for take in takes:
         take.on_click(take_it)
     onward.on_click(lambda _button: lay(len(picks)))
-    if rounds:
-        lay(0)
-    return Interactive([table, ipywidgets.HBox([*takes, onward]), board], still_html(rounds))
+    lay(0)
+    return Interactive([table, ipywidgets.HBox([*takes, onward]), totals], _still(rounds))
 
 
 def round_html(on_table: Round, pick: int | None = None) -> str:
@@ -145,27 +135,6 @@ def round_html(on_table: Round, pick: int | None = None) -> str:
     return f"{statement}<div style='{_GRID}'>{programs}</div>"
 
 
-def board_html(score: Totals) -> str:
-    """The running totals as one sentence."""
-    return (
-        f"<p>After {score.rounds} of the rounds: <b>you {score.you}</b>, PRM {score.prm}, a random picker "
-        f"{score.random:.1f} in the mean. It does at least as well as you in {score.luck:.0%} of such games.</p>"
-    )
-
-
-def still_html(rounds: Sequence[Round]) -> str:
-    """All rounds as small multiples, with their verdicts and the PRM's picks."""
-    if not rounds:
-        return _NOTHING
-    with BytesIO() as file:
-        rounds_figure(rounds).savefig(file, format="png", dpi=100, bbox_inches="tight")
-        image = base64.b64encode(file.getvalue()).decode()
-    end = totals(rounds, [r.machine for r in rounds])
-    said = f"{len(rounds)} rounds of the game: the PRM solves {end.prm}, a random picker {end.random:.1f} in the mean."
-    picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"
-    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
-
-
 def rounds_figure(rounds: Sequence[Round]) -> Figure:
     """The rounds of the game: the PRM's score of each candidate, filled if it passes, and which one the PRM takes."""
     figure, grid = panels(1, len(rounds), 2.9, sharex=True)
@@ -178,3 +147,19 @@ def rounds_figure(rounds: Sequence[Round]) -> Figure:
         axes.invert_yaxis()
     right = sum(bool(dealt.passed[dealt.machine]) for dealt in rounds)
     return finished(figure, f"The PRM takes a program that passes (filled) in {right} of {len(rounds)} rounds")
+
+
+def _solved(rounds: Sequence[Round]) -> tuple[int, float]:
+    """How many problems the PRM solves, and in the mean a random picker."""
+    return sum(int(r.passed[r.machine]) for r in rounds), float(sum(r.passed.mean() for r in rounds))
+
+
+def _still(rounds: Sequence[Round]) -> str:
+    """All rounds as small multiples, with their verdicts and the PRM's picks."""
+    with BytesIO() as file:
+        rounds_figure(rounds).savefig(file, format="png", dpi=100, bbox_inches="tight")
+        image = base64.b64encode(file.getvalue()).decode()
+    prm, random = _solved(rounds)
+    said = f"{len(rounds)} rounds of the game: the PRM solves {prm}, a random picker {random:.1f} in the mean."
+    picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"
+    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
