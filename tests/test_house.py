@@ -27,7 +27,6 @@ CHAPTERS = [
     "cost_and_search",
     "paper_scale",
 ]
-WITHOUT_A_NOTEBOOK = {"known_truth"}  # chapter 5 has it
 FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3, "steps": 4}
 FLOORS |= {name: 5 + number for number, name in enumerate(CHAPTERS)}
 FLOORS |= {"show": 20, "commands": 21, "course": 22, "__main__": 23}
@@ -100,7 +99,7 @@ def test_an_import_is_seen_in_each_form(tmp_path, line, found):
 
 def test_each_chapter_has_its_notebook():
     notebooks = {p.stem[3:] for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert notebooks == {"start_here", *CHAPTERS} - WITHOUT_A_NOTEBOOK
+    assert notebooks == {"start_here", *CHAPTERS}
 
 
 def name_of(requirement):

@@ -55,8 +55,8 @@ STAGES = (
     ),
     Stage(
         "05_label_correction",
-        reads=("solutions.jsonl", "labels.jsonl", "oracle.jsonl", "candidates.jsonl", "prm_cof.safetensors"),
-        writes=(*CORRECTED, "corrected_labels.jsonl", "planted.csv", "ablations.csv", "oracle.csv", "bias.csv"),
+        reads=("solutions.jsonl", "labels.jsonl", "oracle.jsonl", "prm_cof.safetensors"),
+        writes=(*CORRECTED, "corrected_labels.jsonl", "oracle.csv", "bias.csv"),
     ),
     Stage(
         "06_test_time_scaling",
@@ -82,6 +82,11 @@ STAGES = (
         writes=("prm_seeds.csv", "costs.csv", "cost_curve.csv", "equal_cost.csv", "purchases.csv", "search.jsonl"),
     ),
     Stage("09_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
+    Stage(
+        "10_known_truth",
+        reads=("solutions.jsonl", "candidates.jsonl", "oracle.csv", "prm_cof.safetensors"),
+        writes=("planted.csv", "ablations.csv"),
+    ),
 )
 
 
