@@ -344,4 +344,3 @@ def test_tasks_of_codeio_that_no_early_program_solves_are_left_out():
     solved = [("codeio1", 7, True), ("codeio2", 8, True), ("codeio3", 0, False), ("starter1", 0, False)]
     programs = [Program(name, sample, "", [], passed, "passed", 0) for name, sample, passed in solved]
     assert [p.id for p in well_specified(problems, programs)] == ["codeio1", "starter1"]
-    assert [p.id for p in well_specified(problems, programs, tries=9)] == ["codeio1", "codeio2", "starter1"]
