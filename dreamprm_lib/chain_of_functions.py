@@ -50,7 +50,7 @@ def cof_prompt(problem: Problem) -> Prompt:
             ("user", describe(problem)),
         ),
         prefill=_opening(problem.starter_code.rstrip()),
-        withheld=_withheld(problem),
+        withheld="" if problem.source == "starter" else problem.id,
     )
 
 
@@ -67,12 +67,9 @@ def _opening(starter: str) -> str:
 def plain_prompt(problem: Problem) -> Prompt:
     """The plain prompt, for comparison: no example, no chain, no opening of a function."""
     plain = PROMPTS["function" if problem.entry_point else "program"]["plain"]
-    return Prompt((("system", plain), ("user", describe(problem))), "```python\n", withheld=_withheld(problem))
-
-
-def _withheld(problem: Problem) -> str:
-    """The problem's id if its text is not ours to pass on, else ""."""
-    return "" if problem.source == "starter" else problem.id
+    return replace(
+        cof_prompt(problem), messages=(("system", plain), ("user", describe(problem))), prefill="```python\n"
+    )
 
 
 def worked_example(problem: Problem) -> Problem:

