@@ -277,10 +277,12 @@ def sample_programs(
 
 def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program]:
     """The graded programs of a batch, in order of problem and sample; progress is shown."""
-    rows = zip(batch.problems, batch.ask(policy), strict=True)
-    asked = [(p, i, reply) for p, replies in rows for i, reply in enumerate(replies, batch.known)]
-    codes = [extract_code(reply.text) for _, _, reply in asked]
-    verdicts = sandbox.grade([(p, code) for (p, _, _), code in zip(asked, codes, strict=True)], progress=True)
+    written = [
+        (p, i, reply, extract_code(reply.text))
+        for p, replies in zip(batch.problems, batch.ask(policy), strict=True)
+        for i, reply in enumerate(replies, batch.known)
+    ]
+    verdicts = sandbox.grade([(p, code) for p, _, _, code in written], progress=True)
     return [
         Program(
             problem=p.id,
@@ -292,7 +294,7 @@ def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program
             tokens=reply.tokens,
             logprob=reply.logprob,
         )
-        for (p, i, reply), code, verdict in zip(asked, codes, verdicts, strict=True)
+        for (p, i, reply, code), verdict in zip(written, verdicts, strict=True)
     ]
 
 

@@ -255,7 +255,7 @@ def oracle_draw(
     all labels, the places of the oracle's states among them, and the outcomes of the others [states, others].
 
     The other labels from rollouts are thinned to as many.  With 0 an oracle state stays, without a rollout.  Raises
-    `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
+    `InputError` if less than two rollouts would be left to the oracle.
     """
     outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)
     if not 0 <= n <= outcomes.shape[1] - 2:
@@ -273,12 +273,6 @@ def oracle_draw(
             rows.append(replace(x, rollouts=n, passes=passes, label=passes / n if n else np.nan))
         else:
             rows += thinned_labels([x], n, rng)
-    if lost := [key for key in drawn if key not in places]:
-        problem, sample, step = lost[0]
-        raise InputError(
-            f"The oracle's step {step} of program {sample} of {problem} is not among the labels. Take both from "
-            "the same study."
-        )
     return rows, np.array([places[key] for key in drawn]), outcomes[:, n:]
 
 

