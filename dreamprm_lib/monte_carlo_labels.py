@@ -188,7 +188,8 @@ def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator
     """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of
     intermediate steps are dropped.
 
-    A label from `n` rollouts or fewer, and a clean one, stays as it is.
+    A label from `n` rollouts or fewer, and a clean one, stays as it is; how many tokens fewer rollouts
+    would have written is not known.
     """
     thinned = []
     for x in labels:
