@@ -84,22 +84,12 @@ def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.D
     table = pd.DataFrame(rows, columns=["problem", "difficulty", "passed", "functions"])
     summary = []
     for name in (*DIFFICULTIES, "overall"):
-        part = table if name == "overall" else table[table.difficulty == name]
-        if part.empty:
-            continue
-        share = part.groupby("problem").passed.mean()
-        summary.append(
-            {
-                "difficulty": name,
-                "problems": len(share),
-                "candidates": int(part.groupby("problem").size().min()),
-                "pass_at_1": share.mean(),
-                "pass_at_n": (share > 0).mean(),
-                "mixed": ((share > 0) & (share < 1)).mean(),
-                "functions": part.functions.mean(),
-                "chained": (part.functions >= 2).mean(),
-            }
-        )
+        part = table[(table.difficulty == name) | (name == "overall")]
+        share, size = part.groupby("problem").passed.mean(), part.groupby("problem").size()
+        row = {"difficulty": name, "problems": len(share), "candidates": size.min(), "pass_at_1": share.mean()}
+        row |= {"pass_at_n": (share > 0).mean(), "mixed": ((share > 0) & (share < 1)).mean()}
+        row |= {"functions": part.functions.mean(), "chained": (part.functions >= 2).mean()}
+        summary += [row] if len(part) else []
     return pd.DataFrame(summary)
 
 
@@ -121,7 +111,6 @@ class GradedProblem:
 
 
 class _Entry(LcbQuestion, extra="ignore"):
-    platform: str = ""
     code_list: Annotated[list[str], Field(min_length=1)]
     graded_list: list[bool]
 
@@ -131,22 +120,20 @@ def read_lcb(path: Path | str) -> list[GradedProblem]:
 
     Raises `InputError` with the entry, and each field that is missing or wrong, with its value.
     """
-    path = Path(path)
-    entries = read_json(path)
+    entries = read_json(Path(path))
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of problems, as LiveCodeBench's `…_eval_all.json` does.")
-    graded, seen = [], set()
+    graded: dict[str, GradedProblem] = {}
     for number, value in enumerate(entries):
         where = f"{path}, entry {number}"
         entry = checked(_Entry, value, where)
         codes, passed = entry.code_list, entry.graded_list
         if len(codes) != len(passed):
             raise InputError(f"{where}: {len(codes)} programs in `code_list`, {len(passed)} in `graded_list`.")
-        if entry.question_id in seen:
-            raise InputError(f"{where}: the question {entry.question_id!r} appears a second time.")
-        seen.add(entry.question_id)
-        graded.append(GradedProblem(entry.problem("test"), codes, passed))
-    return graded
+        if entry.id in graded:
+            raise InputError(f"{where}: the question {entry.id!r} appears a second time.")
+        graded[entry.id] = GradedProblem(entry.problem("test"), codes, passed)
+    return list(graded.values())
 
 
 def write_lcb(path: Path | str, problems: Sequence[Problem], candidates: Sequence[Program]) -> None:
@@ -167,7 +154,7 @@ def write_lcb(path: Path | str, problems: Sequence[Problem], candidates: Sequenc
                 "output_list": [f"```python\n{p.code}```" for p in programs],
                 "code_list": [p.code for p in programs],
                 "graded_list": [bool(p.passed) for p in programs],
-                "pass@1": float(np.mean([p.passed for p in programs])) if programs else 0.0,
+                "pass@1": sum(p.passed for p in programs) / max(len(programs), 1),
                 "metadata": ["{}"] * len(programs),
             }
         )

@@ -12,35 +12,20 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
+from itertools import accumulate
 
 from markdown_it import MarkdownIt
 
+from dreamprm_lib.engine.files import DATA, from_yaml, read_text
 from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem, describe, named, read_toml
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.study.rows import Program
 
-SYSTEM = """\
-You write Python programs as a chain of short top-level functions. main() comes first: it reads the input, calls helper
-functions and prints the answer. The helpers follow. Each function has a docstring that starts with "Strategy:" and
-says how it does its part. Never define a function inside another one. Call main() on the last line. Mind ties, edge
-cases and the exact layout of the input. Answer with code only."""
-
-PLAIN_SYSTEM = "You write Python programs that read standard input and print the answer. Answer with code only."
-
-PREFILL = '```python\ndef main():\n    """Strategy: read the input with a helper,'
-
-FUNCTION_SYSTEM = """\
-You write Python programs as a chain of short top-level functions. The function that is asked for comes first: it calls
-helper functions and returns the answer. The helpers follow. Each function has a docstring that starts with "Strategy:"
-and says how it does its part. Never define a function inside another one. Mind edge cases and the exact form of the
-result. Answer with code only."""
-
-PLAIN_FUNCTION_SYSTEM = "You write Python functions that return the answer. Answer with code only."
-
-FUNCTION_STRATEGY = "Strategy: call a helper function"  # opens the docstring of the function that is asked for
+PROMPTS = from_yaml(read_text(DATA / "prompts.yaml"), "prompts.yaml")
+SYSTEM, FUNCTION_SYSTEM = PROMPTS["program"]["system"], PROMPTS["function"]["system"]
+PREFILL = PROMPTS["program"]["opening"]
 
 
 @dataclass(frozen=True)
@@ -64,55 +49,46 @@ def cof_prompt(problem: Problem) -> Prompt:
             ("assistant", f"```python\n{example.reference.strip()}\n```"),
             ("user", describe(problem)),
         ),
-        prefill=_opening(problem),
-        withheld=_withheld(problem),
+        prefill=_opening(problem.starter_code.rstrip()),
+        withheld="" if problem.source == "starter" else problem.id,
     )
 
 
-def _opening(problem: Problem) -> str:
+def _opening(starter: str) -> str:
     """The reply's first words.  Where a signature is given, they go on into its docstring; of other starter code (whose
     last function has a docstring) the reply writes all by itself."""
-    code = problem.starter_code.rstrip()
-    if not code.endswith(":"):
-        return "```python\n" if code else PREFILL
-    signature = code.splitlines()[-1]
+    if not starter.endswith(":"):
+        return "```python\n" if starter else PREFILL
+    signature = starter.splitlines()[-1]
     indent = signature[: len(signature) - len(signature.lstrip())] + "    "
-    return f'```python\n{code}\n{indent}"""{FUNCTION_STRATEGY}'
+    return f"```python\n{starter}\n{indent}{PROMPTS['function']['opening']}"
 
 
 def plain_prompt(problem: Problem) -> Prompt:
     """The plain prompt, for comparison: no example, no chain, no opening of a function."""
-    return Prompt(
-        messages=(
-            ("system", PLAIN_FUNCTION_SYSTEM if problem.entry_point else PLAIN_SYSTEM),
-            ("user", describe(problem)),
-        ),
-        prefill="```python\n",
-        withheld=_withheld(problem),
+    plain = PROMPTS["function" if problem.entry_point else "program"]["plain"]
+    return replace(
+        cof_prompt(problem), messages=(("system", plain), ("user", describe(problem))), prefill="```python\n"
     )
-
-
-def _withheld(problem: Problem) -> str:
-    """The problem's id if its text is not ours to pass on, else ""."""
-    return "" if problem.source == "starter" else problem.id
 
 
 def worked_example(problem: Problem) -> Problem:
     """The worked example of the problem's form: a function that is asked for, or the input that has the shape of the
     first sample's: a line of text, a row of numbers (after a line of counts), or several lines of records."""
     if problem.entry_point:
-        return _worked_examples()["function"]
+        return _example("function")
     lines = problem.samples[0].input.strip().splitlines() if problem.samples else []
     if len(lines) > 2:
-        return _worked_examples()["lines"]
-    is_numbers = bool(lines) and all(re.fullmatch(r"[-+.\d\s]+", line) for line in lines)
-    return _worked_examples()["numbers" if is_numbers or len(lines) == 2 else "text"]
+        return _example("lines")
+    return _example("numbers" if len(lines) == 2 or re.fullmatch(r"[-+.\d\s]+", "".join(lines)) else "text")
 
 
 @cache
-def _worked_examples() -> dict[str, Problem]:
-    folder = resources.files("dreamprm_lib") / "data" / "worked_examples"
-    return {shape: read_toml(folder / f"{shape}.toml") for shape in ("text", "numbers", "lines", "function")}
+def _example(shape: str) -> Problem:
+    return read_toml(DATA / "worked_examples" / f"{shape}.toml")
+
+
+# ------------------------------------------------------------------------------------------------- extraction
 
 
 def extract_code(reply: str) -> str:
@@ -130,51 +106,39 @@ def code_blocks(reply: str) -> list[str]:
     equals the last one in the reply.  A fence inside a triple-quoted string closes no block.
     """
     answer = re.sub(r"\r\n?", "\n", _THOUGHTS.sub("", reply))
-    blocks = [("", answer)] if _is_program(answer) else list(_markdown_blocks(answer))
-    rank = [(_is_program(code), bool(_PYTHON_TAG.search(tag)), bool(code.strip())) for tag, code in blocks]
-    best_first = sorted(range(len(blocks)), key=lambda k: (rank[k], k), reverse=True)
-    return [blocks[k][1].rstrip() + "\n" if rank[k][-1] else "" for k in best_first]
+    if _is_program(answer):
+        return [answer.rstrip() + "\n"]
+    hidden = _markdown_blocks(_QUOTED.sub(lambda string: string[0].translate(_HIDDEN), answer))
+    blocks = [*_markdown_blocks(answer), *((tag, code.translate(_SHOWN)) for tag, code in hidden)]
+    best_first = sorted(
+        reversed(blocks),
+        key=lambda block: (_is_program(block[1]), bool(_PYTHON_TAG.search(block[0])), bool(block[1].strip())),
+        reverse=True,
+    )
+    return [code.rstrip() + "\n" if code.strip() else "" for _, code in best_first]
 
 
 _COMMONMARK = MarkdownIt("commonmark").disable(["html_block", "inline", "text_join"])  # only blocks matter here
-BLOCKS = ("fence", "code_block")
 _THOUGHTS = re.compile(r"\A(?:\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|.*?</think>[ \t]*(?:\n|\Z))", re.DOTALL)
 _PYTHON_TAG = re.compile(r"(?:^|[\s{])\.?(?:python|pypy|py)[\d.]*(?![\w.-])", re.IGNORECASE)
+_QUOTED = re.compile(r"(\"{3}|'{3}).*?\1", re.DOTALL)
+_HIDDEN, _SHOWN = str.maketrans("`~", "\ue060\ue07e"), str.maketrans("\ue060\ue07e", "`~")  # fences in strings
 
 
 def _markdown_blocks(text: str, depth: int = 3) -> Iterator[tuple[str, str]]:
-    """The tag and the content of each block of a text, and of the blocks within these, down to a `depth`."""
-    lines = text.split("\n")
-    blocks = [(token, token.map[0]) for token in _COMMONMARK.parse(text) if token.map and token.type in BLOCKS]
-    fence, start = next((block for block in blocks if block[0].type == "fence"), (None, None))
-    yield "", "\n".join(lines[:start])
-    if fence and start is not None:
-        yield "", _past_strings(lines, start, fence.markup)
-    for block, opened in blocks:
+    """The tag and the content of each block of a text, and of the blocks within these, down to a `depth`; first comes
+    the text before the first fence."""
+    blocks = [token for token in _COMMONMARK.parse(text) if token.type in ("fence", "code_block")]
+    fences = [block.map[0] for block in blocks if block.map and block.type == "fence"]
+    yield "", "\n".join(text.split("\n")[: fences[0] if fences else None])
+    for block in blocks:
         if block.type == "fence" and block.content.startswith(block.markup):
             yield block.info, ""  # opened twice: LiveCodeBench takes nothing from it, and its published grades say so
             continue
         if block.type == "fence":
             yield block.info, block.content
-        if block.type == "fence" and block.level == 0:
-            yield block.info, _past_strings(lines[opened + 1 :], block.content.count("\n"), block.markup)
         if depth and re.search("```|~~~", block.content) and _parsed(block.content) is None:
             yield from _markdown_blocks(block.content, depth - 1)
-
-
-def _past_strings(lines: list[str], end: int, fence: str) -> str:
-    """The lines up to the first closing fence from `end` on, or the end of the text, that is not inside a triple-quoted
-    string; "" if that is `end`, or nowhere."""
-    closing = re.compile(rf" {{0,3}}{fence}{fence[0]}*[ \t]*")
-    for k in range(end, len(lines) + 1):
-        if k in (end, len(lines)) or closing.fullmatch(lines[k]):
-            if not _ends_in_string(code := "\n".join(lines[:k])):
-                return code if k > end else ""
-    return ""
-
-
-def _ends_in_string(code: str) -> bool:
-    return any(code.count(quotes) % 2 for quotes in ('"""', "'''"))
 
 
 def _is_program(text: str) -> bool:
@@ -199,26 +163,33 @@ def split_steps(code: str) -> list[Step]:
     the first step; decorators, comments and other module code with the function that follows them; what follows the
     last function goes with the last.
     Every prefix of a program that parses, parses.  A program that does not parse is cut before the lines that open a
-    function; one without functions is a single step `<module>`; an empty one has no steps.
+    top-level function; one without functions is a single step `<module>`; an empty one has no steps.
     """
-    if not code:
-        return []
-    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", code)  # the line ends that Python knows, and no others
     module = _parsed(code)
-    names, cuts = _cuts_by_line(lines) if module is None else _cuts_by_tree(module, lines)
-    bounds = [0, *cuts, len(lines)]
+    if module is None:
+        found = list(_OPENING.finditer(code))
+        names, cuts = [opening[1] for opening in found], [opening.start() for opening in found[1:]]
+    else:
+        names, cuts = _cuts_by_tree(module, code)
+    bounds = [0, *cuts, len(code)]
     return [
-        Step(name, "".join(lines[start:end]))
+        Step(name, code[start:end])
         for name, start, end in zip(names or ["<module>"], bounds[:-1], bounds[1:], strict=True)
+        if code
     ]
 
 
-def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list[int]]:
-    """Names of the steps, and the line after each step but the last."""
+_OPENING = re.compile(r"^(?:[ \t]*[@#].*\n)*(?:async\s+)?def\s+(\w+)", re.MULTILINE)
+
+
+def _cuts_by_tree(module: ast.Module, code: str) -> tuple[list[str], list[int]]:
+    """Names of the steps, and the places where each step but the last ends."""
     functions = []
     for node in module.body:
         members = node.body if isinstance(node, ast.ClassDef) and node.name == "Solution" else [node]
         functions += [f for f in members if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", code)  # the line ends that Python knows, and no others
+    places = [0, *accumulate(map(len, lines))]
     names, cuts = [], []
     for function in functions[:-1]:
         end, column = function.end_lineno or 0, function.end_col_offset
@@ -228,29 +199,8 @@ def _cuts_by_tree(module: ast.Module, lines: list[str]) -> tuple[list[str], list
         while not lines[end].strip():
             end += 1
         names.append(function.name)
-        cuts.append(end)
+        cuts.append(places[end])
     return [*names, *(f.name for f in functions[-1:])], cuts
-
-
-def _cuts_by_line(lines: list[str]) -> tuple[list[str], list[int]]:
-    """The same for code that does not parse: a step begins at a top-level `def`, with the lines that belong to it."""
-    names: list[str] = []
-    cuts: list[int] = []
-    in_solution = False
-    for number, line in enumerate(lines):
-        if re.match(r"class\s+Solution\b", line):
-            in_solution = True
-        elif re.match(r"[^\s#)\]}]", line):
-            in_solution = False
-        opening = re.match(r"(?:async\s+)?def\s+(\w+)" if not in_solution else r"\s{1,8}(?:async\s+)?def\s+(\w+)", line)
-        if opening:
-            if names:
-                start = number
-                while start > (cuts[-1] if cuts else 0) + 1 and re.match(r"\s*[@#]", lines[start - 1]):
-                    start -= 1
-                cuts.append(start)
-            names.append(opening.group(1))
-    return names, cuts
 
 
 def _parsed(code: str) -> ast.Module | None:
@@ -319,23 +269,20 @@ def requests(
 
 
 def sample_programs(
-    policy: Policy,
-    sandbox: Sandbox,
-    problems: Sequence[Problem],
-    n: int,
-    prompt: Callable[[Problem], Prompt] = cof_prompt,
-    temperature: float = 0.8,
+    policy: Policy, sandbox: Sandbox, problems: Sequence[Problem], n: int, temperature: float = 0.8
 ) -> list[Program]:
     """`n` graded programs for each problem, in order of problem and sample; progress is shown."""
-    return sample_batch(policy, sandbox, batch_of("programs", problems, n, temperature, prompt))
+    return sample_batch(policy, sandbox, batch_of("programs", problems, n, temperature))
 
 
 def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program]:
     """The graded programs of a batch, in order of problem and sample; progress is shown."""
-    rows = zip(batch.problems, batch.ask(policy), strict=True)
-    asked = [(p, i, reply) for p, replies in rows for i, reply in enumerate(replies, batch.known)]
-    codes = [extract_code(reply.text) for _, _, reply in asked]
-    verdicts = sandbox.grade([(p, code) for (p, _, _), code in zip(asked, codes, strict=True)], progress=True)
+    written = [
+        (p, i, reply, extract_code(reply.text))
+        for p, replies in zip(batch.problems, batch.ask(policy), strict=True)
+        for i, reply in enumerate(replies, batch.known)
+    ]
+    verdicts = sandbox.grade([(p, code) for p, _, _, code in written], progress=True)
     return [
         Program(
             problem=p.id,
@@ -347,7 +294,7 @@ def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program
             tokens=reply.tokens,
             logprob=reply.logprob,
         )
-        for (p, i, reply), code, verdict in zip(asked, codes, verdicts, strict=True)
+        for (p, i, reply, code), verdict in zip(written, verdicts, strict=True)
     ]
 
 
@@ -363,11 +310,11 @@ def sample_well_specified(policy: Policy, sandbox: Sandbox, batch: Batch) -> lis
     return sorted(programs, key=lambda p: (place[p.problem], p.sample))
 
 
-def well_specified(problems: Sequence[Problem], programs: Sequence[Program], tries: int = TRIES) -> list[Problem]:
-    """The problems without those of `codeio` that none of the first `tries` programs solves.
+def well_specified(problems: Sequence[Problem], programs: Sequence[Program]) -> list[Problem]:
+    """The problems without those of `codeio` that none of the first `TRIES` programs solves.
 
     Many of its tasks say too little about what is wanted.  The rule looks at no selector, and it is the same for every
     split; a task whose programs all fail for another reason goes as well.
     """
-    solved = {p.problem for p in programs if p.passed and p.sample < tries}
+    solved = {p.problem for p in programs if p.passed and p.sample < TRIES}
     return [p for p in problems if p.source != "codeio" or p.id in solved]

@@ -13,9 +13,8 @@ A chat model may answer a prefix with another program.  Such a reply says nothin
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -72,30 +71,25 @@ def requests(
     and by the weaker one.  The oracle takes the first steps that have a label: without `labels` all are thought to.
     """
     by_id = {p.id: p for p in train}
+    states = [(p.problem, prefix) for p in programs for prefix in unfinished(p, rolled) if p.problem in by_id]
+    judged = states if labels is None else [(x.problem, x.prefix) for x in labels if not x.clean]
+    judged = judged[:oracle_states]
 
-    def batch(
-        what: str, states: Sequence[tuple[str, str]], samples: int, policy: str = "policy", known: int = 0
-    ) -> Batch:
+    def batch(what: str, states: Sequence[tuple[str, str]], samples: int, policy: str, known: int = 0) -> Batch:
         prompts = [rollout_prompt(by_id[problem], prefix) for problem, prefix in states]
         return Batch(what, [by_id[problem] for problem, _ in states], prompts, samples, temperature, policy, known)
 
-    states = [(p.problem, prefix) for p, _, prefix in intermediate_steps(programs, rolled) if p.problem in by_id]
-    judged = states if labels is None else [(x.problem, x.prefix) for x in labels if not x.clean]
     return [
-        batch("rollouts", states, rollouts),
-        batch("oracle", judged[:oracle_states], oracle_rollouts, known=rollouts),
-        batch("oracle, weaker", judged[:oracle_states], weak_rollouts, "weak_policy"),
+        batch("rollouts", states, rollouts, "policy"),
+        batch("oracle", judged, oracle_rollouts, "policy", known=rollouts),
+        batch("oracle, weaker", judged, weak_rollouts, "weak_policy"),
     ]
 
 
-def intermediate_steps(programs: Sequence[Program], rolled: int | None = None) -> list[tuple[Program, int, str]]:
-    """Program, step and prefix of all steps but the last, of the programs whose sample number is below `rolled`."""
-    return [
-        (program, k, prefix)
-        for program in programs
-        if rolled is None or program.sample < rolled
-        for k, prefix in enumerate(program.prefixes[:-1])
-    ]
+def unfinished(program: Program, rolled: int | None = None) -> list[str]:
+    """The prefixes of a program that are rolled out: all but the last, or none if its sample number is not below
+    `rolled`."""
+    return program.prefixes[:-1] if rolled is None or program.sample < rolled else []
 
 
 def label_steps(
@@ -112,22 +106,22 @@ def label_steps(
     Of a program whose sample number is `rolled` or higher, the last step alone is labelled, which costs nothing.  A
     step has no label if none of its rollouts is counted.
     """
-    steps = intermediate_steps(programs, rolled)
-    states = [(program.problem, prefix) for program, _, prefix in steps]
-    outcomes, written = graded_rollouts(policy, sandbox, problems, states, n, temperature)
-    labels: dict[tuple[str, int], list[StepLabel]] = {(p.problem, p.sample): [] for p in programs}
-    restarted: Counter[tuple[str, int]] = Counter()
-    for (program, k, prefix), row, tokens in zip(steps, outcomes, written, strict=True):
-        own, passes, counted = (program.problem, program.sample), int(np.nansum(row)), int(np.isfinite(row).sum())
-        restarted[own] += n - counted
-        if counted:
-            labels[own].append(StepLabel(*own, k, prefix, counted, passes, passes / counted, False, int(tokens.sum())))
+    states = [(program.problem, prefix) for program in programs for prefix in unfinished(program, rolled)]
+    graded = zip(*graded_rollouts(policy, sandbox, problems, states, n, temperature), strict=True)
+    labels = []
     for program in programs:
+        own, restarted = (program.problem, program.sample), 0
+        for step, (prefix, (row, tokens)) in enumerate(zip(unfinished(program, rolled), graded, strict=False)):
+            passes, counted = int(np.nansum(row)), int(np.isfinite(row).sum())
+            restarted += n - counted
+            if counted:
+                share = passes / counted
+                labels.append(StepLabel(*own, step, prefix, counted, passes, share, False, int(tokens.sum())))
         if program.steps:
-            own, passes, last = (program.problem, program.sample), int(program.passed), len(program.steps) - 1
+            last, passes = len(program.steps) - 1, int(program.passed)
             whole = program.prefixes[last]
-            labels[own].append(StepLabel(*own, last, whole, 1, passes, float(passes), True, 0, restarted[own]))
-    return [x for of_program in labels.values() for x in of_program]
+            labels.append(StepLabel(*own, last, whole, 1, passes, float(passes), True, 0, restarted))
+    return labels
 
 
 def graded_rollouts(
@@ -143,14 +137,12 @@ def graded_rollouts(
     by_id = {p.id: p for p in problems}
     replies = policy.sample([rollout_prompt(by_id[p], prefix) for p, prefix in states], n, temperature=temperature)
     rollouts = [
-        (problem, continued(prefix, reply.text) or "")
+        (by_id[problem], continued(prefix, reply.text))
         for (problem, prefix), row in zip(states, replies, strict=True)
         for reply in row
     ]
-    distinct = [x for x in dict.fromkeys(rollouts) if x[1]]  # many rollouts of a late prefix are the same program
-    verdicts = sandbox.grade([(by_id[problem], code) for problem, code in distinct], progress=True)
-    passed = {rollout: verdict.passed for rollout, verdict in zip(distinct, verdicts, strict=True)}
-    outcomes = np.array([passed.get(rollout, np.nan) for rollout in rollouts], float)
+    verdicts = iter(sandbox.grade([(problem, code) for problem, code in rollouts if code], progress=True))
+    outcomes = np.array([float(next(verdicts).passed) if code else np.nan for _, code in rollouts])
     if restarted := int(np.isnan(outcomes).sum()):
         log.warning("%d of %d rollouts began another program and are not counted", restarted, len(rollouts))
     tokens = np.array([reply.tokens for row in replies for reply in row], int)
@@ -174,23 +166,21 @@ def oracle_states(
     """
     states = [(x.problem, x.prefix) for x in labels]
     both = [
-        [
-            row[np.isfinite(row)].astype(int)
-            for row in graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
-        ]
+        graded_rollouts(model, sandbox, problems, states, n, temperature)[0]
         for model, n in zip((policy, weaker), rollouts, strict=True)
     ]
-    enough = [all(2 * len(rows[k]) >= n for rows, n in zip(both, rollouts, strict=True)) for k in range(len(states))]
-    if states and not any(enough):
+    enough = np.all([2 * np.isfinite(rows).sum(axis=1) >= rows.shape[1] for rows in both], axis=0)
+    if states and not enough.any():
         raise PolicyError(
             "Most replies begin another program instead of continuing the one that was begun, so that no step can be "
             "judged by them. Ask a model whose replies can be opened with a prefix (`prefill: true`)."
         )
-    kept = [(x, own, other) for x, own, other, ok in zip(labels, *both, enough, strict=True) if ok]
-    width, other_width = (min((len(row[k]) for row in kept), default=0) for k in (1, 2))
+    own, other = ([row[np.isfinite(row)].astype(int).tolist() for row in rows[enough]] for rows in both)
+    width, other_width = (min(map(len, rows), default=0) for rows in (own, other))
+    kept = [x for x, is_kept in zip(labels, enough, strict=True) if is_kept]
     return [
-        OracleState(x.problem, x.sample, x.step, x.prefix, own[:width].tolist(), other[:other_width].tolist())
-        for x, own, other in kept
+        OracleState(x.problem, x.sample, x.step, x.prefix, outcomes[:width], weak[:other_width])
+        for x, outcomes, weak in zip(kept, own, other, strict=True)
     ]
 
 
@@ -198,7 +188,8 @@ def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator
     """The labels as `n` of the recorded rollouts would have given them, drawn at random; with 0 those of
     intermediate steps are dropped.
 
-    A label from `n` rollouts or fewer, and a clean one, stays as it is; tokens are taken in proportion.
+    A label from `n` rollouts or fewer, and a clean one, stays as it is; how many tokens fewer rollouts
+    would have written is not known.
     """
     thinned = []
     for x in labels:
@@ -206,8 +197,7 @@ def thinned_labels(labels: Sequence[StepLabel], n: int, rng: np.random.Generator
             thinned.append(x)
         elif n:
             passes = int(rng.hypergeometric(x.passes, x.rollouts - x.passes, n))
-            tokens = None if x.tokens is None else round(x.tokens * n / x.rollouts)
-            thinned.append(replace(x, rollouts=n, passes=passes, label=passes / n, tokens=tokens))
+            thinned.append(replace(x, rollouts=n, passes=passes, label=passes / n, tokens=None))
     return thinned
 
 
@@ -230,29 +220,25 @@ def posterior_labels(labels: Sequence[StepLabel], verdicts: bool = True) -> Post
     settings, and it was not chosen by its outcome: say `verdicts=False` where that does not hold.  A clean label is its
     verdict.  Raises `InputError` if a step is labelled twice.
     """
-    times = Counter((x.problem, x.sample, x.step) for x in labels)
-    if twice := next((key for key, count in times.items() if count > 1), None):
+    table = pd.DataFrame([vars(x) for x in labels])
+    if (double := table[table.duplicated(["problem", "sample", "step"])]).size:
+        x = double.iloc[0]
         raise InputError(
-            f"Step {twice[2]} of program {twice[1]} of {twice[0]} has two labels, but each step must have one. "
+            f"Step {x.step} of program {x['sample']} of {x.problem} has two labels, but each step must have one. "
             "Estimate first and resample afterwards, or give the programs different sample numbers."
         )
-    programs = {key: i for i, key in enumerate(dict.fromkeys((x.problem, x.sample) for x in labels))}
-    program = np.array([programs[x.problem, x.sample] for x in labels], int)
-    step, passes, rollouts = (
-        np.array([getattr(x, name) for x in labels], int) for name in ("step", "passes", "rollouts")
-    )
-    clean = np.array([x.clean for x in labels], bool)
-
-    counts = np.zeros((2, len(programs), step[~clean].max(initial=0) + 1), int)
-    counts[:, program[~clean], step[~clean]] = passes[~clean], rollouts[~clean]
+    programs = table.groupby(["problem", "sample"], sort=False)
+    program, step, clean = programs.ngroup().to_numpy(), table.step.to_numpy(), table.clean.to_numpy()
+    passes, rollouts = np.zeros((2, len(programs), step[~clean].max(initial=0) + 1), int)
+    passes[program[~clean], step[~clean]] = table.passes[~clean]
+    rollouts[program[~clean], step[~clean]] = table.rollouts[~clean]
     known = np.full(len(programs), np.nan)
     if verdicts:
-        known[program[clean]] = passes[clean]
-    problem = pd.factorize(np.array([name for name, _ in programs], object))[0]
-    found = value_posterior(Chains(counts[0], counts[1], known, problem))
+        known[program[clean]] = table.passes[clean]
+    found = value_posterior(Chains(passes, rollouts, known, pd.factorize(programs.problem.first())[0]))
 
     weights = np.empty((len(labels), len(VALUES)))
-    weights[clean] = VALUES == passes[clean, None]
+    weights[clean] = VALUES == table.passes[clean].to_numpy()[:, None]
     weights[~clean] = found[program[~clean], step[~clean]]
     return Posterior(weights)
 
@@ -263,24 +249,14 @@ def with_posterior(labels: Sequence[StepLabel], verdicts: bool = True) -> list[S
     return [replace(x, posterior=float(mean)) for x, mean in zip(labels, means, strict=True)]
 
 
-@dataclass(frozen=True)
-class OracleDraw:
-    """Labels as `n` of the oracle's rollouts would have given them, and what the others say: `states` are the places in
-    `labels` of the oracle's states, `passes` [states] how many of the other `rollouts` passed."""
-
-    labels: list[StepLabel]
-    states: np.ndarray
-    passes: np.ndarray
-    rollouts: int
-
-
 def oracle_draw(
     labels: Sequence[StepLabel], oracle: Sequence[OracleState], n: int, rng: np.random.Generator
-) -> OracleDraw:
-    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by.
+) -> tuple[list[StepLabel], np.ndarray, np.ndarray]:
+    """Each oracle state's label from `n` of its rollouts, drawn at random, and the others kept apart to judge it by:
+    all labels, the places of the oracle's states among them, and the outcomes of the others [states, others].
 
     The other labels from rollouts are thinned to as many.  With 0 an oracle state stays, without a rollout.  Raises
-    `InputError` if less than two rollouts would be left to the oracle, or if a state of it is not among the labels.
+    `InputError` if less than two rollouts would be left to the oracle.
     """
     outcomes = rng.permuted(np.array([x.outcomes for x in oracle]), axis=1)
     if not 0 <= n <= outcomes.shape[1] - 2:
@@ -288,23 +264,17 @@ def oracle_draw(
             f"{n} of the oracle's {outcomes.shape[1]} rollouts cannot give the labels: at least two must remain to "
             "judge them by. Ask for fewer."
         )
-    drawn = {(x.problem, x.sample, x.step): i for i, x in enumerate(oracle)}
-    rows, states = [], np.full(len(oracle), -1)
+    drawn = {(x.problem, x.sample, x.step): row for x, row in zip(oracle, outcomes, strict=True)}
+    rows: list[StepLabel] = []
+    places = {}
     for x in labels:
-        state = drawn.get((x.problem, x.sample, x.step))
-        if state is None:
-            rows += thinned_labels([x], n, rng)
-        else:
-            states[state] = len(rows)
-            passes = int(outcomes[state, :n].sum())
+        if (key := (x.problem, x.sample, x.step)) in drawn:
+            places[key] = len(rows)
+            passes = int(drawn[key][:n].sum())
             rows.append(replace(x, rollouts=n, passes=passes, label=passes / n if n else np.nan))
-    if (states < 0).any():
-        lost = oracle[int(states.argmin())]
-        raise InputError(
-            f"The oracle's step {lost.step} of program {lost.sample} of {lost.problem} is not among the labels. Take "
-            "labels and oracle from the same study."
-        )
-    return OracleDraw(rows, states, outcomes[:, n:].sum(axis=1), outcomes.shape[1] - n)
+        else:
+            rows += thinned_labels([x], n, rng)
+    return rows, np.array([places[key] for key in drawn]), outcomes[:, n:]
 
 
 def squared_errors(
@@ -325,7 +295,10 @@ def squared_errors(
     for n in rollouts:
         drawn = [oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k])) for k in range(draws)]
         for name, method in methods.items():
-            squares = [unbiased_squares(method(d.labels)[d.states], d.passes, d.rollouts) for d in drawn]
+            squares = [
+                unbiased_squares(method(few)[states], others.sum(axis=1), others.shape[1])
+                for few, states, others in drawn
+            ]
             rows += [(name, n, x.problem, square) for x, square in zip(oracle, np.mean(squares, axis=0), strict=True)]
     return pd.DataFrame(rows, columns=["labels", "n", "problem", "square"])
 

@@ -14,7 +14,7 @@ from dreamprm_lib.candidate_solutions import headroom, pass_at_k, read_lcb, writ
 from dreamprm_lib.commands.evaluate import evaluate, read_pool
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.study.rows import Program, read_rows, write_rows
+from dreamprm_lib.study.rows import Program, write_rows
 
 
 def test_pass_at_k_equals_enumeration():
@@ -57,11 +57,9 @@ def test_lcb_files_round_trip(tmp_path):
     candidates = programs("p", [True, False]) + programs("q", [False, False])
     write_lcb(tmp_path / "x_eval_all.json", problems, candidates)
     back = read_lcb(tmp_path / "x_eval_all.json")
-    assert [g.passed for g in back] == [[True, False], [False, False]]
-    assert [g.codes for g in back] == [["a\nb\n"] * 2] * 2
-    assert [(g.problem.id, g.problem.difficulty, g.problem.date) for g in back] == [
-        ("p", "easy", "2025-02-01"),
-        ("q", "medium", "2025-02-01"),
+    assert [g.problem for g in back] == problems
+    assert [program for g in back for program in g.programs()] == [
+        replace(c, tokens=0, steps=[c.code]) for c in candidates
     ]
     assert json.loads((tmp_path / "x_eval_all.json").read_text())[0]["pass@1"] == 0.5
 
@@ -76,11 +74,8 @@ def test_evaluate_prints_and_writes_the_share_that_passes(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index(["method", "difficulty"])
     assert table.pass_rate["random", "easy"] == 1 and table.pass_rate["random", "overall"] == 0.5
     assert {m for m, _ in table.index} == {"random", "first", "shortest", "longest", "oracle"}
-    written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
-    pictures = {
-        f"figures/{name}.{kind}" for name in ("curve", "difficulty", "differences") for kind in ("png", "svg", "pdf")
-    }
-    assert written == {"table.csv", "curve.csv", "differences.csv"} | pictures
+    written = {p.name for p in (tmp_path / "out").rglob("*.*")}
+    assert {"table.csv", "curve.csv", "differences.csv", "curve.png", "difficulty.svg", "differences.pdf"} <= written
 
 
 def test_evaluate_picks_by_length_and_certainty_without_a_run(tmp_path):
@@ -95,7 +90,8 @@ def test_evaluate_picks_by_length_and_certainty_without_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content", [("x.jsonl", b"\xff\xfe"), ("x.jsonl", b"{}\n"), ("x.json", b"\xff"), ("x.json", b"[3]")]
+    "name, content",
+    [("x.jsonl", b"{}\n"), ("x.json", b"\xff"), ("x.json", b"[3]"), ("x.json", b"{}")],
 )
 def test_evaluate_says_in_one_paragraph_what_is_wrong_with_a_file(tmp_path, capsys, name, content):
     (tmp_path / name).write_bytes(content)
@@ -108,10 +104,7 @@ def test_evaluate_says_in_one_paragraph_what_is_wrong_with_a_file(tmp_path, caps
     "change, said",
     [
         ({"passed": 2}, "line 2: the field `passed` is 2"),
-        ({"passed": None}, "`passed` is None"),
         ({"passed": "true", "tokens": "7"}, "`passed` is 'true'.*`tokens` is '7'"),
-        ({"tokens": -1}, "`tokens` is -1"),
-        ({"steps": "a\nb\n"}, "`steps` is"),
         ({"sample": 0}, "holds sample 0 of '[a-z-]+' more than once"),
         ({"passd": True}, r"no field `passd` \(did you mean `passed`\?\)"),
     ],
@@ -121,17 +114,6 @@ def test_evaluate_takes_no_wrong_value_for_good(tmp_path, change, said):
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[1] | change)))
     with pytest.raises(InputError, match=said):
         read_pool(tmp_path / "c.jsonl")
-
-
-@pytest.mark.parametrize(
-    "code", ["x = '\u2028'", "\ud800", "é\udfff\u0085\x0b", "\ud83d\ude00", "\\ud83d\ude00", "😀\r"]
-)
-def test_every_text_survives_writing_and_reading(tmp_path, code):
-    rows = [Program("p", 0, code, [code], True, "passed", 1), Program("p", 1, code * 2, [], False, code, 1)]
-    write_rows(tmp_path / "c.jsonl", rows)
-    assert read_rows(tmp_path / "c.jsonl", Program) == rows
-    write_lcb(tmp_path / "x.json", [problem("p", "easy")], rows)
-    assert read_lcb(tmp_path / "x.json")[0].codes == [code, code * 2]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lambda b: b"\xef\xbb\xbf" + b])
@@ -149,18 +131,11 @@ def test_packed_candidates_and_byte_order_marks_are_read(tmp_path, pack):
     "change, said",
     [
         (None, "entry 1: the question 'p' appears a second time"),
-        (lambda e: e.pop("difficulty"), "entry 0: the field `difficulty` is missing"),
         (lambda e: e.update(difficulty="trivial"), "'trivial'"),
-        (lambda e: e.update(graded_list=[]), "in `graded_list`"),
         (lambda e: e.update(graded_list=3), "`graded_list` is 3: it should be a valid list"),
         (lambda e: e.update(graded_list=["false"]), r"`graded_list\[0\]` is 'false': it should be a valid boolean"),
-        (lambda e: e.update(graded_list=[2]), r"`graded_list\[0\]` is 2"),
-        (lambda e: e.update(graded_list=[None]), r"`graded_list\[0\]` is None"),
         (lambda e: e.update(graded_list=[True, False]), "1 programs in `code_list`, 2 in"),
         (lambda e: e.update(code_list=[["a", "b"]]), r"`code_list\[0\]` is \['a', 'b'\]"),
-        (lambda e: e.update(code_list=[None]), r"`code_list\[0\]` is None"),
-        (lambda e: e.update(code_list=[{"code": "x"}]), r"`code_list\[0\]` is \{'code': 'x'\}"),
-        (lambda e: e.update(code_list=[], graded_list=[]), r"`code_list` is \[\]"),
         (lambda e: e.update(question_title=3, platform=None), "`question_title` is 3.*`platform` is None"),
         (lambda e: (e.pop("code_list"), e.pop("question_id")), "`question_id` is missing, and so is `code_list`"),
     ],
@@ -172,11 +147,3 @@ def test_a_malformed_file_is_named_with_entry_and_field(tmp_path, change, said):
     (tmp_path / "x.json").write_text(json.dumps(entries))
     with pytest.raises(InputError, match=said):
         read_lcb(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize("text, said", [("{", "not JSON"), ("{}", "no list"), (None, "no file")])
-def test_what_is_no_such_file_is_refused(tmp_path, text, said):
-    path = tmp_path / "x.json"
-    path.mkdir() if text is None else path.write_text(text)
-    with pytest.raises(InputError, match=said):
-        read_pool(path)

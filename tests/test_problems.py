@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine.leakage import statement_similarity
-from dreamprm_lib.engine.problem import KINDS, SPLITS, TEST_ONLY_KINDS, split_by_text, split_of
+from dreamprm_lib.engine.problem import KINDS, SPLITS, split_of
 from dreamprm_lib.engine.problems import describe, load_problems, named
 from dreamprm_lib.errors import InputError
 
@@ -39,16 +39,6 @@ def write(path, text):
     return path
 
 
-def test_the_starter_set_is_split_and_sound_in_form():
-    problems = load_problems("starter")
-    assert len(problems) >= 40
-    assert {p.split for p in problems} == set(SPLITS)
-    for p in problems:
-        assert len(p.tests) >= 10 and p.samples and p.reference and p.brute and p.generator and p.rules, p.id
-    assert [p.id for p in problems] == sorted(p.id for p in problems)
-    assert load_problems("starter", "meta") == [p for p in problems if p.split == "meta"]
-
-
 def test_similarity_is_the_share_of_common_word_triples():
     """Triples of "a b c" are (,,a) (,a,b) (a,b,c); "a b d" shares the first two of four."""
     similarity = statement_similarity(["a b c", "A  b d", "x", ""])
@@ -57,10 +47,14 @@ def test_similarity_is_the_share_of_common_word_triples():
 
 def test_our_problems_are_of_many_kinds_no_two_alike_and_some_kinds_are_met_in_the_test_split_alone():
     problems = load_problems("starter") + load_problems(UNRECORDED)
+    for p in problems:
+        assert len(p.tests) >= 10 and p.samples and p.reference and p.brute and p.generator and p.rules, p.id
+    assert {p.split for p in load_problems("starter", "meta")} == {"meta"}
     assert len({p.id for p in problems}) == len(problems)
     kinds = {p.kind for p in problems}
     assert kinds <= set(KINDS) and len(kinds) >= 12
-    assert {p.split for p in problems if p.kind in TEST_ONLY_KINDS} == {"test"}
+    unseen = ("nested text", "table layout", "bases and encodings", "geometry")
+    assert {p.split for p in problems if p.kind in unseen} == {"test"}
     similarity = statement_similarity([p.statement for p in problems])
     np.fill_diagonal(similarity, 0)
     assert similarity.max() < 0.5
@@ -83,7 +77,7 @@ def test_a_leak_between_splits_is_refused_and_can_be_dropped(tmp_path):
     assert [p.id for p in load_problems(f"{path}?first=1")] == ["a"]
 
 
-def test_a_toml_file_round_trips(tmp_path):
+def test_a_toml_file_is_one_problem(tmp_path):
     (problem,) = load_problems(write(tmp_path / "p.toml", TOML))
     assert (problem.id, problem.split, problem.rules) == ("p", "train", ("add",))
     assert describe(problem) == "Add.\n\nSample input:\n1 2\nSample output:\n3"
@@ -93,15 +87,10 @@ def test_a_toml_file_round_trips(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda t: t.replace('statement = "Add."', ""), "`statement` is missing"),
         (lambda t: t.replace("train", "holdout"), "'holdout'"),
         (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
-        (lambda t: t.replace("[[tests]]", "[[trials]]"), "`tests` is missing"),
-        (lambda t: t.replace('rules = ["add"]', "colour = 1"), "no field `colour`"),
         (lambda t: t.replace('output = "4\\n"', "output = 4"), r"`tests\[0\]\.output` is 4: it should be"),
-        (lambda t: t + "]", "not readable as TOML"),
         (lambda t: t + "x = " + "[" * 5000, "not readable as TOML"),
-        (lambda t: t.replace('split = "train"', "date = 2024"), "`date` is 2024"),
         (lambda t: t.replace('split = "train"', "tolerance = inf"), "`tolerance` is inf"),
         (lambda t: t.replace('rules = ["add"]', 'rules = ["add", 3]'), r"`rules\[1\]` is 3"),
         (lambda t: t.replace('id = "p"', 'id = " "'), "`id` is ' '"),
@@ -137,16 +126,10 @@ def packed(value):
 
 def test_livecodebench_rows_load_with_packed_tests(tmp_path):
     functional = json.dumps([{"input": "[1]\n2", "output": "3", "testtype": "functional"}])
-    text = (
-        lcb_row()
-        + "\n\n"
-        + lcb_row(
-            question_id="f", question_content="Add.", public_test_cases=functional, metadata='{"func_name": "add"}'
-        )
-    )
-    first, second = load_problems(write(tmp_path / "test.jsonl", text))
+    other = lcb_row(question_id=7, question_content="Add.", public_test_cases=functional, metadata={"func_name": "add"})
+    first, second = load_problems(write(tmp_path / "test.jsonl", f"{lcb_row()}\n\n{other}"))
     assert [t.input for t in first.tests] == ["1", "2"] and len(first.samples) == 1 and first.date == "2023-08-21"
-    assert second.entry_point == "add" and second.tests[0].kind == "functional"
+    assert (second.id, second.entry_point, second.tests[0].kind) == ("7", "add", "functional")
 
 
 def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
@@ -163,10 +146,8 @@ def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
     "query, said",
     [
         ("release=v9", "the option `release` is 'v9': it should be 'v1'"),
-        ("colour=red", "no option `colour`: known are"),
         ("since=2024", "the option `since` is '2024': it should be a date, YYYY-MM-DD"),
-        ("first=few", "the option `first` is 'few': it should be a number"),
-        ("test_from=2024-01-01", "needs both"),
+        ("first=few", "the option `first` is 'few': it should be a valid integer"),
         ("train_before=2025-01-01&test_from=2024-01-01", "lies after"),
         ("since=2030-01-01", "no problem is left"),
         ("v5", "options are written"),
@@ -209,23 +190,15 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("{", "line 1: not JSON"),
         (lcb_row() + "\n" + "{}", "line 2: the field `"),
         (lcb_row(private_test_cases="!!!"), "line 1, field `private_test_cases`: cannot be decoded"),
         (lcb_row() + "\n" + lcb_row(), "'1873_A' appears twice"),
-        (lcb_row(question_title=None), "line 1: the field `question_title` is None"),
         (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
-        (lcb_row(contest_date="yesterday"), "`contest_date` is 'yesterday'"),
         (lcb_row(split="holdout"), "`split` is 'holdout'"),
-        (lcb_row(metadata="[1"), "field `metadata`: not JSON"),
         (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
-        (lcb_row(public_test_cases=None), "`public_test_cases`: the field `tests` is None"),
         (lcb_row(private_test_cases='[{"input": "1"}]'), r"the field `tests\[0\]\.output` is"),
         (lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'), r"\[0\]\.testtype` is 'x'"),
-        (lcb_row(private_test_cases=packed([1])), r"`private_test_cases`: the field `tests\[0\]` is 1"),
-        (lcb_row(private_test_cases="[" * 90_000), "`private_test_cases`: lists or objects are nested too deeply"),
         ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
-        ("3", "line 1: 3 where an object was expected"),
         ('{"a":' * 90_000, "line 1: lists or objects are nested too deeply"),
     ],
 )
@@ -249,18 +222,16 @@ def test_packed_files_and_byte_order_marks_are_simply_read(tmp_path, pack):
     [
         (b"PAR1\x15\x04\x15", "this is a Parquet file"),
         (lcb_row().encode("utf-16"), "this is UTF-16 text"),
-        (lcb_row().encode("utf-16-le"), "a zero byte"),
         (lcb_row(question_title="é").replace("\\u00e9", "é").encode("latin-1"), "the byte 0xe9 is not UTF-8"),
         (b"PK\x03\x04rest", "this is a zip archive"),
         (gzip.compress(lcb_row().encode())[:-20], "packed by gzip, and damaged or cut short"),
-        (gzip.compress(lcb_row().encode())[:40] + b"xx", "packed by gzip, and damaged or cut short"),
     ],
 )
-@pytest.mark.parametrize("name", ["p.jsonl", "p.toml"])
-def test_a_file_that_is_no_utf8_text_is_named_for_what_it_is(tmp_path, name, data, said):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match=f"{name}.*{said}"):
-        load_problems(tmp_path / name)
+def test_a_file_that_is_no_utf8_text_is_named_for_what_it_is(tmp_path, data, said):
+    for path in (tmp_path / "p.jsonl", tmp_path / "p.toml"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=f"{path.name}.*{said}"):
+            load_problems(path)
 
 
 def test_humaneval_loads_from_its_package():
@@ -277,31 +248,21 @@ def test_several_sources_are_one_set(tmp_path):
     assert [p.id for p in load_problems([first, str(second)])] == ["p", "q"]
     assert [p.id for p in load_problems(f"{second},{first}", "train")] == ["q", "p"]
     assert [p.id for p in load_problems(f"{first},{third}?drop=x,z")] == ["p", "y"]
-    both = {p.id for p in load_problems("humaneval,starter")}
-    assert both == {p.id for source in ("starter", "humaneval") for p in load_problems(source)}
 
 
-@pytest.mark.parametrize(
-    "rule, splits, shares",
-    [
-        (split_of, ["test", "train", "train", "test"], [0.60, 0.15, 0.25]),
-        (split_by_text, ["test", "train", "train", "test"], [0.40, 0.15, 0.45]),
-    ],
-)
-def test_a_split_by_hash_is_stable_and_has_its_shares(rule, splits, shares):
-    assert [rule(text) for text in ("a", "b", "c", "def f(x):")] == splits
-    found = [rule(f"problem-{i}") for i in range(20_000)]
-    assert [found.count(split) / 20_000 for split in SPLITS] == pytest.approx(shares, abs=0.015)
+@pytest.mark.parametrize("shares", [(0.60, 0.15), (0.40, 0.15)])
+def test_a_split_by_hash_is_stable_and_has_its_shares(shares):
+    assert [split_of(text) for text in ("a", "b", "c", "def f(x):")] == ["test", "train", "train", "test"]
+    found = [split_of(f"problem-{i}", *shares) for i in range(20_000)]
+    assert [found.count(split) / 20_000 for split in SPLITS[:2]] == pytest.approx(shares, abs=0.015)
 
 
 @pytest.mark.parametrize(
     "source, split, said",
     [
-        ("nowhere", None, "No problems at"),
         ("starter", "dev", "'dev'"),
         ("starter?since=2024-01-01", None, "has no date"),
         ("starter,starter", None, "appears twice"),
-        (["humaneval", "starter", "humaneval"], None, "appears twice"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(source, split, said):
@@ -312,8 +273,6 @@ def test_what_cannot_be_loaded_is_named(source, split, said):
 def test_named_problems_are_there_or_named_in_the_error():
     problems = load_problems("starter", "train")
     ids = [p.id for p in problems]
-    assert named(problems, [ids[5], ids[2]]) == [problems[2], problems[5]]
-    assert named(problems, []) == problems[:3] and named(problems[:1], []) == problems[:1]
-    for strange in (["gone"], [ids[0], "gone"], [ids[0][:-1]], [""]):
-        with pytest.raises(InputError, match=f"no problem '{strange[-1]}' among these {len(problems)}"):
-            named(problems, strange)
+    assert named(problems, [ids[5], ids[2]]) == [problems[2], problems[5]] and named(problems, []) == problems[:3]
+    with pytest.raises(InputError, match=f"no problem 'gone' among these {len(problems)}"):
+        named(problems, [ids[0], "gone"])

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.errors import InputError
 
-NEAR_IDENTICAL = 0.8  # Jaccard similarity of the sets of word triples
+NEAR_IDENTICAL = 0.8  # similarity of statements
 
 
 def statement_similarity(statements: Sequence[str]) -> np.ndarray:
@@ -36,22 +36,16 @@ def statement_similarity(statements: Sequence[str]) -> np.ndarray:
     return shared / np.maximum(sizes[:, None] + sizes[None, :] - shared, 1)
 
 
-def leaks(problems: Sequence[Problem]) -> list[tuple[Problem, Problem, float]]:
-    """Pairs of problems of different splits with near-identical statements, and their similarity."""
-    texts = [f"{p.statement}\n{p.starter_code}" for p in problems]
-    similarity = statement_similarity(texts)
-    alike = np.argwhere(np.triu(similarity, k=1) >= NEAR_IDENTICAL).tolist()
-    pairs = [(problems[a], problems[b], float(similarity[a, b])) for a, b in alike]
-    return [pair for pair in pairs if pair[0].split != pair[1].split]
-
-
 def refuse_leaks(problems: Sequence[Problem], source: object) -> None:
     """Raise `InputError` if an id appears twice or near-identical statements are in different splits."""
     if double := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
         raise InputError(f"{source}: the problem id {double[0]!r} appears twice.")
-    if found := leaks(problems):
-        pairs = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {s:.0%} similar" for a, b, s in found[:5])
+    similarity = statement_similarity([f"{p.statement}\n{p.starter_code}" for p in problems])
+    near = np.argwhere(np.triu(similarity, k=1) >= NEAR_IDENTICAL)
+    pairs = [(problems[i], problems[k], similarity[i, k]) for i, k in near]
+    if leaks := [(a, b, alike) for a, b, alike in pairs if a.split != b.split]:
+        told = "; ".join(f"{a.id} ({a.split}) and {b.id} ({b.split}), {alike:.0%} similar" for a, b, alike in leaks[:5])
         raise InputError(
-            f"{source}: {len(found)} pairs of near-identical statements are in different splits: {pairs}. Put each "
+            f"{source}: {len(leaks)} pairs of near-identical statements are in different splits: {told}. Put each "
             "pair into one split, or leave problems out by `?drop=ID,ID` behind the source."
         )

