@@ -321,15 +321,12 @@ def _serve(options: argparse.Namespace) -> None:
         from dreamprm_lib.commands.serve import ServeSettings, serve
     except ImportError as error:
         raise InputError(f'{error}: the gateway needs packages of its own, pip install -e ".[serve]".') from error
+    from dreamprm_lib.engine.schema import row_of
     from dreamprm_lib.reward_model import SMALL_PRM
 
-    settings = ServeSettings(
-        n=options.n,
-        samples_in_prompt=options.samples_in_prompt,
-        in_flight=options.in_flight,
-        timeout=options.timeout,
-        most_bytes=1024 * options.max_kb,
-    )
+    names = ("n", "samples_in_prompt", "in_flight", "timeout")
+    said = {name: getattr(options, name) for name in names} | {"most_bytes": 1024 * options.max_kb}
+    settings = row_of(ServeSettings, said, "serve", "option")
     serve(options.policy, options.prm or SMALL_PRM, options.host, options.port, options.key_variable, settings)
 
 

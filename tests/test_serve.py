@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import io
 import itertools
 import logging
@@ -56,7 +55,7 @@ def replies(*texts):
 def gateway(fake_server, monkeypatch, tmp_path):
     """Starts a gateway over a fake server; gives its address and that server."""
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # it is slow
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)  # slow, and not needed here
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
 
@@ -122,8 +121,8 @@ def test_a_stream_gives_the_same_text_and_the_same_scores(gateway):
     [
         ("Double it.", DOUBLE),
         (IN_PROMPT, {}),
-        (IN_PROMPT.replace(":\n4\n", " 1\n```\n4\n```\n").replace(":\n8\n", " 1\n```\n8\n```\n"), {}),
-        ([{"type": "text", "text": IN_PROMPT.replace("Sample", "### Example")}], {}),
+        (IN_PROMPT.replace(":\n4\n", " 1\n\n```\n4\n```\n").replace(":\n8\n", " 1\n```\n8\n```\n"), {}),
+        ([{"type": "text", "text": IN_PROMPT.replace("Sample", "### Example").replace(":\n", ":\n\n")}], {}),
     ],
 )
 def test_programs_that_fail_the_samples_are_out(gateway, content, extra):
@@ -191,7 +190,7 @@ def test_too_many_and_too_slow_requests_are_sent_away(gateway):
 
     url, upstream = gateway(slow, n=1, in_flight=1, timeout=0.3)
     client = client_of(url)
-    with pytest.raises(openai.InternalServerError, match="within 0.3 seconds") as late:
+    with pytest.raises(openai.InternalServerError, match="There was no answer") as late:
         ask(client)
     with pytest.raises(openai.InternalServerError, match="1 requests under way") as full:
         ask(client, "Another.")
@@ -216,11 +215,12 @@ def test_200_requests_at_once_over_a_failing_server_lose_nothing_and_tell_no_key
     said = httpx.get(f"{url}/metrics", headers={"Authorization": "Bearer sk-g-secret"}).text
     assert 'dreamprm_requests_total{status="200"} 200.0' in said and 'status="502"' in said
     good = [text for _, text in upstream.delivered if text == program(0.5)]
-    assert len(good) == 400 and upstream.keys == {KEYS["OPENAI_API_KEY"]}  # no program was paid twice
+    assert len(good) == sum(1 + len(answer.dreamprm["runners_up"]) for answer in answers) > 380  # none is paid twice
+    assert upstream.keys == {KEYS["OPENAI_API_KEY"]}
     assert "best of 2" in caplog.text and "secret" not in caplog.text and "never-seen" not in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------- the page, the command
+# ------------------------------------------------------------------------------------------------- the recipe
 
 
 def test_the_recipe_of_the_page_works_and_sigterm_waits_for_the_answer(fake_server, tiny_backbone, tmp_path):

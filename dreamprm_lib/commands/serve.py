@@ -24,17 +24,16 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import prometheus_client as prometheus
 import uvicorn
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -60,9 +59,10 @@ MODEL = "dreamprm"  # the one that clients may ask
 MOST_TOKENS = 1024  # of a program: the reward model reads 2,048 with the statement
 THIS_MACHINE = ("127.0.0.1", "localhost")
 STATUS: dict[type, int] = {BudgetSpent: 429, PolicyError: 502}  # other errors are the gateway's own: 500
+LIMITS = AliasChoices("max_completion_tokens", "max_tokens")  # the new name of the field, and the old one
 SAMPLE = re.compile(
-    r"""^[#*\ ]* (?:sample|example)\ input\b [^\n]*\n \s*? (```\w*\n)? (?P<input>.{1,4000}?) (?(1)\n```) \s*
-        ^[#*\ ]* (?:sample|example)\ output\b [^\n]*\n \s*? (```\w*\n)? (?P<output>.{1,4000}?)
+    r"""^[#*\ ]* (?:sample|example)\ input\b [^\n]*\n (?:[\ \t]*\n)* (```\w*\n)? (?P<input>.{1,4000}?) (?(1)\n```) \s*
+        ^[#*\ ]* (?:sample|example)\ output\b [^\n]*\n (?:[\ \t]*\n)* (```\w*\n)? (?P<output>.{1,4000}?)
         (?(3)\n```|(?:\n[\ \t]*\n|\Z))""",
     re.IGNORECASE | re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
@@ -73,11 +73,11 @@ class ServeSettings:
     """How many programs are written for an answer, and what the gateway takes on: requests at once, seconds for each,
     and the bytes of its body.  With a `key` every request but `/healthz` must bring it."""
 
-    n: int = 8
+    n: PositiveInt = 8
     samples_in_prompt: bool = False
-    in_flight: int = 16
-    timeout: float = 300
-    most_bytes: int = 256 * 1024
+    in_flight: PositiveInt = 16
+    timeout: PositiveFloat = 300
+    most_bytes: PositiveInt = 256 * 1024
     key: str = ""
 
 
@@ -110,9 +110,7 @@ class _Chat(Form, extra="ignore"):
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens")
-    )
+    max_tokens: PositiveInt | None = Field(None, validation_alias=LIMITS)
     seed: Annotated[int, Field(ge=0, le=10**6)] | None = None
     n: Literal[1] | None = None
     tools: None = None
@@ -162,21 +160,16 @@ class Gateway:
         self._answers = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"], registry=own)
         self._tokens = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"], registry=own)
         self._seconds = prometheus.Histogram("dreamprm_answer_seconds", "Time to a whole answer.", registry=own)
-        routes = [
+        self.app = Starlette(exception_handlers={HTTPException: _refusal, DreamPRMError: _refusal})
+        self.app.router.routes += [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/metrics", self._metrics),
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"})),
         ]
-        hosts = ["*"] if settings.key else list(THIS_MACHINE)  # without a key, no web page may ask by a name of its own
-        self.app = Starlette(
-            routes=routes,
-            middleware=[
-                Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-                Middleware(BaseHTTPMiddleware, dispatch=self._guard),
-            ],
-            exception_handlers={HTTPException: _refusal, DreamPRMError: _refusal},
-        )
+        self.app.add_middleware(BaseHTTPMiddleware, dispatch=self._guard)
+        if not settings.key:  # then no web page may ask by a name of its own for this machine
+            self.app.add_middleware(TrustedHostMiddleware, allowed_hosts=THIS_MACHINE)
 
     def close(self) -> None:
         """Wait for what is under way, then close store and sandbox."""
@@ -189,7 +182,7 @@ class Gateway:
         started, policy = time.monotonic(), self._policy.endpoint.model
         replies, paid = self._written(chat, problem)
         codes = [extract_code(reply.text) for reply in replies]
-        written = [i for i, code in enumerate(codes) if code.strip()]
+        written = [i for i, code in enumerate(codes) if code.strip() and replies[i].finish in ("stop", "length")]
         if not written:
             raise PolicyError(f"No reply of {policy} holds a program. Ask with another `seed`.")
         verdicts = self._sandbox.grade([(problem, codes[i]) for i in written]) if problem.tests else []
@@ -241,12 +234,9 @@ class Gateway:
     async def _guard(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         """Ask for the key, and count the answers."""
         given, key = request.headers.get("authorization", "").removeprefix("Bearer "), self._settings.key
-        if hmac.compare_digest(given.encode(), key.encode()) or not key or request.url.path == "/healthz":
-            response = await handle(request)
-        else:
-            response = _refusal(
-                request, HTTPException(401, "The gateway's key is missing or wrong: give a bearer token.")
-            )
+        known = hmac.compare_digest(given.encode(), key.encode()) or not key or request.url.path == "/healthz"
+        wrong = HTTPException(401, "The gateway's key is missing or wrong: send it as a bearer token.")
+        response = await handle(request) if known else _refusal(request, wrong)
         self._answers.labels(response.status_code).inc()
         return response
 
@@ -254,7 +244,7 @@ class Gateway:
         if not self._free.acquire(blocking=False):
             full = f"The gateway has {self._settings.in_flight} requests under way and takes no more: ask again soon."
             raise HTTPException(503, full, {"Retry-After": "1"})
-        work = None
+        work: Future[dict[str, Any]] = Future()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 chat, problem = await self._read(request)
@@ -264,19 +254,15 @@ class Gateway:
             late = f"There was no answer within {self._settings.timeout:g} seconds. What the policy writes is kept."
             raise HTTPException(504, late) from None
         finally:  # a thread that goes on when its client was sent away still takes a place
-            if work:
-                work.add_done_callback(lambda _: self._free.release())
-            else:
-                self._free.release()
-        return (
-            StreamingResponse(_events(answer), media_type="text/event-stream") if chat.stream else JSONResponse(answer)
-        )
+            work.cancel()
+            work.add_done_callback(lambda _: self._free.release())
+        if chat.stream:
+            return StreamingResponse(_events(answer), media_type="text/event-stream")
+        return JSONResponse(answer)
 
     async def _read(self, request: Request) -> tuple[_Chat, Problem]:
-        if not request.headers.get("content-type", "").startswith(
-            "application/json"
-        ):  # what a web page can't just send
-            raise HTTPException(415, "The body of a request must be application/json.")
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            raise HTTPException(415, "The body must be application/json.")  # which no foreign web page may send
         body, most = b"", self._settings.most_bytes
         async for part in request.stream():
             body += part
@@ -324,9 +310,7 @@ def serve(policy: str, prm: Path, host: str, port: int, key_variable: str, setti
     """
     key = os.environ.get(key_variable, "")
     if not key and (key_variable or host not in THIS_MACHINE):
-        raise InputError(
-            f"{host} is served with a key alone: set an environment variable, and name it by --key-variable."
-        )
+        raise InputError(f"--host {host} needs a key: put one into a variable, and name that by --key-variable.")
     endpoint = endpoint_from(from_yaml(policy, "--policy") or settings_from_environment())
     if endpoint.base_url:
         api_key(endpoint)  # it is missing now, or never
@@ -338,10 +322,7 @@ def serve(policy: str, prm: Path, host: str, port: int, key_variable: str, setti
     model = RewardModel.load(prm)
     model.score(Problem("first", "", "Print 1.", "", "", (), ()), ["print(1)\n"])  # loads the backbone, or says why not
     gateway = Gateway(endpoint, model, replace(settings, key=key))
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # uvicorn has its own handlers, and raises the signal again at its end
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them over, and raises them again at its end
         signal.signal(number, lambda *_: None)
     print(f"The best of {settings.n} by {endpoint.model}: http://{host}:{listening.getsockname()[1]}/v1", flush=True)
     uvicorn.Server(uvicorn.Config(gateway.app, log_config=None, access_log=False, lifespan="off")).run([listening])
