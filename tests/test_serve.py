@@ -23,6 +23,7 @@ import pytest
 import uvicorn
 from faults import FAULTS, at_random
 
+from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands.serve import Gateway, ServeSettings
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.policy.endpoint import endpoint_from
@@ -220,7 +221,25 @@ def test_200_requests_at_once_over_a_failing_server_lose_nothing_and_tell_no_key
     assert "best of 2" in caplog.text and "secret" not in caplog.text and "never-seen" not in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------- the recipe
+# ------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--key-variable", "NO_SUCH_KEY"], "--host 127.0.0.1 needs a key"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 needs a key"),
+        (["--n", "0"], "the option `n` is 0"),
+        (["--policy", "{modell: x}"], "did you mean `model`?"),
+        (["--port", "TAKEN"], "Address already in use"),
+    ],
+)
+def test_options_that_cannot_be_end_the_command_at_once(arguments, said, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", *(port if word == "TAKEN" else word for word in arguments)]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_recipe_of_the_page_works_and_sigterm_waits_for_the_answer(fake_server, tiny_backbone, tmp_path):

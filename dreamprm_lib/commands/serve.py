@@ -159,7 +159,9 @@ class Gateway:
         self._registry = own = prometheus.CollectorRegistry()
         self._answers = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"], registry=own)
         self._tokens = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"], registry=own)
-        self._seconds = prometheus.Histogram("dreamprm_answer_seconds", "Time to a whole answer.", registry=own)
+        self._seconds = prometheus.Histogram(
+            "dreamprm_answer_seconds", "Time to a whole answer.", buckets=(1, 2, 5, 10, 20, 50, 100, 200), registry=own
+        )
         self.app = Starlette(exception_handlers={HTTPException: _refusal, DreamPRMError: _refusal})
         self.app.router.routes += [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
@@ -314,13 +316,13 @@ def serve(policy: str, prm: Path, host: str, port: int, key_variable: str, setti
     endpoint = endpoint_from(from_yaml(policy, "--policy") or settings_from_environment())
     if endpoint.base_url:
         api_key(endpoint)  # it is missing now, or never
-    os.environ.setdefault(ACCOUNT, "serve")
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror}. Choose others.") from error
     model = RewardModel.load(prm)
     model.score(Problem("first", "", "Print 1.", "", "", (), ()), ["print(1)\n"])  # loads the backbone, or says why not
+    os.environ.setdefault(ACCOUNT, "serve")
     gateway = Gateway(endpoint, model, replace(settings, key=key))
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them over, and raises them again at its end
         signal.signal(number, lambda *_: None)
