@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TypeAlias
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_weights_and_problems(commands)
     _add_recordings(commands)
     _add_results(commands)
+    _add_gateway(commands)
     return parser
 
 
@@ -144,6 +146,21 @@ def _add_results(commands: Commands) -> None:
         "--seconds", type=float, default=10, metavar="S", help="how long an exercise may take (default: 10)"
     )
     grade.set_defaults(command=_course_grade)
+
+
+def _add_gateway(commands: Commands) -> None:
+    serve = commands.add_parser("serve", help="an OpenAI-compatible server that answers with the best of N programs")
+    serve.add_argument("--policy", default="", metavar="YAML", help="fields of Endpoint (default: as in `run`)")
+    serve.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="the reward model (default: the small one)")
+    serve.add_argument("--n", type=int, default=8, help="programs to choose from (default: 8)")
+    serve.add_argument("--samples-in-prompt", action="store_true", help="look for samples in the text of a request")
+    serve.add_argument("--host", default="127.0.0.1", help="another one than this machine needs a key")
+    serve.add_argument("--port", type=int, default=8080, help="0 takes any that is free (default: 8080)")
+    serve.add_argument("--key-variable", default="", metavar="NAME", help="environment variable with the clients' key")
+    serve.add_argument("--in-flight", type=int, default=16, metavar="K", help="requests at once; others get 503")
+    serve.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds for an answer (default: 300)")
+    serve.add_argument("--max-kb", type=int, default=256, metavar="KB", help="size of a request (default: 256)")
+    serve.set_defaults(command=_serve)
 
 
 def _overrides() -> argparse.ArgumentParser:
@@ -296,6 +313,21 @@ def _course_grade(options: argparse.Namespace) -> None:
     from dreamprm_lib.course.grading import write_grades
 
     print(write_grades(options.folder, options.seconds))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # before tqdm is imported: no progress bars of concurrent requests
+    try:
+        from dreamprm_lib.commands.serve import ServeSettings, serve
+    except ImportError as error:
+        raise InputError(f'{error}: the gateway needs packages of its own, pip install -e ".[serve]".') from error
+    from dreamprm_lib.engine.schema import row_of
+    from dreamprm_lib.reward_model import SMALL_PRM
+
+    names = ("n", "samples_in_prompt", "in_flight", "timeout")
+    said = {name: getattr(options, name) for name in names} | {"most_bytes": 1024 * options.max_kb}
+    settings = row_of(ServeSettings, said, "serve", "option")
+    serve(options.policy, options.prm or SMALL_PRM, options.host, options.port, options.key_variable, settings)
 
 
 if __name__ == "__main__":
