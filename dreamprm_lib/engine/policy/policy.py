@@ -16,7 +16,6 @@ import contextlib
 import json
 import logging
 import os
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,12 +165,9 @@ class Policy:
             answers = Asker(self.endpoint, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
         log.info("%s: %d completions in %d requests, %d tokens", doing, most.completions, most.answers, most.tokens)
-        tokens, started = 0, time.monotonic()
         with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
             for digest, completions in answers:
                 self.asked += len(completions)
-                tokens += sum(c.tokens for c in completions.values())
-                bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
                 bar.update(len(completions))
                 yield digest, completions
 
@@ -182,7 +178,7 @@ class Policy:
         with contextlib.closing(self._engine.ask(missing)) as written:
             for request, sample, completion in written:
                 cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)
-                self._store.pay(request, {sample: completion}, [completion.finish], cost, account)
+                self._store.pay(request, {sample: completion}, cost, account)
                 yield request.digest, {sample: completion}
 
 
