@@ -91,22 +91,13 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not report it).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
-    log-probabilities, and the lowest of these; only the embedded engine reports them.
+    `tool_calls`, or `empty`.
     """
 
     text: str
     tokens: NonNegativeInt
     finish: str
     logprob: FiniteFloat | None = None
-    lines: tuple[Annotated[tuple[int, float, float], Strict(False)], ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields; without `lines` where they are not known."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines" or value}
 
 
 @dataclass(frozen=True)
@@ -170,7 +161,8 @@ class CompletionStore:
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
         rows = self._read("SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", request.digest)
-        return {i: as_completion(body, f"{self._path}, sample {i} of {request.digest}") for i, body in rows}
+        places = {i: f"{self._path}, sample {i} of {request.digest}" for i, _ in rows}
+        return {i: as_completion(from_json(body, places[i]), places[i]) for i, body in rows}
 
     def pay(self, request: Request, completions: dict[int, Completion], cost: Cost, account: str) -> None:
         """Store completions by sample index, and what their answer cost, both or none; a sample that is already there
@@ -178,7 +170,7 @@ class CompletionStore:
 
         `account` says who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
-        rows = [(request.digest, i, as_body(completion)) for i, completion in completions.items()]
+        rows = [(request.digest, i, as_body(c)) for i, c in completions.items()]
         entry = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, *dataclasses.astuple(cost))
         with faults_named(self._path), self._db:
             self._db.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
@@ -229,12 +221,17 @@ class CompletionStore:
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
-    return json.dumps(completion.as_dict())
+    return json.dumps(dataclasses.asdict(completion))
 
 
-def as_completion(body: str, where: object) -> Completion:
-    """A completion that the store kept.  Raises `InputError`, which begins with `where`, for one that is damaged."""
-    return row_of(Completion, from_json(body, where), where)
+def as_completion(kept: Any, where: object) -> Completion:
+    """A completion that a store or a recording kept; `lines`, which earlier versions added, are left out.
+
+    Raises `InputError`, which begins with `where`, for one that is damaged.
+    """
+    if isinstance(kept, dict):
+        kept = {name: value for name, value in kept.items() if name != "lines"}
+    return row_of(Completion, kept, where)
 
 
 @contextmanager
@@ -288,7 +285,7 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
     for where, line in json_lines(path):
         row = checked(_Row, line, where)
         request = WithheldRequest(row.digest, row.problem) if row.digest else row_of(Request, row.request, where)
-        recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
+        recorded = {i: as_completion(c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
     return Recording(rows, manifest)
 
@@ -310,7 +307,7 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     lines = (
         {
             **({"request": request.as_dict()} if isinstance(request, Request) else dataclasses.asdict(request)),
-            "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
+            "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
         }
         for _, (request, completions) in sorted(rows.items())
     )

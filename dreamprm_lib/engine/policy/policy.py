@@ -107,9 +107,10 @@ class Policy:
                 shown = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
                 known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
                 self.served.setdefault(r.digest, (shown, {}))[1].update(known)
-        opening = [p.prefill if self.endpoint.api.prefill else "" for p in prompts]
+        openings = [p.prefill if self.endpoint.api.prefill else "" for p in prompts]
         return [
-            [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
+            [replace(have[r.digest][i], text=opening + have[r.digest][i].text) for i in wanted]
+            for r, opening in zip(requests, openings, strict=True)
         ]
 
     def request(
@@ -224,9 +225,3 @@ def _as_instruction(prompt: Prompt) -> str:
             f"{prompt.prefill}"
         )
     return json.dumps(messages, ensure_ascii=False)
-
-
-def _with_prefill(completion: Completion, prefill: str) -> Completion:
-    """The whole reply; the prefill's own lines have no tokens of the model."""
-    given = ((0, 0.0, 0.0),) * prefill.count("\n") if completion.lines else ()
-    return replace(completion, text=prefill + completion.text, lines=given + completion.lines)

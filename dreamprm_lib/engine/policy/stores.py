@@ -16,6 +16,7 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
+from dreamprm_lib.engine.files import from_json
 from dreamprm_lib.engine.policy.completions import (
     LEDGER,
     CompletionStore,
@@ -71,5 +72,6 @@ def _content(path: Path) -> tuple[list[tuple[str, int, str]], list[tuple]]:
         completions = db.execute("SELECT digest, sample, body FROM completions").fetchall()
         ledger = db.execute(f"SELECT {LEDGER} FROM ledger").fetchall()
     for digest, sample, body in completions:
-        as_completion(body, f"{path}, sample {sample} of {digest}")
+        where = f"{path}, sample {sample} of {digest}"
+        as_completion(from_json(body, where), where)
     return completions, ledger
