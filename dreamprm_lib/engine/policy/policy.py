@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +36,6 @@ from dreamprm_lib.engine.policy.embedded import Engine
 from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.hosted import Answer, Asker
 from dreamprm_lib.errors import MissingCompletion
-
-log = logging.getLogger(__name__)
 
 RECORDINGS = DATA / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that says who pays: STUDY/STAGE, set by the runner
@@ -165,7 +162,6 @@ class Policy:
         else:
             answers = Asker(self.endpoint, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
-        log.info("%s: %d completions in %d requests, %d tokens", doing, most.completions, most.answers, most.tokens)
         with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
             for digest, completions in answers:
                 self.asked += len(completions)
