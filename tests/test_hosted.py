@@ -120,13 +120,6 @@ def test_a_poor_chat_reply_is_asked_for_again_and_at_last_recorded_as_what_it_is
     assert len(server.bodies) == 5 and store.spent().answers == 5 and len(store) == 2
 
 
-def test_of_several_samples_only_the_missing_are_asked_for_again(fake_server, store):
-    replies = iter([["a", "", "c"], ["b"]])
-    server = fake_server(lambda body: next(replies))
-    assert [c.text for c in asker(server, store, prefill=False).sample([PROMPT], 3)[0]] == ["a", "b", "c"]
-    assert [body["n"] for _, body in server.bodies] == [3, 1]
-
-
 def test_a_server_that_ignores_n_is_asked_until_all_samples_are_there(fake_server, store):
     server = fake_server(lambda body: [f"{len(server.bodies)}"])
     assert [c.text for c in asker(server, store).sample([PROMPT], 5)[0]] == list("12345")
@@ -246,12 +239,10 @@ def test_network_settings_that_cannot_be_used_are_named_and_not_repeated(store, 
 def test_the_table_knows_models_by_pattern_and_a_profile_comes_first():
     mini = find_api("o4-mini-2025-04-16")
     assert not (mini.n or mini.prefill or mini.sampling) and mini.reasoning > 0 and mini.price == [1.10, 4.40]
-    assert find_api("openai/gpt-4o-mini").price == [0.15, 0.60] and find_api("gpt-4o").price == [2.50, 10.00]
+    assert find_api("openai/gpt-4o-mini").price == [0.15, 0.60] and find_api("nobody-knows") is None
     assert find_api("Qwen/Qwen3-Coder-30B-A3B-Instruct").prefill and not find_api("qwen2.5-coder:7b").prefill
-    assert find_api("meta-llama/Llama-3.1-8B-Instruct").n and find_api("nobody-knows") is None
-    own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}})
-    assert own.api.prefill and own.api.price == [1, 2]
-    assert Endpoint("o4-mini", "openai", takes_n=True).api.n  # what is said of one endpoint comes before any table
+    own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}}, takes_n=False)
+    assert own.api.prefill and own.api.price == [1, 2] and not own.api.n
     everything = Endpoint("o4-mini").api  # a file of that name for the embedded engine
     assert everything.prefill and everything.n and everything.price == (0.0, 0.0)
 
@@ -270,12 +261,6 @@ def test_a_reasoning_model_has_room_to_think_and_is_asked_without_what_it_refuse
 
 
 # ------------------------------------------------------------------------------------------------- money
-
-
-def test_costs_are_what_the_server_counted_at_the_prices_of_the_table(fake_server, store):
-    server = fake_server(lambda body: ["one two three"])  # 3 tokens out, 1 in, by its usage
-    asker(server, store, models=PRICED).sample(prompts(4), 1)
-    assert store.spent() == Cost(4, 4, 4, 12, pytest.approx((4 * 1 + 12 * 2) / 1e6))
 
 
 @pytest.mark.parametrize("limit", [{"dollars": 0.0035}, {"tokens": 300}])
@@ -307,11 +292,6 @@ def test_a_bill_that_cannot_be_ends_a_budget_all_the_same(fake_server, store, us
     spent = store.spent()
     assert 0 < spent.answers == len(store) < 5 and Budget(tokens=500).covers(spent) and spent.dollars > 0
     assert spent.tokens == 100 * spent.answers
-
-
-def test_a_budget_covers_up_to_its_limit_and_not_beyond():
-    assert Budget(tokens=5).covers(Cost(1, 1, 2, 3, None)) and not Budget(tokens=5).covers(Cost(1, 1, 3, 3, None))
-    assert Budget(dollars=0.5).covers(Cost(dollars=0.5)) and not Budget(dollars=0.5).covers(Cost(dollars=0.51))
 
 
 # ------------------------------------------------------------------------------------------------- keys and settings

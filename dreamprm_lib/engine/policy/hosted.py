@@ -28,7 +28,7 @@ from anyio.from_thread import start_blocking_portal
 from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Request
 from dreamprm_lib.engine.policy.endpoint import Endpoint, refuse_secrets
 from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply, words
-from dreamprm_lib.errors import BudgetSpent, DreamPRMError, InputError, PolicyError
+from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 Chunk = tuple[Request, list[int], int]  # a request, its samples to ask for, how often it brought none
 Answer = tuple[str, dict[int, Completion]]  # a request's digest, and samples of it
@@ -57,7 +57,7 @@ class Asker:
         waiting = deque(chunks)
         at_once = max(1, (self._endpoint.slots or 32) // max(len(samples) for _, samples, _ in waiting))
         running: dict[Future[str], tuple[Chunk, Cost]] = {}
-        failure: DreamPRMError | None = None
+        failure: Exception | None = None
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(self._opened()) as client:
             try:
                 while True:
@@ -75,7 +75,7 @@ class Asker:
                         (request, samples, tries), _ = running.pop(future)
                         try:
                             kept = self._kept(request, samples, tries >= REASKS, future.result())
-                        except DreamPRMError as error:
+                        except Exception as error:  # raised when all that is under way is stored
                             failure = failure or error
                             continue
                         if again := [i for i in samples if i not in kept]:
