@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import openai
 from anyio.from_thread import start_blocking_portal
 
-from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Request
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Request
 from dreamprm_lib.engine.policy.endpoint import Endpoint, refuse_secrets
 from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply, words
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
@@ -56,23 +56,20 @@ class Asker:
         """
         waiting = deque(chunks)
         at_once = max(1, (self._endpoint.slots or 32) // max(len(samples) for _, samples, _ in waiting))
-        running: dict[Future[str], tuple[Chunk, Cost]] = {}
+        running: dict[Future[str], Chunk] = {}
         failure: Exception | None = None
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(self._opened()) as client:
             try:
                 while True:
                     while waiting and not failure and len(running) < at_once:
-                        request, samples, _ = waiting[0]
-                        most = self._endpoint.most(request, len(samples))
-                        reserved = sum((cost for _, cost in running.values()), self._spent + most)
-                        if not self._endpoint.budget.covers(reserved):
+                        if not self._covers([*running.values(), waiting[0]]):
                             break
-                        future = portal.start_task_soon(self._send, client, request, len(samples))
-                        running[future] = waiting.popleft(), most
+                        request, samples, _ = waiting[0]
+                        running[portal.start_task_soon(self._send, client, request, len(samples))] = waiting.popleft()
                     if not running:
                         break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        (request, samples, tries), _ = running.pop(future)
+                        request, samples, tries = running.pop(future)
                         try:
                             kept = self._kept(request, samples, tries >= REASKS, future.result())
                         except Exception as error:  # raised when all that is under way is stored
@@ -88,6 +85,11 @@ class Asker:
             raise failure
         if waiting:
             raise BudgetSpent(self._what_is_spent(sum(len(samples) for _, samples, _ in waiting)))
+
+    def _covers(self, chunks: Iterable[Chunk]) -> bool:
+        """Whether the budget covers the most that these can cost together."""
+        most = (self._endpoint.most(request, len(samples)) for request, samples, _ in chunks)
+        return self._endpoint.budget.covers(sum(most, self._spent))
 
     def _opened(self) -> openai.AsyncOpenAI:
         """The client.  A server on this machine is asked past the environment's proxy."""
