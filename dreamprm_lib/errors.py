@@ -6,13 +6,7 @@ from pathlib import Path
 
 FULL = "no space is left there. Free some, then give the same command again: what was complete is kept"
 CLOSED = "nothing may be written there. Change the permissions, or choose another folder"
-IN_WORDS = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EACCES: CLOSED,
-    errno.EPERM: CLOSED,
-    errno.EROFS: CLOSED,
-}
+FIXES = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED}
 
 
 def in_words(text: str) -> str:
@@ -20,9 +14,9 @@ def in_words(text: str) -> str:
     with which place, and what to do."""
 
     def said(found: re.Match) -> str:
-        number, words, path = int(found[1]), found[2][0].lower() + found[2][1:], Path(found[4] or ".")
+        path = Path(found[4] or ".")
         place = path.parent if path.suffix == ".tmp" else path  # the folder of a temporary file says more
-        return f"{place if found[4] else 'On this disk'}: {IN_WORDS.get(number, words)}"
+        return f"{place if found[4] else 'On this disk'}: {FIXES.get(int(found[1]), found[2].lower())}"
 
     return re.sub(r"\[Errno (\d+)\] ([^:\n]+)(: '([^'\n]*)'(?: -> '[^'\n]*')?)?", said, text)
 

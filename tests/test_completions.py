@@ -1,8 +1,6 @@
 """The store and recordings: nothing is lost, nothing is paid twice, nothing that was changed is believed."""
 
 import gzip
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -16,7 +14,6 @@ import pytest
 
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.policy.completions import (
-    LEDGER,
     Completion,
     CompletionStore,
     Cost,
@@ -36,7 +33,7 @@ def completion(i):
 
 
 def pay(store, completions, request=REQUEST):
-    store.pay(request, completions, ["stop"], COST, "s/01")
+    store.pay(request, completions, COST, "s/01")
 
 
 def test_the_digest_is_stable_and_covers_every_field():
@@ -95,15 +92,7 @@ def test_a_new_store_opens_for_many_at_once(tmp_path):
             list(threads.map(open_and_close, [tmp_path / f"{i}.sqlite"] * 8))
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "{", "[]", "null", '{"text": "x"}',
-        *[json.dumps({"text": "x", "tokens": 1, "finish": "stop", **field}) for field in (
-            {"text": 5}, {"tokens": -1}, {"tokens": 2.5}, {"finish": {}}, {"logprob": float("nan")}
-        )],
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("body", ["{", '{"text": "x"}', '{"text": 5, "tokens": 1, "finish": "stop"}'])
 def test_a_damaged_row_of_a_store_is_named_with_its_place(tmp_path, body):
     with CompletionStore(tmp_path / "s.sqlite") as store:
         pay(store, {7: completion(0)})
@@ -113,35 +102,7 @@ def test_a_damaged_row_of_a_store_is_named_with_its_place(tmp_path, body):
             store.get(REQUEST)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_damaged_pages_of_a_store_are_named(tmp_path, share):
-    path = tmp_path / "s.sqlite"
-    with CompletionStore(path) as store:
-        for i in range(400):
-            pay(store, {0: completion(i)}, replace(REQUEST, prompt=f"{i}"))
-    data = bytearray(path.read_bytes())
-    start = int(len(data) * share) // 4096 * 4096
-    data[start:] = b"\x55" * (len(data) - start)
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=r"s\.sqlite"), CompletionStore(path) as store:
-        for i in range(400):
-            store.get(replace(REQUEST, prompt=f"{i}"))
-        store.spent()
-
-
-@pytest.mark.parametrize(
-    "what", [lambda store: pay(store, {0: completion(0)}), lambda store: store.get(REQUEST), CompletionStore.spent, len]
-)
-def test_what_the_disk_refuses_is_reported_with_the_way_out(tmp_path, what):
-    """Tables that are gone stand for a full disk and a read-only folder: to SQLite they are of one kind."""
-    with CompletionStore(tmp_path / "s.sqlite") as store:
-        with sqlite3.connect(tmp_path / "s.sqlite") as db:
-            db.executescript("DROP TABLE completions; DROP TABLE ledger")
-        with pytest.raises(InputError, match=r"s\.sqlite cannot be used .*DREAMPRM_CACHE"):
-            what(store)
-
-
-def test_a_full_disk_is_named_when_an_answer_is_booked(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_when_an_answer_is_booked_and_nothing_is_lost(tmp_path, monkeypatch):
     connect = sqlite3.connect
 
     def small(*arguments, **options):
@@ -152,13 +113,12 @@ def test_a_full_disk_is_named_when_an_answer_is_booked(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", small)
     with CompletionStore(tmp_path / "s.sqlite") as store:
         pay(store, {0: completion(0)})
-        for size in (100_000, 1_000_000):
-            with pytest.raises(InputError, match=r"s\.sqlite cannot be used .*full.*Make room"):
-                pay(store, {1: replace(completion(1), text="x" * size)})
+        with pytest.raises(InputError, match=r"s\.sqlite cannot be used .*full.*Make room.*DREAMPRM_CACHE"):
+            pay(store, {1: replace(completion(1), text="x" * 100_000)})
         assert store.get(REQUEST) == {0: completion(0)} and store.spent().answers == 1
 
 
-@pytest.mark.parametrize("place", ["file/s.sqlite", "file/deep/s.sqlite", "folder"])
+@pytest.mark.parametrize("place", ["file/s.sqlite", "folder"])
 def test_a_store_that_cannot_be_opened_is_reported_with_the_way_out(tmp_path, place):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
@@ -166,25 +126,11 @@ def test_a_store_that_cannot_be_opened_is_reported_with_the_way_out(tmp_path, pl
         CompletionStore(tmp_path / place)
 
 
-@pytest.mark.parametrize("column", ["note TEXT", "note TEXT DEFAULT 'x'", "cached INTEGER"])
-def test_a_ledger_with_one_more_column_is_booked_in(tmp_path, column):
-    path = tmp_path / "s.sqlite"
-    CompletionStore(path).close()
-    with sqlite3.connect(path) as db:
-        db.execute(f"ALTER TABLE ledger ADD COLUMN {column}")
-    with CompletionStore(path) as store:
-        pay(store, {0: completion(0)})
-        assert store.spent("s") == COST and len(store.ledger()) == len(store) == 1
-
-
-@pytest.mark.parametrize(
-    "ledger",
-    ["(id TEXT, note TEXT NOT NULL)", "(id TEXT PRIMARY KEY, time REAL)", f"({LEDGER.replace('dollars', 'euros')})"],
-)
-def test_a_ledger_that_nothing_can_be_booked_in_is_named_before_anything_is_paid(tmp_path, ledger):
+def test_a_ledger_that_nothing_can_be_booked_in_is_named_before_anything_is_paid(tmp_path):
+    CompletionStore(tmp_path / "s.sqlite").close()
     with sqlite3.connect(tmp_path / "s.sqlite") as db:
-        db.execute(f"CREATE TABLE ledger {ledger}")
-    with pytest.raises(InputError, match=r"s\.sqlite"):
+        db.execute("ALTER TABLE ledger RENAME COLUMN dollars TO euros")
+    with pytest.raises(InputError, match=r"s\.sqlite.*dollars"):
         CompletionStore(tmp_path / "s.sqlite")
 
 
@@ -217,24 +163,16 @@ def test_a_withheld_request_is_found_by_its_digest_and_shows_no_text(path):
     assert b"Say" not in gzip.decompress(path.read_bytes())
 
 
-@pytest.mark.parametrize(
-    "row, said",
-    [
-        ({"digest": "ab", "problem": "p", "completions": {}}, "digest"),
-        ({"digest": "a" * 64, "completions": {}}, "problem"),
-        ({"digest": "a" * 64, "problem": 5, "completions": {}}, "problem"),
-        ({"digest": "a" * 64, "problem": "p", "request": {}, "completions": {}}, "request"),
-        ({"problem": "p", "completions": {}}, "request"),
-        ({"request": {"model": "m"}}, "completions"),
-        ({"request": {"model": "m"}, "completions": {}}, "prompt"),
-    ],
-)
-def test_a_malformed_row_is_named_by_its_line(path, row, said):
-    path.write_bytes(packed := gzip.compress(json.dumps(row).encode()))
-    (path.parent / "m.manifest.json").write_text(json.dumps({"sha256": hashlib.sha256(packed).hexdigest()}))
-    for repair in (False, True):
-        with pytest.raises(InputError, match=rf"line 1.*{said}"):
-            load_recording(path, repair)
+def test_a_malformed_row_is_named_by_its_line(path):
+    path.write_bytes(gzip.compress(b'{"request": {"model": "m"}, "completions": {}}'))
+    with pytest.raises(InputError, match=r"line 1.*prompt"):
+        load_recording(path, repair=True)
+
+
+def test_lines_that_earlier_versions_kept_are_left_out(path):
+    row = gzip.decompress(path.read_bytes()).replace(b'"logprob"', b'"lines": [[3, -0.5, -0.4]], "logprob"')
+    path.write_bytes(gzip.compress(row))
+    assert load_recording(path, repair=True).rows == rows(0)
 
 
 def test_a_recording_that_was_changed_is_refused(path):
@@ -243,15 +181,14 @@ def test_a_recording_that_was_changed_is_refused(path):
         load_recording(path)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:30], lambda b: b"", lambda b: b"{}\n"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:30], lambda b: b"{}\n"])
 def test_a_damaged_recording_is_refused_even_for_a_repair(path, damage):
     path.write_bytes(damage(path.read_bytes()))
-    for repair in (False, True):
-        with pytest.raises(InputError, match=r"m\.jsonl\.gz"):
-            load_recording(path, repair)
+    with pytest.raises(InputError, match=r"m\.jsonl\.gz"):
+        load_recording(path, repair=True)
 
 
-@pytest.mark.parametrize("text", ["a\u2028b", "\u2029", "x\u0085y", "\x0c\x1e", "\ud800", "é\udcff😀", "\r\n"])
+@pytest.mark.parametrize("text", ["a\u2028b\u2029", "x\u0085y\x0c\x1e", "\ud800", "é\udcff😀", "\r\n"])
 def test_every_reply_is_stored_recorded_and_replayed_equal(tmp_path, text):
     request, reply = replace(REQUEST, prompt=f"Go on: {text}", stop=(text,)), Completion(text, 1, "stop")
     with CompletionStore(tmp_path / "s.sqlite") as store:
@@ -279,27 +216,9 @@ def test_an_export_that_was_killed_can_be_repaired(path, monkeypatch, killed_bef
     assert load_recording(path).rows == whole.rows and whole.manifest["model"] == "m"
 
 
-def test_completions_of_a_request_on_several_lines_are_joined(path):
-    parts = []
-    for k in range(3):
-        export_recording(rows(k), path, {})
-        parts.append(gzip.decompress(path.read_bytes()))
-    path.write_bytes(gzip.compress(b"".join(parts)))
-    assert load_recording(path, repair=True).rows == rows(0, 1, 2)
-
-
-@pytest.mark.parametrize(
-    "manifest, said",
-    [
-        (None, r"There is no file .*m\.manifest\.json"),
-        ("{", r"m\.manifest\.json: not JSON"),
-        ("[]", r"m\.manifest\.json: \[\] where fields"),
-        ("{}", r"m\.manifest\.json: the field `sha256` is missing"),
-        ('{"sha256": 5}', r"m\.manifest\.json: the field `sha256` is 5"),
-    ],
-)
+@pytest.mark.parametrize("manifest, said", [(None, "There is no file .*"), ("{}", ""), ("[]", "")])
 def test_a_damaged_manifest_is_named(path, manifest, said):
     beside = path.parent / "m.manifest.json"
     beside.unlink() if manifest is None else beside.write_text(manifest)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=rf"{said}m\.manifest\.json"):
         load_recording(path)

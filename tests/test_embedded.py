@@ -46,36 +46,13 @@ def test_the_same_work_gives_the_same_samples(engine):
 
 
 @pytest.mark.weights
-def test_in_float32_a_sample_is_the_same_whatever_is_written_beside_it(engine):
-    import openvino
-
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("the engine computes in bfloat16 on this processor")
-    first, second = requests()
-    alone = answers(engine, [(first, [1])])[first.digest, 1]
-    beside = answers(engine, [(second, [0, 1, 2]), (first, [0, 1, 2, 3])])[first.digest, 1]
-    assert beside.text == alone.text and beside.logprob == pytest.approx(alone.logprob, abs=1e-2)
-
-
-@pytest.mark.weights
-def test_tokens_and_log_probabilities_are_told_line_by_line(engine):
-    for completion in answers(engine, [(requests(40)[0], [0, 1, 2])]).values():
-        tokens, logprobs, lowest = zip(*completion.lines, strict=True)
-        assert len(completion.lines) == completion.text.count("\n") + 1
-        assert sum(tokens) == completion.tokens <= 40
-        assert sum(logprobs) == pytest.approx(completion.logprob, abs=0.01 * len(tokens)) and completion.logprob < 0
-        assert all(low <= 0 and low >= total - 0.01 for total, low in zip(logprobs, lowest, strict=True))
-
-
-@pytest.mark.weights
-def test_the_prefills_lines_have_no_tokens_of_the_model(engine, tmp_path, monkeypatch):
+def test_the_policy_writes_here_once_and_the_prefill_opens_the_reply(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "Engine", lambda *_: engine)
     with CompletionStore(tmp_path / "s.sqlite") as store, Policy(Endpoint(MODEL), store) as policy:
         reply = policy.sample(PROMPTS[:1], 1, max_tokens=6)[0][0]
         again = policy.sample(PROMPTS[:1], 1, max_tokens=6)[0][0]
         assert store.spent(model=MODEL).completions == 1
-    assert again == reply and reply.text.startswith("```python\ndef ")
-    assert reply.lines[0] == (0, 0.0, 0.0) and reply.lines[1][0] > 0
+    assert again == reply and reply.text.startswith("```python\ndef ") and reply.tokens <= 6 and reply.logprob < 0
 
 
 @pytest.mark.weights

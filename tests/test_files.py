@@ -36,7 +36,7 @@ def test_lines_are_named_by_their_number(tmp_path):
         next(lines)
 
 
-@pytest.mark.parametrize("text", ["", "[1,]", "9" * 5000, '"\n"', "'a'"])
+@pytest.mark.parametrize("text", ["", "[1,]", "9" * 5000, '"\n"'])
 def test_what_is_no_json_is_said_to_be_none(text):
     with pytest.raises(InputError, match=r"place: not JSON"):
         from_json(text, "place")

@@ -10,20 +10,16 @@ import threading
 import time
 import traceback
 from collections import Counter
-from email.utils import formatdate
 
-import httpx
-import openai
 import pytest
-from faults import FAULTS, IN_A_REPLY, at_random, in_order
+from faults import IN_A_REPLY, NONSENSE, PASSING, at_random, in_order
 
 from dreamprm_lib.engine.policy.completions import CompletionStore, Cost
 from dreamprm_lib.engine.policy.endpoint import Budget, Endpoint, endpoint_from, find_api
-from dreamprm_lib.engine.policy.hosted import NETWORK, is_loopback, retry_after
+from dreamprm_lib.engine.policy.hosted import is_loopback
 from dreamprm_lib.engine.policy.policy import Policy, Prompt, open_policy
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
-QUICK = {"backoff": 0.001, "timeout": 5}
 KEY = "sk-this-must-never-be-seen-anywhere-0123456789"
 PROMPT = Prompt((("user", "Count."),))
 PRICED = {"m": {"n": False, "prefill": False, "price": [1.0, 2.0]}}
@@ -39,7 +35,7 @@ def store(tmp_path):
 def asker(server, store, patience=(), **settings):
     """A policy that asks a server, or an address."""
     url = getattr(server, "base_url", server)
-    return Policy(endpoint_from({"model": "m", "base_url": url, "patience": QUICK | dict(patience), **settings}), store)
+    return Policy(endpoint_from({"model": "m", "base_url": url, "patience": dict(patience), **settings}), store)
 
 
 def prompts(n):
@@ -53,59 +49,47 @@ def echo(body):
 
 
 def test_many_requests_at_a_fifth_of_faults_lose_nothing_and_pay_nothing_twice(fake_server, store, tmp_path):
-    faults = [fault for fault in FAULTS if fault != "slow"]  # on a busy machine a good reply may be slow, too
+    faults = ["429", "500", "429 wait", "cut", "half", *IN_A_REPLY, "429", "500", *NONSENSE, "429", "500", "500"]
     server = fake_server(echo, at_random(0.2, faults))
-    patience = {"backoff": 0.005, "timeout": 300, "retries": 6, "reasks": 6}
-    policy = asker(server, store, patience, prefill=False, takes_n=False, slots=64)
-    asked = prompts(600)
+    policy = asker(server, store, prefill=False, takes_n=False, slots=64)
+    asked = prompts(400)
     replies = policy.sample(asked, 1)
     rows = sqlite3.connect(tmp_path / "s.sqlite").execute("SELECT digest, sample, body FROM completions")
     kept = {(digest, sample): json.loads(body)["text"] for digest, sample, body in rows}
     assert set(kept) == {(policy.request(p, 0.8, 0.95, 400).digest, 0) for p in asked}
-    assert [row[0].text for row in replies] == [f"answer 0 to Question {k}." for k in range(600)]
+    assert [row[0].text for row in replies] == [f"answer 0 to Question {k}." for k in range(400)]
     good = Counter(text for _, text in server.delivered if text.startswith("answer"))
     assert good == Counter(kept.values()) and set(good.values()) == {1}
-    failed = sum(n for fault, n in server.faults.items() if fault)
-    assert 0.15 < failed / len(server.bodies) < 0.25 and len(server.faults) == 1 + len(faults)
-    assert max(server.asked.values()) <= 1 + 6 and len(server.bodies) == 600 + failed
-    assert store.spent("").answers == len(server.delivered)
+    failed = server.faults.total() - server.faults[None]
+    assert 0.15 < failed / len(server.bodies) < 0.25 and set(server.faults) == {None, *faults}
+    assert len(server.bodies) == 400 + failed
+    assert store.spent("").answers == len(server.delivered) + sum(server.faults[name] for name in NONSENSE)
 
 
 # ------------------------------------------------------------------------------------------------- failures
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in IN_A_REPLY])
-@pytest.mark.parametrize("prefill", [True, False])
-def test_a_failure_that_passes_is_passed_over_for_as_many_tries_as_stated(fake_server, store, fault, prefill):
-    server = fake_server(echo, in_order(fault, fault, None, *[fault] * 3), delay=2.5)
-    patience = {"timeout": 1.5 if fault == "slow" else 30, "retries": 2, "reasks": 0}
-    policy = asker(server, store, patience, prefill=prefill)
-    assert len(policy.sample([PROMPT], 1)[0]) == 1 and len(server.bodies) == 3
-    with pytest.raises(PolicyError, match="asked 3 times"):
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_failure_that_passes_is_passed_over_for_as_many_tries_as_stated(fake_server, store, fault):
+    server = fake_server(echo, in_order(fault, None, fault, fault), delay=2.5)
+    policy = asker(server, store, {"timeout": 1.5 if fault == "slow" else 30, "retries": 1})
+    assert len(policy.sample([PROMPT], 1)[0]) == 1 and len(server.bodies) == 2
+    with pytest.raises(PolicyError, match="status" if fault[0].isdigit() else "asked 2 times: is the server up"):
         policy.sample([PROMPT], 2)
-    assert len(server.bodies) == 6 and len(store) == 1
+    assert len(server.bodies) == 4 and len(store) == 1
 
 
 def test_retry_after_is_waited_for_and_too_long_a_wait_is_an_error(fake_server, store):
     started = time.time()
     asker(fake_server(echo, in_order("429 date")), store).sample([PROMPT], 1)
     assert time.time() >= int(started) + 1  # the date has whole seconds
-    server = fake_server(echo, in_order("429 date"))
-    with pytest.raises(PolicyError, match="wants to be asked again in"):
-        asker(server, store, {"longest": -1.0}).sample([PROMPT], 2)
+    server = fake_server(echo, in_order("429 tomorrow"))
+    with pytest.raises(PolicyError, match="status 429"):
+        asker(server, store).sample([PROMPT], 2)
     assert len(server.bodies) == 1
 
 
-def test_retry_after_is_read_as_seconds_or_as_a_date():
-    def read(headers):
-        response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://x"))
-        return retry_after(openai.APIStatusError("x", response=response, body=None))
-
-    assert [read({"Retry-After": v}) for v in ("7", "0.5", "soon", "nan")] == [7, 0.5, 0, 0] and read({}) == 0
-    assert read({"Retry-After": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
-
-
-@pytest.mark.parametrize("status", [400, 401, 404, "429 quota"])
+@pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_failure_that_lasts_is_asked_once_and_what_is_under_way_is_kept(fake_server, store, status):
     """Of two requests under way, the slow one is waited for; no third one is sent."""
     slow = threading.Event()
@@ -130,17 +114,16 @@ def test_a_failure_that_lasts_is_asked_once_and_what_is_under_way_is_kept(fake_s
 @pytest.mark.parametrize("fault, text", [("refusal", "I can't."), ("empty", ""), ("length", "")])
 def test_a_poor_chat_reply_is_asked_for_again_and_at_last_recorded_as_what_it_is(fake_server, store, fault, text):
     server = fake_server(echo, in_order(fault, None, fault, fault, fault))
-    policy = asker(server, store, {"reasks": 2}, prefill=False, takes_n=False)
+    policy = asker(server, store, prefill=False, takes_n=False)
     first, second = policy.sample(prompts(1), 1)[0][0], policy.sample(prompts(2), 1)[1][0]
     assert first.finish == "stop" and (second.finish, second.text) == (fault, text)
     assert len(server.bodies) == 5 and store.spent().answers == 5 and len(store) == 2
 
 
-def test_of_several_samples_only_the_missing_are_asked_for_again(fake_server, store):
-    replies = iter([["a", "", "c"], ["b"]])
-    server = fake_server(lambda body: next(replies))
-    assert [c.text for c in asker(server, store, prefill=False).sample([PROMPT], 3)[0]] == ["a", "b", "c"]
-    assert [body["n"] for _, body in server.bodies] == [3, 1]
+def test_a_server_that_ignores_n_is_asked_until_all_samples_are_there(fake_server, store):
+    server = fake_server(lambda body: [f"{len(server.bodies)}"])
+    assert [c.text for c in asker(server, store).sample([PROMPT], 5)[0]] == list("12345")
+    assert store.spent().answers == len(server.bodies) == 5
 
 
 def test_an_empty_continuation_is_a_sample_like_any_other(fake_server, store):
@@ -148,52 +131,36 @@ def test_an_empty_continuation_is_a_sample_like_any_other(fake_server, store):
     assert asker(server, store).sample([PROMPT], 1)[0][0].finish == "stop" and len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("finish", ["error", "content_filter", "abort"])
+@pytest.mark.parametrize("finish", ["error", "content_filter"])
 @pytest.mark.parametrize("prefill", [True, False])
 def test_a_failed_completion_is_paid_and_asked_for_again_and_never_a_sample(fake_server, store, finish, prefill):
     def reply(body):
         payload = server.payload("/chat/completions" if "messages" in body else "", echo(body))
-        if len(server.bodies) in (1, 3, 4, 5):
+        if len(server.bodies) != 2:
             payload["choices"][0]["finish_reason"] = finish
         return payload
 
     server = fake_server(reply)
-    policy = asker(server, store, {"reasks": 2}, prefill=prefill)
+    policy = asker(server, store, prefill=prefill)
     assert [c.finish for c in policy.sample(prompts(1), 2)[0]] == ["stop", "stop"]
-    assert [body["n"] for _, body in server.bodies] == [2, 1]
     with pytest.raises(PolicyError, match=f"no sample of m in 3 tries: the reply ended by {finish}"):
         policy.sample(prompts(2), 2)
-    assert len(store) == 3 and store.spent().answers == 5  # the second prompt's other sample is good
+    assert [body["n"] for _, body in server.bodies] == [2, 1, 2, 1, 1, 1]
+    assert len(store) == 3 and store.spent().answers == 6  # the second prompt's other sample is good
 
 
 @pytest.mark.parametrize(
-    "choice", [{"text": 5}, {"text": "a", "finish_reason": {}}, {"message": {"content": [{"type": "image"}]}}]
+    "body, said, cost",
+    [
+        (b'{"choices": [{"text": 5}], "usage": {"prompt_tokens": 10, "completion_tokens": 20}}', "text", (30, 60)),
+        (b"<html><title>Sign in</title><body>Please <b>sign in</b>.", r"Sign in Please sign in", (0, 0)),
+    ],
 )
-def test_an_answer_that_cannot_be_read_is_booked_and_not_stored(fake_server, store, choice):
-    usage = {"prompt_tokens": 10, "completion_tokens": 20}
-    server = fake_server(lambda body: json.dumps({"choices": [choice], "usage": usage}).encode())
-    with pytest.raises(PolicyError, match="a reply of another form"):
-        asker(server, store, {"reasks": 1}).sample([PROMPT], 1)
-    assert len(store) == 0 and store.spent() == Cost(2, 0, 20, 40, None) and len(server.bodies) == 2
-
-
-def test_what_a_server_that_ignores_n_returned_is_booked_and_stored(fake_server, store):
-    server = fake_server(lambda body: ["one", "two"])
-    policy = asker(server, store)
-    for n in (5, 3):  # 0 and 1 are there, 2 comes
-        with pytest.raises(PolicyError, match=r"returned 2 samples instead of [15].*takes_n"):
-            policy.sample([PROMPT], n)
-    assert [c.text for c in policy.sample([PROMPT], 3)[0]] == ["one", "two", "one"]
-    assert store.spent().answers == len(server.bodies) == 2
-
-
-def test_what_is_no_answer_is_reported_in_the_server_s_words(fake_server, store):
-    server = fake_server(lambda body: b"<html><title>Sign in</title><body>Please <b>sign in</b> first.</body></html>")
-    with pytest.raises(PolicyError, match=r"Please sign in first\."):
-        asker(server, store, {"retries": 1}).sample([PROMPT], 1)
-    assert len(server.bodies) == 2 and store.spent() == Cost()
-    with pytest.raises(PolicyError, match="is the server up"):
-        asker(NOWHERE, store, {"retries": 1}).sample([PROMPT], 1)
+def test_what_is_no_answer_is_shown_booked_as_billed_and_not_stored(fake_server, store, body, said, cost):
+    server = fake_server(lambda _: body)
+    with pytest.raises(PolicyError, match=f"a reply of another form: .*{said}"):
+        asker(server, store).sample([PROMPT], 1)
+    assert len(store) == 0 and store.spent() == Cost(3, 0, *cost, None) and len(server.bodies) == 3
 
 
 # ------------------------------------------------------------------------------------------------- under way
@@ -258,21 +225,10 @@ def test_the_addresses_of_this_machine_are_known():
     assert not any(is_loopback(f"http://{host}/v1") for host in ("api.openai.com", "10.0.0.1", "localhost.org"))
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("ALL_PROXY", "socks5://name:PASSWORD@127.0.0.1:9"),
-        ("HTTPS_PROXY", "socks://name:PASSWORD@127.0.0.1:9"),
-        ("SSL_CERT_FILE", "/does/not/exist/PASSWORD"),
-        ("SSL_CERT_FILE", __file__),
-    ],
-)
-def test_network_settings_that_cannot_be_used_are_named(store, monkeypatch, name, value):
-    for other in NETWORK:
-        monkeypatch.delenv(other, raising=False)
-        monkeypatch.delenv(other.lower(), raising=False)
+@pytest.mark.parametrize("name, value", [("ALL_PROXY", "socks://a:PASSWORD@b:9"), ("SSL_CERT_FILE", "/PASSWORD")])
+def test_network_settings_that_cannot_be_used_are_named_and_not_repeated(store, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=f"network settings of the environment .{name}.") as error:
+    with pytest.raises(InputError, match=f"network settings of the environment .*{name}") as error:
         asker("https://model.invalid/v1", store, {"retries": 0}).sample([PROMPT], 1)
     assert "PASSWORD" not in str(error.value)
 
@@ -283,12 +239,10 @@ def test_network_settings_that_cannot_be_used_are_named(store, monkeypatch, name
 def test_the_table_knows_models_by_pattern_and_a_profile_comes_first():
     mini = find_api("o4-mini-2025-04-16")
     assert not (mini.n or mini.prefill or mini.sampling) and mini.reasoning > 0 and mini.price == [1.10, 4.40]
-    assert find_api("openai/gpt-4o-mini").price == [0.15, 0.60] and find_api("gpt-4o").price == [2.50, 10.00]
+    assert find_api("openai/gpt-4o-mini").price == [0.15, 0.60] and find_api("nobody-knows") is None
     assert find_api("Qwen/Qwen3-Coder-30B-A3B-Instruct").prefill and not find_api("qwen2.5-coder:7b").prefill
-    assert find_api("meta-llama/Llama-3.1-8B-Instruct").n and find_api("nobody-knows") is None
-    own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}})
-    assert own.api.prefill and own.api.price == [1, 2]
-    assert Endpoint("o4-mini", "openai", takes_n=True).api.n  # what is said of one endpoint comes before any table
+    own = Endpoint("o4-mini", "openai", models={"o4-*": {"price": [1, 2]}}, takes_n=False)
+    assert own.api.prefill and own.api.price == [1, 2] and not own.api.n
     everything = Endpoint("o4-mini").api  # a file of that name for the embedded engine
     assert everything.prefill and everything.n and everything.price == (0.0, 0.0)
 
@@ -307,12 +261,6 @@ def test_a_reasoning_model_has_room_to_think_and_is_asked_without_what_it_refuse
 
 
 # ------------------------------------------------------------------------------------------------- money
-
-
-def test_costs_are_what_the_server_counted_at_the_prices_of_the_table(fake_server, store):
-    server = fake_server(lambda body: ["one two three"])  # 3 tokens out, 1 in, by its usage
-    asker(server, store, models=PRICED).sample(prompts(4), 1)
-    assert store.spent() == Cost(4, 4, 4, 12, pytest.approx((4 * 1 + 12 * 2) / 1e6))
 
 
 @pytest.mark.parametrize("limit", [{"dollars": 0.0035}, {"tokens": 300}])
@@ -334,10 +282,7 @@ def test_a_budget_is_never_overspent_and_a_raised_one_goes_on(fake_server, store
     assert store.spent("stud").answers == 0
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [None, {}, {"completion_tokens": -9, "prompt_tokens": -9}, {"completion_tokens": 0.5}, {"completion_tokens": 0}],
-)
+@pytest.mark.parametrize("usage", [None, {"completion_tokens": -9, "prompt_tokens": 0.5}])
 def test_a_bill_that_cannot_be_ends_a_budget_all_the_same(fake_server, store, usage):
     def reply(body):
         return json.dumps({"choices": [{"message": {"content": "漢" * 8}}], "usage": usage}).encode()
@@ -349,12 +294,6 @@ def test_a_bill_that_cannot_be_ends_a_budget_all_the_same(fake_server, store, us
     assert spent.tokens == 100 * spent.answers
 
 
-def test_a_budget_covers_up_to_its_limit_and_not_beyond():
-    assert Budget(tokens=5).covers(Cost(1, 1, 2, 3, None)) and not Budget(tokens=5).covers(Cost(1, 1, 3, 3, None))
-    assert Budget(dollars=0.5).covers(Cost(dollars=0.5)) and not Budget(dollars=0.5).covers(Cost(dollars=0.51))
-    assert Budget().covers(Cost(1, 1, 10**9, 10**9, 1e9))
-
-
 # ------------------------------------------------------------------------------------------------- keys and settings
 
 
@@ -363,31 +302,25 @@ def test_the_key_is_sent_and_found_in_nothing_that_is_produced(fake_server, tmp_
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path))
     server = fake_server(echo, in_order("500", None, "429", "cut", None))
-    settings = {"model": "m", "base_url": server.base_url, "key_variable": "MY_KEY", "patience": QUICK}
+    settings = {"model": "m", "base_url": server.base_url, "key_variable": "MY_KEY"}
     with open_policy(settings, replay=False) as policy:
         policy.sample(prompts(2), 1)
-    refusing = fake_server(lambda body: 401)
-    with open_policy({**settings, "base_url": refusing.base_url}, replay=False) as policy:
+    answers = iter(
+        [b"<p>" + b"x" * 270 + KEY.encode(), json.dumps({"choices": [{"text": f"key {KEY}"}]}).encode(), 401]
+    )
+    repeating = fake_server(lambda body: next(answers))
+    with open_policy({**settings, "base_url": repeating.base_url}, replay=False) as policy:
+        assert policy.sample(prompts(3)[2:], 1)[0][0].text == "key [key]"
         with pytest.raises(PolicyError, match=r"Bearer \[key\]") as refused:
-            policy.sample(prompts(3), 1)
+            policy.sample(prompts(4), 1)
     shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
     seen = "".join(shown.format()) + repr(policy.endpoint)
-    assert server.keys == refusing.keys == {KEY}
+    assert server.keys == repeating.keys == {KEY}
     captured = capfd.readouterr()
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for text in (seen, caplog.text, captured.out, captured.err, files.decode("latin1")):
         assert KEY not in text
     assert b"answer 0" in files and "planted fault" in seen
-
-
-def test_a_key_that_a_server_repeats_is_nowhere(fake_server, store, monkeypatch):
-    monkeypatch.setenv("MY_KEY", KEY)
-    answers = iter([b"<p>" + b"x" * 270 + KEY.encode(), json.dumps({"choices": [{"text": f"key {KEY}"}]}).encode()])
-    policy = asker(fake_server(lambda body: next(answers)), store, {"retries": 0}, key_variable="MY_KEY")
-    with pytest.raises(PolicyError) as error:
-        policy.sample([PROMPT], 1)
-    assert policy.sample([PROMPT], 1)[0][0].text == "key [key]"
-    assert "xx[key" in str(error.value) and KEY[:6] not in str(error.value)
 
 
 ADDRESSES = [f"https://user:{KEY}@host/v1", f"https://:{KEY}@host/v1", f"https://{KEY}@host/v1"]
@@ -408,17 +341,12 @@ def test_keys_do_not_belong_in_settings_and_are_not_repeated(settings, hidden):
     assert hidden not in "".join(traceback.format_exception(error.value))
 
 
-@pytest.mark.parametrize("url", ADDRESSES)
-def test_no_address_of_the_environment_shows_a_key(store, monkeypatch, url):
-    monkeypatch.setenv("OPENAI_BASE_URL", url)
+def test_no_address_of_the_environment_shows_a_key(store, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", ADDRESSES[0])
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with pytest.raises(InputError) as error:
         asker("openai", store).sample([PROMPT], 1)
-    monkeypatch.setenv("DREAMPRM_BASE_URL", url)
-    monkeypatch.setenv("DREAMPRM_MODEL", "m")
-    with pytest.raises(InputError) as other:
-        open_policy({})
-    assert KEY not in str(error.value) + str(other.value)
+    assert KEY not in str(error.value)
 
 
 @pytest.mark.parametrize("name, url", [("MY_KEY", NOWHERE), ("OPENAI_API_KEY", "openai")])
@@ -432,18 +360,11 @@ def test_the_key_comes_from_the_environment_alone(store, monkeypatch, name, url)
     "settings, said",
     [
         ({"budget": {"tokens": "2000"}}, "`budget`: the setting `tokens`"),
-        ({"budget": {"dollars": -1}}, "greater than or equal to 0"),
         ({"budget": {"dollars": float("nan")}}, "finite"),
-        ({"budget": 5}, "`budget"),
         ({"budget": {"dollars": 1.0}, "base_url": NOWHERE, "model": "m"}, "No price of m"),
-        *[({"budget": limit}, "the embedded engine costs nothing") for limit in ({"tokens": 9}, {"dollars": 0})],
+        ({"budget": {"tokens": 9}}, "the embedded engine costs nothing"),
         ({"patience": {"timeot": 5}}, "did you mean `timeout`"),
-        ({"patience": {"retries": 1.5}}, "`retries`"),
         ({"slots": 0}, "`slots`"),
-        ({"slots": True}, "`slots`"),
-        ({"extra": "x"}, "`extra`"),
-        ({"model": None}, "`model`"),
-        ({"colour": "red"}, "colour"),
         ({"model": "m", "base_url": NOWHERE, "models": {"m": {"price": [1]}}}, "the model m: the setting `price`"),
     ],
 )

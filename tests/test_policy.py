@@ -39,11 +39,11 @@ def test_raw_completions_are_prefilled_counted_and_asked_once(fake_server, store
 
 def test_chat_endpoints_get_the_prefill_as_an_instruction(fake_server, store):
     server = fake_server(counting)
-    endpoint = Endpoint("o", server.base_url, prefill=False, takes_sampling=False, extra={"reasoning_effort": "high"})
+    endpoint = Endpoint("o", server.base_url, prefill=False, extra={"reasoning_effort": "high"})
     assert Policy(endpoint, store).sample([PROMPT], 2)[0][1].text == "2 of 2"
     path, body = server.bodies[0]
     assert path == "/v1/chat/completions" and body["messages"][-1]["content"].endswith("```python\nx = ")
-    assert "temperature" not in body and "stop" not in body and body["reasoning_effort"] == "high"
+    assert "stop" not in body and body["reasoning_effort"] == "high"
 
 
 def test_without_n_samples_are_asked_for_one_by_one_and_what_arrived_before_a_failure_is_kept(fake_server, store):
@@ -59,7 +59,7 @@ def test_without_n_samples_are_asked_for_one_by_one_and_what_arrived_before_a_fa
 def test_recordings_answer_first_and_offline_never_asks(store):
     request = Policy(Endpoint("m"), store, offline=True).request(PROMPT, 0.8, 0.95, 400)
     stored = {0: Completion("stored", 1, "stop"), 1: Completion("stored too", 1, "stop")}
-    store.pay(request, stored, ["stop", "stop"], Cost(), "")
+    store.pay(request, stored, Cost(), "")
     recording = Recording({request.digest: (request, {0: Completion("recorded", 1, "stop")})}, {})
     offline = Policy(Endpoint("m"), store, [recording], offline=True)
     texts = [c.text.removeprefix(PROMPT.prefill) for c in offline.sample([PROMPT], 2)[0]]

@@ -1,6 +1,5 @@
 """Stores merge as sets do, and a damaged one costs nothing but its own completions."""
 
-import json
 import shutil
 import sqlite3
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Request, export_recording
-from dreamprm_lib.engine.policy.stores import info, merge
+from dreamprm_lib.engine.policy.stores import merge
 from dreamprm_lib.errors import InputError
 
 
@@ -22,7 +21,7 @@ def make(path, rows):
     """A store of (request's number, sample) → text, each paid for."""
     with CompletionStore(path) as store:
         for (k, sample), text in rows.items():
-            store.pay(request(k), {sample: Completion(text, 1, "stop")}, ["stop"], Cost(1, 1, 5, 1, 0.01), "s/01")
+            store.pay(request(k), {sample: Completion(text, 1, "stop")}, Cost(1, 1, 5, 1, 0.01), "s/01")
     return path
 
 
@@ -55,49 +54,26 @@ def test_merging_commutes_associates_and_is_idempotent(tmp_path_factory, one, tw
     merge([a, c], twice)
     merge([twice, b], twice)
     assert content(forth) == content(back) == content(twice)
-    assert merge([a, b, c, back], forth).new == 0 and content(forth) == content(back)
+    assert "0 are new" in merge([a, b, c, back], forth) and content(forth) == content(back)
     completions, costs = content(forth)
     assert {(digest, sample) for digest, sample, _ in completions} == {
         (request(k).digest, sample) for k, sample in {**one, **two, **three}
     }
     assert len(costs) == len(one) + len(two)
-    for (k, sample), text in one.items():  # what only one of them has is there as it was
-        if (k, sample) not in two and (k, sample) not in three:
-            with CompletionStore(forth) as store:
-                assert store.get(request(k))[sample].text == text
 
 
 def test_two_draws_of_one_sample_are_counted_and_one_is_kept(tmp_path):
     a, b = make(tmp_path / "a.sqlite", {(0, 0): "b", (1, 0): "x"}), make(tmp_path / "b.sqlite", {(0, 0): "a"})
-    done = merge([b], a)
-    assert (done.completions, done.new, done.replaced) == (2, 0, 1)
+    assert merge([b], a) == "2 completions: 0 are new, 1 took the place of another draw."
     with CompletionStore(a) as store:
         assert store.get(request(0))[0].text == "a" and store.spent().dollars == pytest.approx(0.03)
-
-
-def test_a_store_from_before_the_ledger_merges(tmp_path):
-    old = tmp_path / "old.sqlite"
-    with sqlite3.connect(old) as db:
-        db.execute("CREATE TABLE completions (digest TEXT, sample INTEGER, body TEXT, PRIMARY KEY (digest, sample))")
-        db.execute(
-            "INSERT INTO completions VALUES ('d', 0, ?)", (json.dumps({"text": "x", "tokens": 1, "finish": "s"}),)
-        )
-    assert merge([old], tmp_path / "new.sqlite").new == 1 and "1 completions of 1 requests" in info(old)
-    with CompletionStore(old) as store:
-        assert store.spent() == Cost()
 
 
 def damaged(path, how):
     if how == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif how == "overwritten":
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
-        path.write_bytes(data)
     elif how == "no store":
         path.write_text("hello " * 1000)
-    elif how == "empty":
-        path.write_bytes(b"")
     elif how == "gone":
         path.unlink()
     else:
@@ -105,7 +81,7 @@ def damaged(path, how):
             db.execute("UPDATE completions SET body = '{\"text\": 1' WHERE rowid = 1")
 
 
-@pytest.mark.parametrize("how", ["cut", "overwritten", "no store", "empty", "gone", "row"])
+@pytest.mark.parametrize("how", ["cut", "no store", "gone", "row"])
 def test_a_damaged_source_is_named_and_nothing_is_lost(tmp_path, capsys, how):
     good = make(tmp_path / "good.sqlite", {(k, 0): "x" * 500 for k in range(40)})
     bad = tmp_path / "bad.sqlite"
@@ -119,13 +95,11 @@ def test_a_damaged_source_is_named_and_nothing_is_lost(tmp_path, capsys, how):
     assert not (tmp_path / "new.sqlite").exists() and len(content(good)[0]) == 40
 
 
-def test_a_damaged_target_is_named_and_not_written(tmp_path):
+def test_a_target_that_is_no_store_is_named_and_not_written(tmp_path):
     good, into = make(tmp_path / "good.sqlite", {(0, 0): "x"}), tmp_path / "into.sqlite"
     into.write_text("my notes " * 1000)
     with pytest.raises(InputError, match=r"into\.sqlite is no store"):
         merge([good], into)
-    with pytest.raises(InputError, match=r"into\.sqlite is no store"):
-        CompletionStore(into)
     assert into.read_text() == "my notes " * 1000
 
 

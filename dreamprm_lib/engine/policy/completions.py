@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock
-from pydantic import FiniteFloat, NonNegativeInt, Strict, StringConstraints
+from pydantic import FiniteFloat, NonNegativeInt, Strict
 
 from dreamprm_lib.engine.files import (
     as_json_lines,
@@ -69,10 +69,6 @@ class Request:
         canonical = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
-    def as_row(self) -> dict[str, Any]:
-        """What a recording says of it."""
-        return {"request": self.as_dict()}
-
     def as_dict(self) -> dict[str, Any]:
         """The fields; without `extra` where there is nothing in it."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "extra" or value}
@@ -88,10 +84,6 @@ class WithheldRequest:
     digest: str
     problem: str
 
-    def as_row(self) -> dict[str, Any]:
-        """What a recording says of it."""
-        return {"digest": self.digest, "problem": self.problem}
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -99,22 +91,13 @@ class Completion:
     log-probabilities in nats (None where the endpoint does not report it).
 
     `finish` is `stop` or `length`; of a chat reply also `refusal` (the text is what the model said instead),
-    `tool_calls`, or `empty`.  `lines` has, for each line of the text, how many tokens start in it, the sum of their
-    log-probabilities, and the lowest of these; only the embedded engine reports them.
+    `tool_calls`, or `empty`.
     """
 
     text: str
     tokens: NonNegativeInt
     finish: str
     logprob: FiniteFloat | None = None
-    lines: tuple[Annotated[tuple[int, float, float], Strict(False)], ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", tuple(map(tuple, self.lines)))  # JSON has lists
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields; without `lines` where they are not known."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lines" or value}
 
 
 @dataclass(frozen=True)
@@ -147,11 +130,11 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions
     (digest TEXT, sample INTEGER, body TEXT NOT NULL, PRIMARY KEY (digest, sample));
 CREATE TABLE IF NOT EXISTS ledger
-    (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT, finishes TEXT,
+    (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT,
      answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
 """
-LEDGER = "id, time, account, model, digest, finishes, answers, completions, prompt_tokens, tokens, dollars"
-INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 11)})"
+LEDGER = "id, time, account, model, digest, answers, completions, prompt_tokens, tokens, dollars"
+INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 10)})"
 
 
 class CompletionStore:
@@ -159,73 +142,51 @@ class CompletionStore:
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
     context manager, or call `close`.  Raises `InputError` for a file that is no such store, is damaged, or
-    cannot be written: opening it tries whether an answer can be booked, before one is paid for.  `read_only` opens a
-    store that is there, checks its pages, and changes nothing.
+    cannot be written: opening it tries whether an answer can be booked, before one is paid for.
     """
 
-    def __init__(self, path: Path | str, read_only: bool = False):
+    def __init__(self, path: Path | str):
         self._path = path = Path(path)
-        if read_only and not path.is_file():
-            raise InputError(f"There is no file {path}.")
         with faults_named(path):
-            if read_only:
-                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
-                (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-                if state != "ok":
-                    raise sqlite3.DatabaseError(state)
-                return
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=60)
             with FileLock(f"{path}.lock"):
                 # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.executescript(SCHEMA)
-                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 11)
+                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 10)
                 self._db.rollback()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
-        rows = self._read("SELECT digest, sample, body FROM completions WHERE digest = ?", request.digest)
-        return {sample: self._completion(digest, sample, body) for digest, sample, body in sorted(rows)}
+        rows = self._read("SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", request.digest)
+        places = {i: f"{self._path}, sample {i} of {request.digest}" for i, _ in rows}
+        return {i: as_completion(from_json(body, places[i]), places[i]) for i, body in rows}
 
-    def pay(
-        self, request: Request, completions: dict[int, Completion], finishes: list[str], cost: Cost, account: str
-    ) -> None:
+    def pay(self, request: Request, completions: dict[int, Completion], cost: Cost, account: str) -> None:
         """Store completions by sample index, and what their answer cost, both or none; a sample that is already there
         stays as it is.
 
-        `finishes` says how each sample of the answer ended, including those that are asked for again and not stored;
-        `account` who pays: a study and its stage as `STUDY/STAGE`, or nobody.
+        `account` says who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
-        rows = [(request.digest, i, as_body(completion)) for i, completion in completions.items()]
-        entry = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, json.dumps(finishes))
+        rows = [(request.digest, i, as_body(c)) for i, c in completions.items()]
+        entry = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, *dataclasses.astuple(cost))
         with faults_named(self._path), self._db:
             self._db.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
-            self._db.execute(f"INSERT {INTO_LEDGER}", (*entry, *dataclasses.astuple(cost)))
+            self._db.execute(f"INSERT {INTO_LEDGER}", entry)
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
-        sums = [f"COALESCE(SUM({name}), 0)" for name in ("answers", "completions", "prompt_tokens", "tokens")]
         (row,) = self._read(
-            f"SELECT {', '.join(sums)}, SUM(dollars) FROM ledger"
+            "SELECT COALESCE(SUM(answers), 0), COALESCE(SUM(completions), 0), COALESCE(SUM(prompt_tokens), 0),"
+            " COALESCE(SUM(tokens), 0), SUM(dollars) FROM ledger"
             " WHERE (?1 IS NULL OR account = ?1 OR substr(account, 1, length(?1) + 1) = ?1 || '/')"
             " AND (?2 IS NULL OR model = ?2)",
             account,
             model,
         )
         return Cost(*row)
-
-    def completions(self) -> list[tuple[str, int, str]]:
-        """(digest, sample, body) of all completions, each read before it is believed."""
-        rows = self._read("SELECT digest, sample, body FROM completions")
-        return [(digest, sample, as_body(self._completion(digest, sample, body))) for digest, sample, body in rows]
-
-    def ledger(self) -> list[tuple]:
-        """What was paid, in the columns of `LEDGER`; a store from before there was a ledger has nothing in it."""
-        if not self._read("SELECT 1 FROM sqlite_master WHERE name = 'ledger'"):
-            return []
-        return self._read(f"SELECT {LEDGER} FROM ledger")
 
     def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
         """Add rows of other stores, all or none; how many completions changed.
@@ -245,10 +206,6 @@ class CompletionStore:
         with faults_named(self._path):
             return self._db.execute(query, values).fetchall()
 
-    def _completion(self, digest: str, sample: int, body: str) -> Completion:
-        where = f"{self._path}, sample {sample} of {digest}"
-        return row_of(Completion, from_json(body, where), where)
-
     def __len__(self) -> int:
         return self._read("SELECT COUNT(*) FROM completions")[0][0]
 
@@ -264,7 +221,17 @@ class CompletionStore:
 
 def as_body(completion: Completion) -> str:
     """A completion as the store keeps it."""
-    return json.dumps(completion.as_dict())
+    return json.dumps(dataclasses.asdict(completion))
+
+
+def as_completion(kept: Any, where: object) -> Completion:
+    """A completion that a store or a recording kept; `lines`, which earlier versions added, are left out.
+
+    Raises `InputError`, which begins with `where`, for one that is damaged.
+    """
+    if isinstance(kept, dict):
+        kept = {name: value for name, value in kept.items() if name != "lines"}
+    return row_of(Completion, kept, where)
 
 
 @contextmanager
@@ -309,25 +276,17 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
     path = Path(path)
     manifest = read_json(_manifest_path(path))
     checked(_Manifest, manifest, _manifest_path(path))
-    rows: Rows = {}
     if not repair and (digest := file_digest(path)) != manifest["sha256"]:
         raise InputError(
             f"{path} has SHA-256 {digest}, its manifest says {manifest['sha256']}: the recording was changed or cut "
             "short. Restore both files from version control, or export them again with `record`."
         )
+    rows: Rows = {}
     for where, line in json_lines(path):
-        row: _WithheldRow | _RecordedRow
-        request: Request | WithheldRequest
-        if "digest" in line:
-            row = checked(_WithheldRow, line, where)
-            request = WithheldRequest(row.digest, row.problem)
-        else:
-            row = checked(_RecordedRow, line, where)
-            request = row_of(Request, row.request, where)
-        recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
+        row = checked(_Row, line, where)
+        request = WithheldRequest(row.digest, row.problem) if row.digest else row_of(Request, row.request, where)
+        recorded = {i: as_completion(c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
-    if repair and not rows:
-        raise InputError(f"{path} holds nothing. Restore it and its manifest from version control.")
     return Recording(rows, manifest)
 
 
@@ -335,17 +294,11 @@ class _Manifest(Form, extra="ignore"):
     sha256: str
 
 
-class _Recorded(Form):
+class _Row(Form):
     completions: dict[Annotated[int, Strict(False)], dict]  # JSON's keys are texts
-
-
-class _RecordedRow(_Recorded):
-    request: dict
-
-
-class _WithheldRow(_Recorded):
-    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-    problem: str
+    request: dict | None = None
+    digest: str = ""
+    problem: str = ""
 
 
 def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
@@ -353,8 +306,8 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
     path = Path(path)
     lines = (
         {
-            **request.as_row(),
-            "completions": {str(i): c.as_dict() for i, c in sorted(completions.items())},
+            **({"request": request.as_dict()} if isinstance(request, Request) else dataclasses.asdict(request)),
+            "completions": {str(i): dataclasses.asdict(c) for i, c in sorted(completions.items())},
         }
         for _, (request, completions) in sorted(rows.items())
     )

@@ -22,7 +22,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Generator, Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,6 @@ class Engine:
                 f"`python -m dreamprm_lib weights verify`, and that {cache_gigabytes + 4} GB of memory are free."
             ) from error
         self._tokenizer = self._pipeline.get_tokenizer()
-        self._newlines = lru_cache(maxsize=None)(lambda token: self._tokenizer.decode([token]).count("\n"))
         self._started = 0
 
     def ask(self, wanted: Iterable[tuple[Request, list[int]]]) -> Generator[tuple[Request, int, Completion]]:
@@ -75,24 +73,24 @@ class Engine:
         To stop early, close the generator: what is under way is given up.
         """
         waiting = deque(sorted(wanted, key=lambda row: row[0].prompt))
+        ready: deque[tuple[Request, int]] = deque()  # their prompts have been read
         running: dict[Any, tuple[Request, int]] = {}
-        leads: dict[Any, tuple[Request, list[int]]] = {}  # their prompts are being read; followed by so many samples
-        ready: deque[tuple[Request, int]] = deque()
+        followers: dict[Any, list[int]] = {}  # of first samples whose prompts are being read
         try:
-            while waiting or running or ready:
-                while ready and len(running) < self._slots:
-                    request, sample = ready.popleft()
-                    running[self._start(request, sample)] = request, sample
-                reserved = len(running) + len(ready) + sum(len(following) for _, following in leads.values())
-                while waiting and (reserved < self._slots or not running):
-                    request, (first, *following) = waiting.popleft()
-                    lead = self._start(request, first)
-                    running[lead], leads[lead] = (request, first), (request, following)
-                    reserved += 1 + len(following)
+            while waiting or ready or running:
+                room = self._slots - len(running) - sum(map(len, followers.values()))
+                while (ready or waiting) and (room > 0 or not running):
+                    following: list[int] = []
+                    if ready:
+                        request, sample = ready.popleft()
+                    else:
+                        request, (sample, *following) = waiting.popleft()
+                    handle = self._start(request, sample)
+                    running[handle], followers[handle] = (request, sample), following
+                    room -= 1 + len(following)
                 self._pipeline.step()
-                for lead in [handle for handle in leads if self._finished(handle) or handle.can_read()]:
-                    request, following = leads.pop(lead)
-                    ready.extend((request, sample) for sample in following)
+                for handle in [handle for handle in followers if self._finished(handle) or handle.can_read()]:
+                    ready.extend((running[handle][0], sample) for sample in followers.pop(handle))
                 for handle in [handle for handle in running if self._finished(handle)]:
                     request, sample = running.pop(handle)
                     yield request, sample, self._completion(request, handle)
@@ -136,22 +134,12 @@ class Engine:
                 "under way it does not fit into the cache. Set `slots` in the policy's settings to fewer samples."
             )
         output = handle.read_all()[0]
-        tokens, logprobs = list(output.generated_ids), list(output.generated_log_probs)
-        text = self._tokenizer.decode(tokens)
+        text = self._tokenizer.decode(list(output.generated_ids))
         ends = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         text = text[: min(ends)] if ends else text
         cut = output.finish_reason == self._genai.GenerationFinishReason.LENGTH and not ends
-        lines = self._by_line(tokens, logprobs, text.count("\n") + 1)
-        return Completion(text, len(tokens), "length" if cut else "stop", round(sum(logprobs), 4), lines)
-
-    def _by_line(self, tokens: list[int], logprobs: list[float], lines: int) -> tuple[tuple[int, float, float], ...]:
-        """Tokens, their log-probability and the lowest one, of each line; a token belongs to the line it starts in."""
-        found: list[list[float]] = [[] for _ in range(lines)]
-        line = 0
-        for token, logprob in zip(tokens, logprobs, strict=True):
-            found[min(line, lines - 1)].append(logprob)
-            line += self._newlines(token)
-        return tuple((len(p), round(sum(p, 0.0), 2), round(min(p, default=0.0), 2)) for p in found)
+        logprob = round(sum(output.generated_log_probs), 4)
+        return Completion(text, len(output.generated_ids), "length" if cut else "stop", logprob)
 
 
 def engine_version() -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -47,22 +46,10 @@ class Api:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often an endpoint is asked for one thing.
-
-    - `timeout`: seconds until a whole reply must be there.
-    - `retries`: further tries after a failure that may pass (rate limit, server error, cut connection, nonsense), each
-      after what `Retry-After` demands and a random time of up to `backoff` seconds, doubled with each try.
-    - `longest`: seconds that it waits at most between two tries; who demands more is asked another day.
-    - `reasks`: further tries after a reply that failed (an error, a content filter, a form that cannot be read), which
-      is never a sample; and after a chat reply that is a refusal, a call of a tool, empty or cut short.  The last one
-      of these is kept as what it is.  Of raw completions, a short or a long one is a sample like any other.
-    """
+    """`timeout`: seconds that an endpoint may be silent; `retries`: further tries after a failure that may pass."""
 
     timeout: Annotated[float, Field(gt=0)] = 1800
     retries: NonNegativeInt = 6
-    backoff: NonNegativeFloat = 0.5
-    longest: float = 300
-    reasks: NonNegativeInt = 2
 
 
 @dataclass(frozen=True)
@@ -86,8 +73,8 @@ class Endpoint:
     """Where and how a model is asked.
 
     - `base_url`: an OpenAI-compatible API; None is the embedded engine; "openai" is the client's own default.
-    - `prefill`, `takes_n`, `takes_sampling`: see `Api`; None asks the table.  A model that is not there is taken for
-      one that can do all of it: set `prefill` to false if it does not speak ChatML.
+    - `prefill`, `takes_n`: see `Api`; None asks the table.  A model that is not there is taken for one that can do all
+      of it: set `prefill` to false if it does not speak ChatML.
     - `slots`: samples under way at once (None: 64 by the embedded engine, 32 elsewhere).
     - `threads`: of the embedded engine.
     - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example), or
@@ -100,7 +87,6 @@ class Endpoint:
     base_url: str | None = None
     prefill: bool | None = None
     takes_n: bool | None = None
-    takes_sampling: bool | None = None
     slots: PositiveInt | None = None
     threads: PositiveInt = field(default_factory=lambda: os.cpu_count() or 1)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -134,7 +120,7 @@ class Endpoint:
         """What the model's API takes: the table's entry, and what is said of this endpoint.  The embedded engine can do
         everything, for nothing."""
         known = Api(price=(0.0, 0.0)) if self.base_url is None else find_api(self.model, self.models) or Api()
-        said: dict[str, Any] = {"prefill": self.prefill, "n": self.takes_n, "sampling": self.takes_sampling}
+        said: dict[str, Any] = {"prefill": self.prefill, "n": self.takes_n}
         return replace(known, **{name: value for name, value in said.items() if value is not None})
 
     def cost(self, prompt_tokens: int, tokens: int, completions: int) -> Cost:
@@ -155,28 +141,21 @@ def endpoint_from(settings: Mapping | None) -> Endpoint:
     Raises `InputError` for a field that is not known or has another type; values are not repeated, they may be secret.
     """
     if isinstance(settings, Mapping):
-        groups: dict[str, type] = {"patience": Patience, "budget": Budget}
-        given: dict[str, Any] = {
-            name: _settings(kind, settings[name], f"`{name}`") for name, kind in groups.items() if name in settings
-        }
+        given: dict[str, Any] = {}
+        for name, kind in {"patience": Patience, "budget": Budget}.items():
+            if name in settings:
+                given[name] = _settings(kind, settings[name], f"`{name}`")
         settings = {**settings, **given}
     return _settings(Endpoint, settings or {}, "the settings of the policy")
 
 
 def _settings(kind: type[T], settings: Any, where: str) -> T:
-    """The settings as a dataclass.  Raises `InputError`, without any value, for what does not fit."""
     return row_of(kind, settings, where, "setting", secret=True)
 
 
 def refuse_secrets(url: str) -> None:
     """Raise `InputError` for an address that holds more than its host and path; it is not repeated."""
-    try:
-        where = urlsplit(url)
-        plain = not (where.query or where.fragment or "@" in where.netloc)
-        plain = plain and where.scheme in ("http", "https") and bool(where.hostname)
-    except ValueError:
-        plain = False
-    if not plain:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise InputError(
             "The address of an endpoint must be like https://host/v1, without a name, a key or a query. The key "
             "belongs in the environment variable that `key_variable` names."

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,8 +36,6 @@ from dreamprm_lib.engine.policy.embedded import Engine
 from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.hosted import Answer, Asker
 from dreamprm_lib.errors import MissingCompletion
-
-log = logging.getLogger(__name__)
 
 RECORDINGS = DATA / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that says who pays: STUDY/STAGE, set by the runner
@@ -108,9 +104,10 @@ class Policy:
                 shown = WithheldRequest(r.digest, prompt.withheld) if prompt.withheld else r
                 known = {i: have[r.digest][i] for i in wanted if i in have[r.digest]}
                 self.served.setdefault(r.digest, (shown, {}))[1].update(known)
-        opening = [p.prefill if self.endpoint.api.prefill else "" for p in prompts]
+        openings = [p.prefill if self.endpoint.api.prefill else "" for p in prompts]
         return [
-            [_with_prefill(have[r.digest][i], text) for i in wanted] for r, text in zip(requests, opening, strict=True)
+            [replace(have[r.digest][i], text=opening + have[r.digest][i].text) for i in wanted]
+            for r, opening in zip(requests, openings, strict=True)
         ]
 
     def request(
@@ -165,13 +162,9 @@ class Policy:
         else:
             answers = Asker(self.endpoint, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
-        log.info("%s: %d completions in %d requests, %d tokens", doing, most.completions, most.answers, most.tokens)
-        tokens, started = 0, time.monotonic()
         with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
             for digest, completions in answers:
                 self.asked += len(completions)
-                tokens += sum(c.tokens for c in completions.values())
-                bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
                 bar.update(len(completions))
                 yield digest, completions
 
@@ -182,7 +175,7 @@ class Policy:
         with contextlib.closing(self._engine.ask(missing)) as written:
             for request, sample, completion in written:
                 cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)
-                self._store.pay(request, {sample: completion}, [completion.finish], cost, account)
+                self._store.pay(request, {sample: completion}, cost, account)
                 yield request.digest, {sample: completion}
 
 
@@ -228,9 +221,3 @@ def _as_instruction(prompt: Prompt) -> str:
             f"{prompt.prefill}"
         )
     return json.dumps(messages, ensure_ascii=False)
-
-
-def _with_prefill(completion: Completion, prefill: str) -> Completion:
-    """The whole reply; the prefill's own lines have no tokens of the model."""
-    given = ((0, 0.0, 0.0),) * prefill.count("\n") if completion.lines else ()
-    return replace(completion, text=prefill + completion.text, lines=given + completion.lines)

@@ -9,43 +9,38 @@ both files to another machine, or merge the store into a new one first.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-from dreamprm_lib.engine.policy.completions import CompletionStore, Cost, as_body, load_recording
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.engine.files import from_json
+from dreamprm_lib.engine.policy.completions import (
+    LEDGER,
+    CompletionStore,
+    Cost,
+    as_body,
+    as_completion,
+    faults_named,
+    load_recording,
+)
 
 
-@dataclass(frozen=True)
-class Merged:
-    """What a merge did: completions in the store now, how many are new, how many took the place of another draw."""
+def merge(sources: Sequence[Path | str], into: Path | str) -> str:
+    """Bring the completions of stores and exported recordings, and the costs of stores, into a store, new or not; says
+    what it did.
 
-    completions: int
-    new: int
-    replaced: int
-
-    def __str__(self) -> str:
-        return f"{self.completions} completions: {self.new} are new, {self.replaced} took the place of another draw."
-
-
-def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
-    """Bring the completions of stores and exported recordings, and the costs of stores, into a store, new or not.
-
-    All or nothing: every file is read whole before the store is touched.  Raises `InputError` for one that is missing,
-    damaged or something else.
+    All or nothing: every source is read whole before the store is touched.  Raises `InputError` for one that is
+    missing, damaged or something else.
     """
-    contents = [_content(Path(source)) for source in sources]
-    if Path(into).exists():
-        _content(Path(into))
+    completions, ledgers = zip(*(_content(Path(source)) for source in sources), strict=True)
     with CompletionStore(into) as store:
         before = len(store)
-        completions, ledgers = ([content[part] for content in contents] for part in (0, 1))
         changed = store.absorb(chain(*completions), chain(*ledgers))
         new = len(store) - before
-        return Merged(len(store), new, changed - new)
+        return f"{len(store)} completions: {new} are new, {changed - new} took the place of another draw."
 
 
 def info(path: Path | str) -> str:
@@ -53,7 +48,7 @@ def info(path: Path | str) -> str:
     completions, ledger = _content(Path(path))
     requests = {digest for digest, _, _ in completions}
     costs: dict[str, Cost] = defaultdict(Cost)
-    for _id, _time, _account, model, _digest, _finishes, *paid in ledger:
+    for _id, _time, _account, model, _digest, *paid in ledger:
         costs[model] += Cost(*paid)
     lines = [f"{path}: {len(completions)} completions of {len(requests)} requests"]
     for model, cost in sorted(costs.items()):
@@ -67,10 +62,16 @@ def info(path: Path | str) -> str:
 
 def _content(path: Path) -> tuple[list[tuple[str, int, str]], list[tuple]]:
     """The completions and the ledger of a store, or the completions of an exported recording."""
-    if not path.name.endswith(".jsonl.gz"):
-        with CompletionStore(path, read_only=True) as store:
-            return store.completions(), store.ledger()
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.")
-    rows = load_recording(path).rows
-    return [(digest, i, as_body(c)) for digest, (_, known) in rows.items() for i, c in known.items()], []
+    if path.name.endswith(".jsonl.gz"):
+        rows = load_recording(path).rows
+        return [(digest, i, as_body(c)) for digest, (_, known) in rows.items() for i, c in known.items()], []
+    with faults_named(path), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
+        completions = db.execute("SELECT digest, sample, body FROM completions").fetchall()
+        ledger = db.execute(f"SELECT {LEDGER} FROM ledger").fetchall()
+    for digest, sample, body in completions:
+        where = f"{path}, sample {sample} of {digest}"
+        as_completion(from_json(body, where), where)
+    return completions, ledger
