@@ -139,9 +139,9 @@ class _Purse(CompletionStore):
         self.paid: dict[str, Cost] = {}
         self._writing = threading.Lock()
 
-    def pay(self, request: Any, completions: Any, finishes: list[str], cost: Cost, account: str) -> None:
+    def pay(self, request: Any, completions: Any, cost: Cost, account: str) -> None:
         with self._writing:
-            super().pay(request, completions, finishes, cost, account)
+            super().pay(request, completions, cost, account)
             self.paid[request.digest] = self.paid.get(request.digest, Cost()) + cost
 
 

@@ -149,7 +149,7 @@ class CompletionStore:
         self._path = path = Path(path)
         with faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60)
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             with FileLock(f"{path}.lock"):
                 # Under the lock, since the change to a write-ahead log does not wait for another process: it fails.
                 self._db.execute("PRAGMA journal_mode=WAL")
