@@ -53,6 +53,8 @@ NAMESPACES = {
     "ipc namespace": 0x08000000,
     "host name namespace": 0x04000000,
 }
+MACHINES = {"x86_64": (0xC000003E, 56, 126), "aarch64": (0xC00000B7, 220, 91)}
+AUDIT_ARCH, SYS_CLONE, SYS_CAPSET = MACHINES[platform.machine()]
 SYS_PIDFD_OPEN = 434
 SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 442, 444, 445, 446
 
@@ -190,7 +192,6 @@ def landlock_rules(read: list[str], list_only: list[str], write: list[str]) -> i
     return rules
 
 
-AUDIT_ARCH, SYS_CLONE = {"x86_64": (0xC000003E, 56), "aarch64": (0xC00000B7, 220)}[platform.machine()]
 SYS_CLONE3, CLONE_THREAD = 435, 0x10000
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, REFUSE, PRETEND_MISSING = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
@@ -295,7 +296,7 @@ class Cell:
         return {
             "unprivileged user": give_up_root,
             "resource limits": lambda: set_limits(self.limits),
-            "no capabilities": lambda: call("capset", struct.pack("=Ii", CAPABILITY_VERSION, 0), bytes(24)),
+            "no capabilities": lambda: syscall(SYS_CAPSET, struct.pack("=Ii", CAPABILITY_VERSION, 0), bytes(24)),
             "no new privileges": lambda: prctl(PR_SET_NO_NEW_PRIVS, 1),
             "landlock": self._keep_to_the_rules,
             "seccomp": lambda: install_filter(self.filter),

@@ -82,7 +82,6 @@ def become_program(cell: Cell, files: list[int]) -> int:
     try:
         for number, file in enumerate(standard):
             os.dup2(file, number)
-        make_standard_streams()
         cell.confine(keep=[request, *link])
         head, _, code = _read(request, os.fstat(request).st_size).decode("utf-8", "surrogatepass").partition("\n")
         _signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -101,18 +100,6 @@ def become_program(cell: Cell, files: list[int]) -> int:
     except BaseException as error:
         _write(2, repr(error).encode("utf-8", "replace"))
         _exit(RUNTIME_ERROR)
-
-
-def make_standard_streams() -> None:
-    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` of the files 0, 1, 2, as the interpreter does at its start."""
-    for number, name, mode in [(0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")]:
-        errors = getattr(sys, name).errors
-        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
-        stream.reconfigure(line_buffering=name == "stderr")
-        stream.buffer.raw.name = f"<{name}>"
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
 
 
 def run_program(code: str, given: bool, kind: str, name: str, request: int, link: int | None = None) -> int:
@@ -404,11 +391,33 @@ def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
         cell.clear_scratch()
 
 
+def make_standard_streams() -> None:
+    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` as the interpreter does that has a file and two pipes as 0, 1, 2.
+
+    They ask their files only now what they are.  A child puts its own in these places, and has the streams unused.
+    """
+    own = os.dup(2)
+    file, (end, pipe) = os.open(__file__, os.O_RDONLY), os.pipe()
+    for number, name, mode, stand_in in [(0, "stdin", "r", file), (1, "stdout", "w", pipe), (2, "stderr", "w", pipe)]:
+        os.dup2(stand_in, number)
+        errors = getattr(sys, name).errors
+        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream.reconfigure(line_buffering=name == "stderr")
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
+    os.dup2(own, 2)
+    for number in (own, file, end, pipe):
+        os.close(number)
+
+
 def main() -> int:
     """Take the channel from standard input, and leave nothing there that a program could inherit."""
     sys.path.remove(os.environ["PYTHONPATH"])  # where this module came from
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
+    make_standard_streams()
     settings = json.loads(channel.recv(1 << 16))
     site.setquit()
     os.environ.clear()
