@@ -73,7 +73,7 @@ def test_grading_goes_on_when_a_worker_is_killed(engine, graded, tmp_path, monke
         return verdicts
 
     monkeypatch.setattr(grading, "_grade_batch", mortal)
-    assert [(v.kind, v.test) for v in grading.grade(pairs, engine, jobs=2)] == expected
+    assert [(v.kind, v.test) for v in grading.Grader(engine, jobs=2).grade(pairs)] == expected
     with open(marker) as file:
         assert int(file.read()) != os.getpid()
 

@@ -13,7 +13,7 @@ import pytest
 from dreamprm_lib.commands.run import load_profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox.grading import BATCH, grade, open_grader
+from dreamprm_lib.engine.sandbox.grading import BATCH, Grader, open_grader
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.study.folder import STAGES
@@ -28,18 +28,13 @@ def graded():
         return pairs, [(v.kind, v.test) for v in sandbox.grade(pairs)]
 
 
-def test_processes_of_this_machine(graded):
-    pairs, expected = graded
-    assert len({code for _, code in pairs}) > 2 and len(pairs) > 2 * BATCH
-    assert [(v.kind, v.test) for v in grade(pairs, jobs=2)] == expected
-    assert grade([]) == []
-
-
 def test_a_grader_stands_in_for_a_sandbox(graded):
     pairs, expected = graded
+    assert len({code for _, code in pairs}) > 2 and len(pairs) > 2 * BATCH
     assert isinstance(open_grader(), Sandbox)
     with open_grader("loky") as grader:
         assert [(v.kind, v.test) for v in grader.grade(pairs, progress=True)] == expected
+        assert grader.grade([]) == []
     with open_grader("loky", output_kb=1) as grader:  # limits reach the workers
         assert grader.grade([(pairs[0][0], "print('x' * 5000)")])[0].kind == "output_limit"
 
@@ -47,7 +42,7 @@ def test_a_grader_stands_in_for_a_sandbox(graded):
 @pytest.mark.parametrize("wrong", [{"seconds": 1}, {"time_limit": -1}, {"modules": "numpy"}])
 def test_limits_are_checked_before_anything_starts(wrong):
     with pytest.raises(InputError):
-        grade([], **wrong)
+        Grader("loky", **wrong)
 
 
 @pytest.mark.parametrize("how", ["local", "loky"])
@@ -69,9 +64,8 @@ from dreamprm_lib.engine.sandbox import Sandbox, grading
 pairs = [(p, p.reference) for p in problems.load_problems("starter")[:4]]
 """
 HELPED = {
-    "regrade": "with Sandbox(workers=1) as box: grading.regrade(box, pairs, 10**6, load=2)",
     "two": "a, b = Sandbox(workers=1), Sandbox(workers=1)\nwhile True: a.grade(pairs), b.grade(pairs)",
-    "loky": "while True: grading.grade(pairs * 8, jobs=2)",
+    "loky": "while True: grading.Grader('loky', 2).grade(pairs * 8)",
 }
 
 

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil
 import pytest
 
 from dreamprm_lib.engine import problems
+from dreamprm_lib.engine.files import DATA, from_yaml
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox import judge, verdicts
 from dreamprm_lib.engine.sandbox.judge import LAYERS, WORKER, Sandbox
@@ -35,19 +35,24 @@ def problem(*tests, name="add", **fields):
     return Problem(name, name, "A statement.", "easy", "test", (), made, **fields)
 
 
-NINES = "9" * 6000
+NINES, ZEROS = "9" * 6000, "0" * 6000
 CHECK = "def check(candidate):\n    assert candidate(2) == 4\n    assert abs(candidate(-3) - 9) < 1e-6\ncheck(square)\n"
 CHECKER = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)\n"
-ADD = problem(("1 2\n", "3\n"), ("2 2\n", "4\n"))
-SHIFT = problem(("[1, 2]\n3", "[4, 5]", "functional"), ("[]\n1", "[]", "functional"), entry_point="shift")
-SQUARE = problem((CHECK, "", "check"), name="square", entry_point="square")
-BIG = problem(
-    (f"{NINES}\n1", f"1{'0' * 6000}", "functional"), (f"[{NINES}]\n0", f"[{NINES}]", "functional"), entry_point="f"
-)
-LONE = problem(('"\ud800"', '"\\ud800"', "functional"), name="same", entry_point="f")  # a lone surrogate
-SPLIT = problem(("7\n", "3 4\n"), ("2\n", "1 1\n"), name="split", checker=CHECKER)
-ATCODER = problem(("5", "120"), name="factorial", source="atcoder")  # whose programs find LiveCodeBench's imports
-STARTER = problem(("5", "120"), name="factorial", source="starter")
+PROBLEMS = {
+    "add": problem(("1 2\n", "3\n"), ("2 2\n", "4\n")),
+    "shift": problem(
+        ("[1, 2]\n3", "[4, 5]", "functional"), ("[]\n1", "[]", "functional"), entry_point="shift"),
+    "square": problem((CHECK, "", "check"), name="square", entry_point="square"),
+    "big": problem(
+        (f"{NINES}\n1", f"1{ZEROS}", "functional"), (f"[{NINES}]\n0", f"[{NINES}]", "functional"), entry_point="f"),
+    "lone": problem(('"\ud800"', '"\\ud800"', "functional"), entry_point="f"),  # a lone surrogate
+    "split": problem(("7\n", "3 4\n"), ("2\n", "1 1\n"), name="split", checker=CHECKER),
+    "atcoder": problem(("5", "120"), source="atcoder"),  # whose programs find LiveCodeBench's imports
+    "starter": problem(("5", "120"), source="starter"),
+}  # fmt: skip
+ADD, SQUARE = PROBLEMS["add"], PROBLEMS["square"]
+PROGRAMS = from_yaml((Path(__file__).parent / "programs.yaml").read_text("utf-8"), "programs.yaml")
+PROBES = PROGRAMS["probes"]
 GOOD = "print(sum(map(int, input().split())))"
 SQUARES = "def square(x): return x * x"
 NAMESPACES = ("user namespace", "mount namespace", "pid namespace", "network namespace", "ipc namespace")
@@ -73,93 +78,13 @@ def descendants(pid):
 # --- Verdicts ---------------------------------------------------------------------------------------------------------
 
 VERDICTS = [
-    (ADD, GOOD, "passed"),
-    (ADD, "import sys\nprint(sum(map(int, sys.stdin.buffer.readline().split())))", "passed"),
-    (ADD, "print(sum(map(int, open(0).read().split())))", "passed"),
-    (ADD, "if __name__ == '__main__':\n    print(sum(map(int, input().split())))", "passed"),
-    (ADD, "import sys\nassert sys.argv == ['program.py']\n" + GOOD, "passed"),
-    (ADD, GOOD + "\nexit()", "passed"),
-    (ADD, GOOD + "\nimport sys\nsys.exit(0)", "passed"),
-    (ADD, GOOD + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)", "passed"),
-    (ADD, "import sys\nprint('noise', file=sys.stderr)\n" + GOOD, "passed"),
-    (ADD, "import asyncio, zoneinfo, sqlite3, decimal\nasyncio.run(asyncio.sleep(0))\n" + GOOD, "passed"),
-    (ADD, "print(3)", "wrong_answer"),
-    (ADD, "", "wrong_answer"),
-    (ADD, "print(1 / 0)", "runtime_error"),
-    (ADD, GOOD + "\nraise SystemExit(1)", "runtime_error"),
-    (ADD, GOOD + "\nexit('no')", "runtime_error"),
-    (ADD, "input(); input()", "runtime_error"),
-    (ADD, "def f(): f()\nf()", "runtime_error"),
-    (ADD, "eval('1 +')", "runtime_error"),
-    (ADD, "raise KeyboardInterrupt", "runtime_error"),
-    (ADD, "import numpy", "runtime_error"),
-    (ADD, "def (", "syntax_error"),
-    (ADD, "return 1", "syntax_error"),
-    (ADD, "x = '\0'", "syntax_error"),
-    (ADD, "x = '\ud800'", "syntax_error"),
-    (ADD, "while True: pass", "time_limit"),
-    (ADD, "sum(range(10**12))", "time_limit"),
-    (ADD, "x = [0] * 10**9", "memory_limit"),
-    (ADD, "print('x' * 10**6)", "output_limit"),
-    (ADD, "import ctypes\nctypes.string_at(0)", "killed"),
-    (SHIFT, "class Solution:\n    def shift(self, xs: List[int], n: int): return [x + n for x in xs]", "passed"),
-    (SHIFT, "def shift(xs, n):\n    print('[0]')\n    return [x + n for x in xs]", "passed"),
-    (SHIFT, "def shift(xs, n):\n    return tuple(float(x + n) for x in xs)", "passed"),
-    (SHIFT, "def shift(xs, n):\n    return [x + n for x in xs]\nif __name__ == '__main__':\n    input()", "passed"),
-    (SHIFT, "def shift(xs, n):\n    return xs", "wrong_answer"),
-    (SHIFT, "def shift(xs, n):\n    return {x + n for x in xs}", "wrong_answer"),
-    (SHIFT, "def shift(xs, n):\n    return 10**5000", "wrong_answer"),
-    (SHIFT, "x = []\nfor _ in range(10**5): x = [x]\ndef shift(xs, n):\n    return x", "wrong_answer"),
-    (SHIFT, "def shift(xs, n):\n    return 'x' * 10**6", "output_limit"),
-    (SHIFT, "def shift(xs):\n    return xs", "runtime_error"),
-    (SHIFT, "def other(xs, n):\n    return xs", "runtime_error"),
-    (SHIFT, "def shift(xs, n):\n    exit()", "runtime_error"),
-    (SHIFT, "def shift(xs, n):\n    import os\n    print('[4, 5]', flush=True)\n    os._exit(0)", "runtime_error"),
-    (SHIFT, "def shift(xs, n):\n    while True: pass", "time_limit"),
-    (SHIFT, "def shift(", "syntax_error"),
-    (BIG, "def f(x, n): return x + n if n else x", "passed"),
-    (BIG, "class Solution:\n    def f(self, x, n): return [*x] if isinstance(x, list) else x + 1", "passed"),
-    (BIG, "def f(x, n): return x", "wrong_answer"),
-    (BIG, "def f(x, n): return 10**9000", "wrong_answer"),
-    (BIG, "def f(x, n): return 0", "wrong_answer"),
-    (BIG, "def f(x, n): return int('9' * 6000)", "wrong_answer"),
-    (BIG, "def f(x, n): return [str(x)]", "wrong_answer"),
-    (SQUARE, SQUARES, "passed"),
-    (SQUARE, "class N(int): pass\ndef square(x): return N(x * x)", "passed"),
-    (SQUARE, "def square(x): return 4", "wrong_answer"),
-    (SQUARE, "def square(x): return y", "runtime_error"),
-    (SQUARE, "def circle(x): return 4", "runtime_error"),
-    (SQUARE, "import os\nos._exit(0)", "runtime_error"),
-    (SQUARE, "def square(x):\n    import os\n    os._exit(0)", "runtime_error"),
-    (SQUARE, "def square(x): raise SystemExit(0)", "runtime_error"),
-    (SQUARE, "import sys\nsys.exit()", "runtime_error"),
-    (SQUARE, "class A:\n    def __eq__(self, o): return True\ndef square(x): return A()", "runtime_error"),
-    (SQUARE, "class A(int):\n    def __eq__(self, o): return True\ndef square(x): return A(5)", "wrong_answer"),
-    (SQUARE, "import builtins\nbuiltins.abs = lambda x: 0\ndef square(x): return 4", "wrong_answer"),
-    (SQUARE, "def abs(x): return 0\ndef square(x): return 4", "wrong_answer"),
-    (SQUARE, "AssertionError = Warning\ndef square(x): return 4", "wrong_answer"),
-    (SQUARE, "import json, os\njson.loads = os.read = lambda *a: b''\ndef square(x): return 4", "wrong_answer"),
-    (SQUARE, "import sys\nsys.settrace(lambda *a: sys.exit(0))\ndef square(x): return 4", "runtime_error"),
-    (SQUARE, "import sys\nsys.settrace(lambda *a: None)\ndef square(x): return 4", "wrong_answer"),
-    (SQUARE, "def square(x): return 4\ndef check(f): pass", "wrong_answer"),
-    (SQUARE, "def square(x):\n    for f in range(3, 60):\n        try: __import__('os').write(f, b'null' * 20)\n"
-     "        except OSError: pass\n    __import__('os')._exit(0)", "runtime_error"),
-    (SPLIT, "print(0, input())", "passed"),
-    (SPLIT, "n = int(input())\nprint(n - 1)\nprint(1)", "passed"),
-    (SPLIT, "print(3, 4)", "wrong_answer"),
-    (SPLIT, "print('no numbers')", "wrong_answer"),
-    (SPLIT, "print('True')\nimport os\nos._exit(0)", "wrong_answer"),
-    (SPLIT, "1 / 0", "runtime_error"),
-    (SPLIT, "while True: pass", "time_limit"),
-    (LONE, "def f(x): return x", "passed"),
-    (ATCODER, "print(factorial(int(input())))", "passed"),
-    (STARTER, "print(factorial(int(input())))", "runtime_error"),
-]  # fmt: skip
+    (on, expected, code) for on, found in PROGRAMS["verdicts"].items() for expected in found for code in found[expected]
+]
 
 
-@pytest.mark.parametrize("on, code, expected", VERDICTS)
-def test_every_program_gets_its_verdict(box, on, code, expected):
-    (verdict,) = box.grade([(on, code)])
+@pytest.mark.parametrize("on, expected, code", [*VERDICTS, ("add", "syntax_error", "x = '\ud800'")])
+def test_every_program_gets_its_verdict(box, on, expected, code):
+    (verdict,) = box.grade([(PROBLEMS[on], code)])
     assert verdict.kind == expected and expected in KINDS and len(verdict.detail) <= 400
 
 
@@ -192,16 +117,9 @@ def test_a_large_input_arrives_whole_and_a_large_output_returns_whole(box):
 
 @pytest.mark.parametrize("without", [(), ("mount namespace", "user namespace")])
 def test_no_state_passes_from_one_test_to_the_next(without):
-    look = textwrap.dedent(
-        """
-        import builtins, contextlib, math, os, random, sys
-        print(hasattr(math, 'mark'), hasattr(builtins, 'mark'), 'mark' in sys.modules, random.random())
-        math.mark = builtins.mark = sys.modules['mark'] = math
-        """
-    )
+    look = PROBES["leaves marks in its process"]
     if not without:  # there is a folder to write to
-        look += "print(os.listdir('.'))\nopen('mark', 'w').write('x')\nos.mkdir('d')\nos.chmod('d', 0)\n"
-        look += "with contextlib.suppress(OSError): os.chmod('.', 0)\n"
+        look += "\n" + PROBES["leaves marks in its folder"]
     with Sandbox(workers=1, without=without) as box:
         seen = {run.stdout for run in box.run([(look, "")] * 6)}
     assert len(seen) == 1 and seen.pop().startswith("False False False 0.")
@@ -259,110 +177,28 @@ def test_given_modules_can_be_imported_and_nothing_beside_them():
 
 # --- What a program finds, and what comes out at its end --------------------------------------------------------------
 
-STREAMS = {
-    # name: (program, what it prints for the input "1 2\n3 4\n")
-    "reads its input twice": ("import sys\na = sys.stdin.read()\nsys.stdin.seek(0)\nprint(a == input() + '\\n3 4\\n')",
-                              "True\n"),
-    "seeks in its input's bytes": ("import sys\nb = sys.stdin.buffer\nb.seek(4)\nprint(b.read(), b.tell())",
-                                   "b'3 4\\n' 8\n"),
-    "opens its input again": (
-        "a = open(0, closefd=False).read()\nprint(len(a), len(open('/dev/stdin').read()))", "8 8\n"),
-    "cannot seek in its output": ("import sys\nprint(sys.stdin.seekable(), sys.stdout.seekable())", "True False\n"),
-    "finds the interpreter's streams": (
-        "import sys\nfor s in (sys.stdin, sys.stdout, sys.stderr):\n"
-        "    print(s.name, s.mode, s.fileno(), s.isatty(), end=' ')\n"
-        "print(sys.stdin is sys.__stdin__, sys.stdout is sys.__stdout__, sys.stderr.line_buffering)",
-        "<stdin> r 0 False <stdout> w 1 False <stderr> w 2 False True True True\n"),
-    "wraps the buffers": (
-        "import io, sys\nsys.stdin = io.TextIOWrapper(sys.stdin.buffer, encoding='ascii')\n"
-        "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-16-le')\nprint(input())",
-        "1\0 \0" "2\0\n\0"),
-    "reconfigures its output": (
-        "import sys\nsys.stdout.reconfigure(encoding='latin-1', newline='\\r\\n', write_through=True)\nprint('a')",
-        "a\r\n"),
-    "detaches its output": ("import sys\nout = sys.stdout.detach()\nout.write(b'a')", "a"),
-    "detaches its input": ("import io, sys\nsys.stdin = io.TextIOWrapper(sys.stdin.detach())\nprint(input())", "1 2\n"),
-    "has a stream that is no IOBase": (
-        "import sys\nclass Out:\n    def __init__(self): self.parts = []\n"
-        "    def write(self, text): self.parts.append(text)\n"
-        "    def flush(self):\n        sys.__stdout__.write(''.join(self.parts))\n        self.parts.clear()\n"
-        "sys.stdout = Out()\nprint('a')", "a\n"),
-    "has a stream of its own over the file": (
-        "import io, os, sys\nclass Out(io.IOBase):\n    def __init__(self): self.buffer = io.BytesIO()\n"
-        "    def write(self, text): self.buffer.write(text.encode())\n"
-        "    def flush(self):\n        os.write(1, self.buffer.getvalue())\n        self.buffer = io.BytesIO()\n"
-        "sys.stdout = Out()\nprint('a')", "a\n"),
-    "holds a file in a list": ("files = [open(1, 'w', closefd=False)]\nfiles[0].write('a')", "a"),
-    "holds a file in a dictionary of an object": (
-        "class A: pass\na = A()\na.out = {'file': open(1, 'wb', closefd=False)}\na.out['file'].write(b'a')", "a"),
-    "holds a file in a closure": (
-        "def opened():\n    out = open(1, 'w', closefd=False)\n    return lambda text: out.write(text)\n"
-        "say = opened()\nsay('a')", "a"),
-    "leaves a file with a module": ("import math\nmath.out = open(1, 'w', closefd=False)\nmath.out.write('a')", "a"),
-    "leaves a file with the builtins": (
-        "import builtins\nbuiltins.out = open('/dev/stdout', 'w')\nbuiltins.out.write('a')", "a"),
-    "speaks in a global's __del__": (
-        "class A:\n    def __del__(self): print('a', len(LEFT))\nLEFT = [1, 2]\na = A()", "a 2\n"),
-    "speaks in the __del__ of a class's attribute": (
-        "class A:\n    def __del__(self): print('a')\nclass B:\n    a = A()", "a\n"),
-    "speaks in a generator's finally": (
-        "def f():\n    try:\n        yield 1\n    finally:\n        print('a')\ng = f()\nprint(next(g))", "1\na\n"),
-    "speaks in a context that it never leaves": (
-        "import contextlib\n@contextlib.contextmanager\ndef f():\n    try:\n        yield\n"
-        "    finally:\n        print('a')\nc = f()\nc.__enter__()", "a\n"),
-    "registers an end, and writes in a thread": (
-        "import atexit, sys, threading, time\natexit.register(print, 'c')\nclass A:\n"
-        "    def __del__(self): print('d')\n"
-        "a = A()\nthreading.Thread(target=lambda: (time.sleep(0.05), print('b'))).start()\nprint('a')",
-        "a\nb\nc\nd\n"),
-    "leaves by an exit in a function": (
-        "import sys\nclass A:\n    def __del__(self): print('b')\ndef f():\n    a = A()\n    print('a')\n"
-        "    sys.exit()\nf()",
-        "a\nb\n"),
-    "has a byte order mark": ("\ufeffprint('a')", "a\n"),
-    "has a byte order mark and a declared encoding": ("\ufeff# -*- coding: utf-8 -*-\nprint('\u00e4')", "\u00e4\n"),
-    "has a byte order mark and a future": (
-        "\ufeff'A.'\nfrom __future__ import annotations\nprint(__doc__)", "A.\n"),
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def streams_run(box):
-    return dict(zip(STREAMS, box.run([(code, "1 2\n3 4\n") for code, _ in STREAMS.values()]), strict=True))
+    codes = [(program["code"], "1 2\n3 4\n") for program in PROGRAMS["streams"].values()]
+    return dict(zip(PROGRAMS["streams"], box.run(codes), strict=True))
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_streams_are_those_of_an_interpreter(streams_run, name, tmp_path):
-    """What is expected above is what `python program.py < input | cat` prints."""
-    code, printed = STREAMS[name]
-    assert (streams_run[name].status, streams_run[name].stdout) == ("ok", printed), streams_run[name].stderr
-    program, given = tmp_path / "program.py", tmp_path / "input"
-    program.write_text(code, encoding="utf-8")
+@pytest.mark.parametrize("name, program", PROGRAMS["streams"].items())
+def test_streams_are_those_of_an_interpreter(streams_run, name, program, tmp_path):
+    run, path, given = streams_run[name], tmp_path / "program.py", tmp_path / "input"
+    assert (run.status, run.stdout) == ("ok", program["prints"]), run.stderr
+    path.write_text(program["code"], encoding="utf-8")
     given.write_text("1 2\n3 4\n")
     with given.open() as file:
-        ran = subprocess.run([sys.executable, "-E", "-X", "utf8", program], stdin=file, capture_output=True)
-    assert ran.stdout.decode() == printed
+        ran = subprocess.run([sys.executable, "-E", "-X", "utf8", path], stdin=file, capture_output=True)
+    assert ran.stdout.decode() == program["prints"]
 
 
-DEEP = "import sys, threading\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\n"
-THREAD = "t = threading.Thread(target=lambda: print(f(2 * 10**4)))\nt.start()\nt.join()"
-
-
-@pytest.mark.parametrize(
-    "code, printed",
-    [
-        (DEEP + "print(f(10**5))", "100000\n"),
-        (DEEP.replace("def f", "import functools\n@functools.cache\ndef f") + "print(f(3 * 10**4))", "30000\n"),
-        ("import threading\nthreading.stack_size(512 * 1024 * 1024)\n" + DEEP + THREAD, "20000\n"),
-        ("from threading import stack_size\nstack_size(10**9 // 4096 * 4096)\n" + DEEP + THREAD, "20000\n"),
-        ("import resource as r\nr.setrlimit(r.RLIMIT_STACK, (-1, -1))\n" + DEEP + THREAD, "20000\n"),
-        ("import resource as r\nr.setrlimit(r.RLIMIT_STACK, (r.RLIM_INFINITY, r.getrlimit(r.RLIMIT_STACK)[1]))\n"
-         + DEEP + THREAD, "20000\n"),
-    ],
-)  # fmt: skip
-def test_a_program_may_raise_its_recursion_limit_and_its_stack(box, code, printed):
-    (run,) = box.run([(code, "")])
-    assert (run.status, run.stdout) == ("ok", printed), run.stderr
+@pytest.mark.parametrize("program", PROGRAMS["stacks"].values(), ids=PROGRAMS["stacks"])
+def test_a_program_may_raise_its_recursion_limit_and_its_stack(box, program):
+    (run,) = box.run([(program["code"], "")])
+    assert (run.status, run.stdout) == ("ok", program["prints"]), run.stderr
 
 
 @pytest.mark.parametrize("megabytes, expected", [(50, "ok"), (300, "memory_limit"), (5000, "memory_limit")])
@@ -441,19 +277,7 @@ def test_a_run_for_a_problem_has_its_limits_and_calls_its_function(code, returne
 
 
 def test_the_check_is_not_in_the_process_while_the_program_is_read_in(box):
-    look = textwrap.dedent(
-        """
-        import gc, sys
-        frame, seen = sys._getframe(), []
-        while frame:
-            seen += [frame.f_locals, frame.f_globals]
-            frame = frame.f_back
-        seen += [o for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]
-        text = ' '.join(part for o in seen for part in (o.values() if isinstance(o, dict) else o) if type(part) is str)
-        assert len(text) > 10_000 and ''.join(['candi', 'date(']) not in text
-        """
-    )
-    assert kinds(box, [look + SQUARES], SQUARE) == ["passed"]
+    assert kinds(box, [PROBES["looks for the check"] + "\n" + SQUARES], SQUARE) == ["passed"]
 
 
 def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
@@ -480,100 +304,6 @@ def test_a_program_need_not_write_what_humanevals_prompt_gives():
 
 # --- Hostile programs -------------------------------------------------------------------------------------------------
 
-LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-HOSTILE = {
-    # name: (program, the verdicts that are right)
-    "bombs the memory": ("x = [1]\nwhile True: x += x", "memory_limit"),
-    "maps memory without end": ("import mmap\nx = [mmap.mmap(-1, 10**8) for _ in range(99)]", "runtime_error"),
-    "keeps memory in files without a name": (
-        "import os\nfor _ in range(99): os.write(os.memfd_create('x'), bytes(10**7))", "runtime_error"),
-    "keeps memory in shared segments": (LIBC + "assert libc.shmget(0, 10**8, 0o1600) >= 0", "runtime_error"),
-    "shares memory by name": (
-        "from multiprocessing.shared_memory import SharedMemory\nSharedMemory(create=True, size=10**8)",
-        "runtime_error"),
-    "ignores every signal and loops": (
-        "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\nwhile True: pass", "time_limit"),
-    "loops in a regular expression": ("import re\nre.match('(a+)+b', 'a' * 40)", "time_limit"),
-    "loops in many threads": (
-        "import threading\ndef f():\n    while True: pass\nfor _ in range(8): threading.Thread(target=f).start()",
-        "time_limit"),
-    "loops in an exit handler": ("import atexit\ndef f():\n    while True: pass\natexit.register(f)", "time_limit"),
-    "sleeps": ("import time\ntime.sleep(1000)", "time_limit"),
-    "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "time_limit"),
-    "prints without end": ("while True: print('x' * 1000)", "output_limit"),
-    "writes without end": ("import os\nwhile True: os.write(1, bytes(65536))", "output_limit"),
-    "complains without end": ("import os\nwhile True: os.write(2, bytes(65536))", "time_limit"),
-    "prints what is no text": ("import os\nos.write(1, bytes(range(256)) * 100)", "wrong_answer"),
-    "recurses without end": (
-        "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return f([x]) + 1\nf(0)",
-        "memory_limit|time_limit|killed"),
-    "recurses without end in C": (
-        "import sys, functools\nsys.setrecursionlimit(10**9)\nf = functools.cache(lambda n: f(n + 1))\nf(0)",
-        "killed|memory_limit|time_limit"),
-    "nests brackets": ("exec('(' * 10**5 + ')' * 10**5)", "runtime_error|memory_limit"),
-    "computes a huge power": ("print(9**9**9**9)", "time_limit|memory_limit"),
-    "kills itself": ("import os\nos.kill(os.getpid(), 9)", "killed"),
-    "kills itself by a signal without a name": ("import os\nos.kill(os.getpid(), 40)", "killed"),
-    "sets an alarm": ("import signal\nsignal.alarm(1)\nsignal.pause()", "killed"),
-    "leaves by the back door": ("import os\nos._exit(0)", "wrong_answer"),
-    "leaves with an error": ("import os\nprint(3, flush=True)\nos._exit(7)", "runtime_error"),
-    "closes all files": ("import os\nos.closerange(0, 256)\nprint(3)", "runtime_error"),
-    "closes its output": ("import sys\nsys.stdout.close()", "wrong_answer"),
-    "kills its parent": ("import os\nos.kill(os.getppid(), 9)\nprint(3)", "runtime_error"),
-    "stops its parent": ("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nprint(3)", "runtime_error"),
-    "kills everybody": ("import os\nos.kill(-1, 9)\nprint(0)", "runtime_error|wrong_answer"),
-    "traces its parent": (LIBC + "import os\nassert libc.ptrace(16, os.getppid(), 0, 0) == 0", "runtime_error"),
-    "reads its parent's memory": ("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')", "runtime_error"),
-    "reads its parent's environment": ("import os\nopen(f'/proc/{os.getppid()}/environ')", "runtime_error"),
-    "reads the environment": ("import os\nprint(os.environ['PATH'])", "runtime_error"),
-    "reads the grader's files": ("import os\nprint(os.listdir({data!r}))", "runtime_error"),
-    "reads the users": ("print(open('/etc/passwd').read())", "runtime_error"),
-    "looks into /proc for others": (
-        "import os\nprint([p for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid()] and 3)",
-        "wrong_answer"),
-    "writes to the kernel": ("open('/proc/sys/kernel/hostname', 'w')", "runtime_error"),
-    "writes outside": ("open({outside!r}, 'w')", "runtime_error"),
-    "deletes the interpreter's files": ("import os\nos.remove(os.__file__)", "runtime_error"),
-    "changes the interpreter's files": ("import os\nopen(os.__file__, 'a')", "runtime_error"),
-    "links out of its folder": ("import os\nos.link(os.__file__, 'x')", "runtime_error"),
-    "fills the disk": ("f = open('x', 'wb')\nwhile True: f.write(bytes(10**6))", "runtime_error"),
-    "fills the disk by many files": (
-        "for i in range(99):\n    with open(str(i), 'wb') as f: f.write(bytes(10**7))", "runtime_error"),
-    "makes files without end": ("for i in range(10**6): open(str(i), 'w').close()", "runtime_error"),
-    "makes folders in folders": ("import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')", "runtime_error"),
-    "opens files without end": ("x = [open('/dev/null') for _ in range(10**5)]", "runtime_error"),
-    "forks": ("import os\nos.fork()", "runtime_error"),
-    "starts a program": ("import subprocess\nsubprocess.run(['/bin/sh', '-c', 'echo 3'])", "runtime_error"),
-    "becomes a program": ("import os, sys\nos.execv('/bin/sh', ['sh'])", "runtime_error"),
-    "starts threads without end": (
-        "import threading, time\nfor _ in range(999): threading.Thread(target=time.sleep, args=(9,)).start()",
-        "runtime_error|time_limit"),
-    "connects": ("import socket\nsocket.create_connection(('127.0.0.1', 22), 1)", "runtime_error"),
-    "listens": ("import socket\nsocket.socket().bind(('', 8765))", "runtime_error"),
-    "mounts": (LIBC + "assert libc.mount(b'x', b'/tmp', b'tmpfs', 0, None) == 0", "runtime_error"),
-    "unmounts": (LIBC + "assert libc.umount2(b'/tmp', 2) == 0", "runtime_error"),
-    "makes a namespace": (LIBC + "assert libc.unshare(0x10000000) == 0", "runtime_error"),
-    "changes its root": ("import os\nos.chroot('/tmp')", "runtime_error"),
-    "becomes root": ("import os\nos.setuid(0)\nos.setgid(0)\nopen('/usr/x', 'w')", "runtime_error"),
-    "raises its limits": ("import resource as r\nr.setrlimit(r.RLIMIT_AS, (2**40, 2**40))", "runtime_error"),
-    "patches what the driver uses": (
-        "import atexit, builtins, os, signal, sys, threading, traceback\n"
-        "os._exit = sys.exit = os.write = threading._shutdown = atexit._run_exitfuncs = lambda *a: None\n"
-        "traceback.format_exception = builtins.isinstance = builtins.open = lambda *a, **k: None\nraise ValueError",
-        "runtime_error"),
-    "patches print": ("import builtins\nbuiltins.print = lambda *a: None\nprint(3)", "wrong_answer"),
-    "replaces its output": (
-        "import sys\nclass Out:\n    def write(self, s): sys.__stdout__.write('7')\n"
-        "    def flush(self): raise ValueError\nsys.stdout = Out()\nprint(3)", "wrong_answer"),
-    "swallows every exception": (
-        "while True:\n    try: raise SystemExit\n    except BaseException: pass", "time_limit"),
-    "writes to every file it has": (
-        "import os\nfor f in range(3, 256):\n    try: os.write(f, b'3' * 99)\n    except OSError: pass\nprint(0)",
-        "wrong_answer"),
-    "claims another failure": ("import os\nos._exit(101)", "syntax_error"),
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def hostile_verdicts(box, tmp_path_factory):
@@ -582,29 +312,25 @@ def hostile_verdicts(box, tmp_path_factory):
     if missing:
         pytest.skip(f"the hostile programs rely on isolation that is off here: {', '.join(missing)}")
     outside = tmp_path_factory.mktemp("outside")
-    places = {
-        "{outside!r}": repr(str(outside / "x")),
-        "{data!r}": repr(str(Path(judge.__file__).parents[2] / "data")),
-    }
     pairs = []
-    for number, (code, _) in enumerate(HOSTILE.values()):
-        for mark, place in places.items():
-            code = code.replace(mark, place)
+    for number, program in enumerate(PROGRAMS["hostile"].values()):
+        code = program["code"].replace("{outside!r}", repr(str(outside / "x"))).replace("{data!r}", repr(str(DATA)))
         pairs += [(ADD, f"{GOOD}  # {number}"), (ADD, code)]
     before = Path("/proc/sys/kernel/pid_max").read_text(), sorted(os.listdir(outside))
     verdicts = box.grade(pairs)
     assert before == (Path("/proc/sys/kernel/pid_max").read_text(), sorted(os.listdir(outside)))
-    return dict(zip(HOSTILE, verdicts[1::2], strict=True)), verdicts[::2]
+    return dict(zip(PROGRAMS["hostile"], verdicts[1::2], strict=True)), verdicts[::2]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_gets_its_verdict(hostile_verdicts, name):
+@pytest.mark.parametrize("name, program", PROGRAMS["hostile"].items())
+def test_a_hostile_program_gets_its_verdict(hostile_verdicts, name, program):
     verdict = hostile_verdicts[0][name]
-    assert verdict.kind in HOSTILE[name][1].split("|"), verdict.detail
+    assert verdict.kind in program["verdict"].split("|"), verdict.detail
 
 
 def test_good_programs_beside_hostile_ones_keep_their_verdict(hostile_verdicts):
-    assert len(hostile_verdicts[1]) >= 30 and {v.kind for v in hostile_verdicts[1]} == {"passed"}
+    assert len(hostile_verdicts[1]) == len(PROGRAMS["hostile"]) >= 64
+    assert {v.kind for v in hostile_verdicts[1]} == {"passed"}
 
 
 def planted(word):
@@ -635,18 +361,7 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
         "checker": problem(
             (given, expected), name="k", checker=f"# {checker}\ndef check(input, output, expected): return True"),
     }  # fmt: skip
-    look = textwrap.dedent(
-        """
-        import ctypes, re
-        question, found = input(), set()
-        for line in open('/proc/self/maps').read().splitlines():
-            place, rights = line.split()[:2]
-            if rights.startswith('rw') and '[v' not in line:
-                start, end = (int(x, 16) for x in place.split('-'))
-                found.update(re.findall(b'planted-([a-z]+)-9876', ctypes.string_at(start, end - start)))
-        print(*sorted(found))
-        """
-    )
+    look = PROBES["looks for marks in its memory"]
     with Sandbox(workers=1) as box:
         if not box.report()["pid namespace"]:
             pytest.skip("no /proc in the sandbox here")
@@ -658,19 +373,15 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
     assert "got \"b'own'\"" in again.detail
 
 
-DAEMON = (
-    "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n"
-    "    os._exit(0)\n"
-)
-
-
 @pytest.mark.parametrize("without", [("seccomp",), ("seccomp", *NAMESPACES)])
 def test_nothing_that_a_program_starts_outlives_it(without):
     """With seccomp off, so that programs can fork; and with no PID namespace either."""
     with Sandbox(workers=1, time_limit=0.5, wall_limit=1.5, without=without) as box:
         box.run([("", "")])
         before = len(descendants(os.getpid()))
-        assert {v.kind for v in box.grade([(ADD, DAEMON + GOOD), (ADD, GOOD)])} == {"passed"}
+        assert {v.kind for v in box.grade([(ADD, PROBES["leaves a daemon behind"] + "\n" + GOOD), (ADD, GOOD)])} == {
+            "passed"
+        }
         assert len(descendants(os.getpid())) == before
 
 
@@ -680,11 +391,7 @@ def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
         before = len(descendants(os.getpid()))
         if not box.report()["pid namespace"]:
             pytest.skip("processes can't be kept in a namespace here, so no fork bomb is run")
-        count = (
-            "import os, time\nn = 0\nfor _ in range(60):\n    try: pid = os.fork()\n    except OSError: break\n"
-            "    if pid == 0:\n        time.sleep(9)\n        os._exit(0)\n    n += 1\nprint(n)"
-        )
-        forks = int(box.run([(count, "")])[0].stdout)
+        forks = int(box.run([(PROBES["counts the forks that it may make"], "")])[0].stdout)
         assert forks <= 16, "a program could start more processes than the limit: no fork bomb is run"
         bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
         codes = [GOOD, bomb, "import os\nwhile True: os.fork()", GOOD + "\n"]
@@ -823,20 +530,7 @@ def test_closing_leaves_no_process(without):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_runs_on_when_the_grader_is_ended_in_the_middle(how):
-    script = textwrap.dedent(
-        """
-        import signal, threading, psutil
-        from dreamprm_lib.engine.sandbox.judge import Sandbox
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
-        def tell():
-            pids = [p.pid for p in psutil.Process().children(recursive=True)]
-            print(*pids, flush=True)
-        with Sandbox(workers=2, time_limit=60) as box:
-            box.run([('', '')] * 4)
-            threading.Timer(0.5, tell).start()
-            box.run([('while True: pass', ''), ('import time\\ntime.sleep(100)', '')])
-        """
-    )
+    script = PROBES["grades until it is ended, and says in which processes"]
     grader = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from itertools import zip_longest
 
 from dreamprm_lib.errors import InputError
 
@@ -17,17 +18,17 @@ def outputs_match(actual: str, expected: str, tolerance: float = 0.0) -> bool:
     is also right if each pair of its words is the same text or two numbers with `|a - e| <= t * max(1, |e|)`; infinity
     is then near itself alone, and so is NaN.  Raises `InputError` for a tolerance that is no finite number from 0 on.
     """
-    return _differing_line(_lines(actual), _lines(expected), checked_tolerance(tolerance)) is None
+    return not first_difference(actual, expected, tolerance)
 
 
 def first_difference(actual: str, expected: str, tolerance: float = 0.0) -> str:
-    """In words, the first line in which two outputs that don't match differ."""
-    lines = _lines(actual), _lines(expected)
-    index = _differing_line(*lines, tolerance)
-    if index is None:
-        raise ValueError("the outputs match")
-    got, wanted = (short(repr(found[index])) if index < len(found) else "no line" for found in lines)
-    return f"line {index + 1}: expected {wanted}, got {got}"
+    """In words, the first line in which two outputs differ; "" if they match."""
+    lines = ([line.strip() for line in output.strip().split("\n")] for output in (actual, expected))
+    for number, (got, wanted) in enumerate(zip_longest(*lines), start=1):
+        if got is None or wanted is None or not (got == wanted or _same_words(got.split(), wanted.split(), tolerance)):
+            expected, got = ("no line" if line is None else short(repr(line)) for line in (wanted, got))
+            return f"line {number}: expected {expected}, got {got}"
+    return ""
 
 
 def values_match(actual: object, expected: object, tolerance: float = 0.0) -> bool:
@@ -35,26 +36,24 @@ def values_match(actual: object, expected: object, tolerance: float = 0.0) -> bo
 
     NaN, which JSON does not have and Python's reader takes, is equal to itself.
     """
-    checked_tolerance(tolerance)
+    if actual == expected:
+        return True
     if isinstance(actual, list) and isinstance(expected, list):
         return len(actual) == len(expected) and all(map(values_match, actual, expected, [tolerance] * len(expected)))
     if isinstance(actual, dict) and isinstance(expected, dict):
         return actual.keys() == expected.keys() and all(
             values_match(actual[key], expected[key], tolerance) for key in expected
         )
-    if actual == expected:
-        return True
-    if not (isinstance(actual, (int, float)) and isinstance(expected, (int, float))):
-        return False
-    both_nan = actual != actual and expected != expected
-    return both_nan or (tolerance > 0 and _near(Decimal(actual), Decimal(expected), tolerance))
+    if isinstance(actual, (int, float)) and isinstance(expected, (int, float)):
+        both_nan = actual != actual and expected != expected
+        return both_nan or _same_number(actual, expected, tolerance)
+    return False
 
 
-def checked_tolerance(tolerance: float) -> float:
-    """The tolerance itself; raises `InputError` unless it is a finite number from 0 on."""
+def checked_tolerance(tolerance: float, where: str = "") -> None:
+    """Raises `InputError`, which begins with `where`, unless the tolerance is a finite number from 0 on."""
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
-        raise InputError(f"tolerance is {tolerance!r}: it has to be a finite number, 0 (exact) or greater.")
-    return tolerance
+        raise InputError(f"{where}tolerance is {tolerance!r}: it has to be a finite number, 0 (exact) or greater.")
 
 
 def read_json(text: str) -> object:
@@ -67,44 +66,22 @@ def short(text: str, width: int = 80) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _lines(output: str) -> list[str]:
-    return [line.strip() for line in output.strip().split("\n")]
-
-
-def _differing_line(actual: list[str], expected: list[str], tolerance: float) -> int | None:
-    """The index of the first line that differs (a missing line differs); None if none does."""
-    for index, (got, wanted) in enumerate(zip(actual, expected, strict=False)):
-        if got != wanted and not _same_words(got.split(), wanted.split(), tolerance):
-            return index
-    return None if len(actual) == len(expected) else min(len(actual), len(expected))
-
-
 def _same_words(actual: list[str], expected: list[str], tolerance: float) -> bool:
     return len(actual) == len(expected) and all(
-        (tolerance > 0 and got == wanted) or _same_number(_decimal(got), _decimal(wanted), tolerance)
+        _same_number(got, wanted, tolerance) or (tolerance > 0 and got == wanted)
         for got, wanted in zip(actual, expected, strict=True)
     )
 
 
-def _same_number(actual: Decimal | None, expected: Decimal | None, tolerance: float) -> bool:
-    if actual is None or expected is None:
-        return False
-    return actual == expected or (tolerance > 0 and _near(actual, expected, tolerance))
-
-
-def _decimal(word: str) -> Decimal | None:
-    """The number that a word is, if it is one."""
+def _same_number(actual: str | float, expected: str | float, tolerance: float) -> bool:
+    """Whether both are numbers, and equal as decimals or, with a tolerance, near each other."""
+    checked_tolerance(tolerance)
     try:
-        number = Decimal(word)
-    except (InvalidOperation, ValueError):
-        return None
-    return None if number.is_snan() else number
-
-
-def _near(actual: Decimal, expected: Decimal, tolerance: float) -> bool:
-    if not (actual.is_finite() and expected.is_finite()):
-        return actual == expected or (actual.is_nan() and expected.is_nan())
-    try:
-        return abs(actual - expected) <= Decimal(str(tolerance)) * max(Decimal(1), abs(expected))
-    except ArithmeticError:
+        got, wanted = Decimal(actual), Decimal(expected)
+        if got == wanted or tolerance == 0:
+            return got == wanted
+        if got.is_finite() and wanted.is_finite():
+            return abs(got - wanted) <= Decimal(str(tolerance)) * max(Decimal(1), abs(wanted))
+        return got.is_nan() and wanted.is_nan()
+    except (ArithmeticError, ValueError):  # a word, a signalling NaN, a number too large to compute with
         return False

@@ -21,10 +21,10 @@ seccomp; programs then have no folder to write to.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import logging
-import math
 import os
 import platform
 import queue
@@ -36,16 +36,17 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.engine.problem import Problem, Test
 from dreamprm_lib.engine.sandbox.verdicts import (
     Execution,
@@ -66,14 +67,13 @@ LAYERS = (
     "private root", "unprivileged user", "resource limits", "no capabilities", "no new privileges", "landlock",
     "seccomp",
 )  # fmt: skip
-# What a run has to do twice, the second time alone, before it counts; and as what it counts then.
-COUNTS_TWICE = {"time_limit": "time_limit", "wall_limit": "time_limit", "worker_died": "killed"}
+UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
+COUNTS_TWICE = ("time_limit", "killed")  # what a run has to do twice, the second time alone, before it counts
 AT_ONCE = (os.cpu_count() or 1) + 1
 PACKAGE = Path(__file__).resolve().parents[3]  # the folder that holds dreamprm_lib
 WORKER = "dreamprm_lib.engine.sandbox.worker"
 MESSAGE_BYTES, STDERR_TAIL = 1 << 16, 4000
-UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
-MACHINES = ("x86_64", "aarch64")  # whose system calls `layers` knows
+MACHINES = ("x86_64", "aarch64")  # whose system calls are known, as in `data/refused_calls.toml`
 CONTAINER = 'docker run --rm -it -v "$PWD":/dreamprm -w /dreamprm python:3.11 bash'
 
 log = logging.getLogger(__name__)
@@ -115,14 +115,15 @@ class Sandbox:
         """
         for number, item in enumerate(items):
             check_pair(item, (Problem, str), f"items[{number}]")
-        gradings = {(problem, code): _Grading(problem, code, self._limits(problem)) for problem, code in items}
-        for problem in dict.fromkeys(problem for problem, _ in gradings):
+        limits = {problem: self._limits(problem) for problem in dict.fromkeys(problem for problem, _ in items)}
+        for problem in limits:
             check_problem(problem)
         # A worker starts again for other limits, so programs with the same ones come one after the other.
-        pairs = sorted(gradings, key=lambda pair: repr(gradings[pair].limits))
-        verdicts = self._carry_out([gradings[pair].finish for pair in pairs], progress)
-        verdict_of = dict(zip(pairs, verdicts, strict=True))
-        return [verdict_of[problem, code] for problem, code in items]
+        unique = dict.fromkeys((problem, code) for problem, code in items)
+        pairs = sorted(unique, key=lambda pair: repr(limits[pair[0]]))
+        jobs = [partial(_graded, problem, code, limits[problem], []) for problem, code in pairs]
+        verdicts = dict(zip(pairs, self._carry_out(jobs, progress), strict=True))
+        return [verdicts[problem, code] for problem, code in items]
 
     def run(
         self, items: Sequence[tuple[str, str]], problem: Problem | None = None, progress: bool = False
@@ -136,7 +137,12 @@ class Sandbox:
         for number, item in enumerate(items):
             check_pair(item, (str, str), f"items[{number}]")
         limits = self._limits(problem)
-        return self._carry_out([partial(_run, problem, code, text, limits) for code, text in items], progress)
+        if problem is None:
+            requests = [RunRequest(limits, limits.output_bytes(), code, text) for code, text in items]
+        else:
+            kind = "functional" if any(sample.kind == "functional" for sample in problem.samples) else "stdin"
+            requests = [request_for(problem, Test(text, "", kind), code, limits) for code, text in items]
+        return self._carry_out([partial(_ran, request) for request in requests], progress)
 
     def report(self) -> dict[str, str | bool]:
         """The layers of isolation that are on: True, False, or their degree as text.  Starts a worker if none is."""
@@ -172,7 +178,7 @@ class Sandbox:
         def beside_others(job: Callable[[Run], Result]) -> Result:
             worker = idle.get()
             try:
-                return job(worker.run)
+                return job(partial(_run_beside_others, worker))
             finally:
                 idle.put(worker)
 
@@ -185,7 +191,7 @@ class Sandbox:
                         results[futures[future]] = future.result()
                         bar.update()
                 for index in sorted(set(range(len(jobs))) - set(results)):
-                    results[index] = jobs[index](partial(self._workers[0].run, alone=True))
+                    results[index] = jobs[index](self._workers[0].run)
                     bar.update()
             except BaseException:
                 for worker in self._workers:
@@ -198,49 +204,34 @@ class Sandbox:
 
 
 class InDoubt(Exception):
-    """A run took too long, or its worker died: it counts only when it was done once more, alone."""
+    """A run took too long, or was killed: it counts only when it was done once more, alone."""
 
 
-@dataclass
-class _Grading:
-    """A program on its way through the tests of its problem: `test` is the next one, `slowest` in CPU seconds."""
+def _run_beside_others(worker: _Worker, request: RunRequest) -> Execution:
+    execution = worker.run(request)
+    if execution.status in COUNTS_TWICE:
+        raise InDoubt
+    return execution
 
-    problem: Problem
-    code: str
-    limits: Limits
-    test: int = 0
-    slowest: float = 0.0
 
-    def finish(self, run: Run) -> Verdict:
-        """Run the program on the tests that are left, up to the first that fails."""
-        while self.test < len(self.problem.tests):
-            kind, detail = self._judged(self.problem.tests[self.test], run)
-            if kind != "passed":
-                return Verdict(kind, self.slowest, self.test, detail)
-            self.test += 1
-        return Verdict("passed", self.slowest)
-
-    def _judged(self, test: Test, run: Run) -> tuple[str, str]:
-        nonce = secrets.token_hex(16)
-        execution = run(request_for(self.problem, test, self.code, nonce, self.limits))
-        if self.problem.checker and test.kind == "stdin" and execution.status == "ok":
-            said = run(request_to_checker(self.problem, test, execution.stdout, nonce, self.limits))
-            kind, detail = judged_by_checker(execution.stdout, said, nonce)
+def _graded(problem: Problem, code: str, limits: Limits, settled: list[float], run: Run) -> Verdict:
+    """The verdict on a program.  `settled` holds the CPU seconds of the tests that it has passed in an earlier try."""
+    for index in range(len(settled), len(problem.tests)):
+        test = problem.tests[index]
+        execution = run(request_for(problem, test, code, limits))
+        if problem.checker and test.kind == "stdin" and execution.status == "ok":
+            said = run(request_to_checker(problem, test, execution.stdout, limits))
+            kind, detail = judged_by_checker(execution.stdout, said)
         else:
-            kind, detail = judged(self.problem, test, execution, nonce, self.limits)
-        self.slowest = max(self.slowest, execution.cpu)
-        return kind, detail
+            kind, detail = judged(problem, test, execution, limits)
+        settled.append(execution.cpu)
+        if kind != "passed":
+            return Verdict(kind, max(settled), index, detail)
+    return Verdict("passed", max(settled))
 
 
-def _run(problem: Problem | None, code: str, text: str, limits: Limits, run: Run) -> Execution:
-    if problem is None:
-        return run(RunRequest(limits, limits.output_bytes(), code, text))
-    is_call = any(sample.kind == "functional" for sample in problem.samples)
-    nonce = secrets.token_hex(16)
-    execution = run(request_for(problem, Test(text, "", "functional" if is_call else "stdin"), code, nonce, limits))
-    if is_call and execution.status == "ok" and not execution.result.startswith(nonce):
-        execution = replace(execution, status="runtime_error")  # it ended before its function had returned
-    return replace(execution, result=execution.result.removeprefix(nonce))
+def _ran(request: RunRequest, run: Run) -> Execution:
+    return run(request)
 
 
 class _Worker:
@@ -253,7 +244,6 @@ class _Worker:
         self.without = list(without)
         self.limits: Limits | None = None
         self.layers: dict[str, str | bool] = {}
-        self._given_up = False
         self._channel: socket.socket | None = None
         self._errors: IO[bytes] | None = None
         self._end: weakref.finalize | None = None
@@ -266,24 +256,25 @@ class _Worker:
         if self._channel is not None and self.limits == limits:
             return self._channel
         self.stop()
-        self.limits, self._given_up = limits, False
         # With a fixed seed, sets are printed in the same order every time.  No fork takes numpy's threads along.
         environment = {"PYTHONHASHSEED": "0", "PYTHONPATH": os.fspath(PACKAGE), "OPENBLAS_NUM_THREADS": "1"}
         environment |= {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
-        self._errors = tempfile.TemporaryFile()
+        errors = tempfile.TemporaryFile()
         channel, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         process = subprocess.Popen(
             [sys.executable, "-B", "-P", "-s", "-S", "-X", "utf8", "-m", WORKER],
-            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=self._errors, cwd="/", env=environment,
+            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, cwd="/", env=environment,
             start_new_session=True,
         )  # fmt: skip
         theirs.close()
-        self._channel, self._end = channel, weakref.finalize(self, _end_worker, channel, process, os.getpid())
+        self.limits, self._channel, self._errors = limits, channel, errors
+        self._end = weakref.finalize(self, _end_worker, channel, errors, process)
         settings = {
             "time_limit": limits.cpu_seconds,
             "wall_limit": limits.wall_seconds,
             "memory_bytes": int(limits.memory_mb * 2**20),
             "processes": int(limits.processes),
+            "refused_calls": _refused_calls(),
             "without": self.without,
             **_find_modules(limits.modules),
         }
@@ -299,18 +290,8 @@ class _Worker:
         _warn_of_missing(tuple(name for name, on in self.layers.items() if not on and name not in self.without))
         return channel
 
-    def run(self, request: RunRequest, alone: bool = False) -> Execution:
-        """Run a program.  Raises `InDoubt` for one that did not run `alone`, where only that can tell."""
-        execution = self._run_once(request)
-        if execution.status in COUNTS_TWICE and not alone:
-            raise InDoubt
-        return replace(execution, status=COUNTS_TWICE.get(execution.status, execution.status))
-
-    def _run_once(self, request: RunRequest) -> Execution:
-        """A run by a worker that is started again if it died meanwhile.
-
-        The status is `worker_died` if there is no worker to tell it.
-        """
+    def run(self, request: RunRequest) -> Execution:
+        """A run by the process, which is started again if it has died; `killed` is what it can't tell of any more."""
         channel, program = self.start(request.limits), _Program(request)
         try:
             try:
@@ -323,15 +304,13 @@ class _Worker:
                 return program.end(json.loads(reply))
         finally:
             program.close()
-        what = "did not answer" if reply is None else "ended in the middle of a program"
-        if not self._given_up:
-            log.warning("A worker of the sandbox %s. %s", what, self._last_words())
+        said = f"{self._last_words()}\nthe worker that ran it ended in the middle of a program, or did not answer"
         self.stop()
-        return Execution("worker_died", "", f"the worker that ran it {what}", 0.0, 0.0)
+        return Execution("killed", "", said, 0.0, 0.0)
 
     @staticmethod
-    def _reply(channel: socket.socket, program: _Program) -> bytes | None:
-        """What the worker says of the program's end: b"" if the worker has ended, None if it is long overdue.
+    def _reply(channel: socket.socket, program: _Program) -> bytes:
+        """What the worker says of the program's end; b"" if it has ended itself, or is long overdue.
 
         Most programs end at once, and their output waits in the pipes: to be woken for each part of it costs more.
         """
@@ -343,19 +322,18 @@ class _Worker:
             for name, file in program.files.items():
                 if name == "link" or now >= undisturbed:
                     poll.register(file, select.POLLIN)
-            poll.poll(math.ceil(1000 * ((undisturbed if now < undisturbed else overdue) - now)))
+            poll.poll(1000 * ((undisturbed if now < undisturbed else overdue) - now) + 1)
             program.look()
             try:
                 return channel.recv(MESSAGE_BYTES)
             except BlockingIOError:
                 continue
             except OSError:
-                return b""
-        return None
+                break
+        return b""
 
     def give_up(self) -> None:
         """Have the process end, and with it what another thread waits for; `stop` comes after that."""
-        self._given_up = True
         if self._channel is not None:
             self._channel.shutdown(socket.SHUT_RDWR)
 
@@ -363,8 +341,6 @@ class _Worker:
         """End the process, and with it all that runs in it."""
         if self._end is not None:
             self._end()
-        if self._errors is not None:
-            self._errors.close()
         self._channel, self._end, self._errors = None, None, None
 
     def _last_words(self) -> str:
@@ -380,6 +356,7 @@ class _Program:
     def __init__(self, request: RunRequest):
         self.request = request
         self.file = _file_in_memory(request.text())
+        self.nonce = secrets.token_hex(16) if request.entry else ""  # by which a result shows that the call was made
         self.called = False
         self.files: dict[str, int] = {}  # where it writes to, seen from here
         self.written = {"out": bytearray(), "err": bytearray(), "link": bytearray()}
@@ -388,7 +365,7 @@ class _Program:
             self.files[name], theirs = os.pipe()
             os.fchmod(theirs, 0o666)  # so that another user can open /dev/stdout
             self.theirs.append(theirs)
-        if request.call:
+        if request.entry:
             self.files["link"], theirs = (end.detach() for end in socket.socketpair())
             self.theirs.append(theirs)
         for file in self.files.values():
@@ -408,7 +385,7 @@ class _Program:
         if self.written["link"] and not self.called and "link" in self.files:
             self.called = True
             os.ftruncate(self.file, 0)
-            os.pwrite(self.file, self.request.call, 0)
+            os.pwrite(self.file, (self.nonce + self.request.arguments).encode("utf-8", "surrogatepass"), 0)
             with contextlib.suppress(OSError):  # the program may have closed its end
                 os.write(self.files["link"], b"!")
 
@@ -443,7 +420,9 @@ class _Program:
             raise SandboxError(f"A program could not be shut in, and was not run: {err.strip()}")
         if self._too_much("out") or self._too_much("link"):
             told["status"] = "output_limit"
-        return Execution(**told, stdout=out, stderr=err, result=link[1:])
+        elif told["status"] == "ok" and not link[1:].startswith(self.nonce):
+            told["status"], err = "runtime_error", "the program ended before its function was called and had returned"
+        return Execution(**told, stdout=out, stderr=err, result=link[1:].removeprefix(self.nonce))
 
     def close(self) -> None:
         for file in (self.file, *self.files.values(), *self.theirs):
@@ -452,25 +431,34 @@ class _Program:
 
 def _file_in_memory(data: bytes) -> int:
     """An open file without a name that holds `data`, at its start."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("file")
-    else:  # a Python that was built for an old C library
-        with tempfile.TemporaryFile() as opened:
-            file = os.dup(opened.fileno())
+    file = _memfd_create()(b"file", 0)
     os.pwrite(file, data, 0)
     return file
 
 
-def _end_worker(channel: socket.socket, process: subprocess.Popen, owner: int) -> None:
+@cache
+def _memfd_create() -> Callable[[bytes, int], int]:
+    """The C library's function: `os.memfd_create` is missing in a Python that was built for an older one."""
+    return ctypes.CDLL(None).memfd_create
+
+
+def _end_worker(channel: socket.socket, errors: IO[bytes], process: subprocess.Popen) -> None:
     """Close the channel, on which a worker ends by itself; kill one that does not."""
     channel.close()
-    if os.getpid() != owner:  # a fork of the process that started the worker
-        return
+    errors.close()
     try:
         process.wait(timeout=2)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@cache
+def _refused_calls() -> list[int]:
+    """The numbers that the system calls of `data/refused_calls.toml` have on this machine."""
+    table = tomllib.loads((DATA / "refused_calls.toml").read_text("utf-8"))
+    numbers = [call[MACHINES.index(platform.machine())] for call in table.values()]
+    return [number for number in numbers if number >= 0]
 
 
 @cache
@@ -493,4 +481,4 @@ def _find_modules(modules: Sequence[str]) -> dict[str, list[str]]:
         place = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
         folders.append(os.fspath(place.parent))
         packages += [os.fspath(p) for p in (place, place.parent / f"{name}.libs") if p.exists()]
-    return {"modules": list(modules), "module_folders": list(dict.fromkeys(folders)), "packages": packages}
+    return {"module_folders": list(dict.fromkeys(folders)), "packages": packages}

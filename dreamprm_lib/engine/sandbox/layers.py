@@ -24,6 +24,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -44,7 +45,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, CAPABILITY_VERSION = 0x10000000, 0x20080522
 NAMESPACES = {
     "mount namespace": 0x00020000,
     "pid namespace": 0x20000000,
@@ -52,11 +53,10 @@ NAMESPACES = {
     "ipc namespace": 0x08000000,
     "host name namespace": 0x04000000,
 }
-SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+MACHINES = {"x86_64": (0xC000003E, 56, 126), "aarch64": (0xC00000B7, 220, 91)}
+AUDIT_ARCH, SYS_CLONE, SYS_CAPSET = MACHINES[platform.machine()]
 SYS_PIDFD_OPEN = 434
 SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 442, 444, 445, 446
-MACHINE = platform.machine()
 
 
 def call(function: str, *arguments: Any) -> int:
@@ -77,18 +77,8 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
     call("mount", *names, ctypes.c_ulong(flags), os.fsencode(options))
 
 
-def prctl(option: int, value: int) -> None:
-    call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
-def unshare(flag: int) -> None:
-    call("unshare", flag)
-
-
-def drop_capabilities() -> None:
-    """Give up every capability of this thread, for good (version 3 of the interface: two words of each set)."""
-    header = struct.pack("=Ii", 0x20080522, 0)
-    syscall(SYS_CAPSET[MACHINE], header, bytes(24))
+def prctl(option: int, value: int, pointer: bytes | None = None) -> None:
+    call("prctl", option, ctypes.c_ulong(value), pointer, ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
 # --- Layers that close the worker -------------------------------------------------------------------------------------
@@ -101,34 +91,28 @@ def enter_user_namespace() -> None:
     """
     worker, uid, gid = os.getpid(), os.geteuid(), os.getegid()
     other = f"\n{NOBODY} {NOBODY} 1" if uid == 0 else ""
+    maps = {} if uid == 0 else {"setgroups": "deny"}
+    maps |= {"gid_map": f"{gid} {gid} 1{other}", "uid_map": f"{uid} {uid} 1{other}"}
     go, tell = os.pipe()
     helper = os.fork()
     if helper == 0:
-        status = 1
         try:
             os.close(tell)
-            if os.read(go, 1):
-                if uid != 0:
-                    write_text(f"/proc/{worker}/setgroups", "deny")
-                write_text(f"/proc/{worker}/gid_map", f"{gid} {gid} 1{other}")
-                write_text(f"/proc/{worker}/uid_map", f"{uid} {uid} 1{other}")
-                status = 0
+            os.read(go, 1)
+            for name, text in maps.items():
+                with open(f"/proc/{worker}/{name}", "w") as file:
+                    file.write(text)
+            os._exit(0)
         finally:
-            os._exit(status)
+            os._exit(1)
     os.close(go)
     try:
         call("unshare", CLONE_NEWUSER)
-        os.write(tell, b"1")
     finally:
         os.close(tell)
         status = os.waitpid(helper, 0)[1]
     if status:
         raise OSError(errno.EPERM, "the maps of the user namespace could not be written")
-
-
-def write_text(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
 
 
 def readable_places() -> list[str]:
@@ -164,7 +148,7 @@ def enter_private_root(places: list[str], packages: list[str]) -> None:
     read_only = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, read_only, ctypes.c_size_t(len(read_only)))
     os.chdir(root)
-    syscall(SYS_PIVOT_ROOT[MACHINE], b".", b".")
+    call("pivot_root", b".", b".")
     call("umount2", b".", MNT_DETACH)
     os.chdir("/")
 
@@ -208,87 +192,66 @@ def landlock_rules(read: list[str], list_only: list[str], write: list[str]) -> i
     return rules
 
 
-# Numbers of the system calls that no contest program needs, on x86_64 and aarch64 (None: not there).  They answer
-# EPERM: new processes and programs, other processes' memory, mounts and namespaces, keys, kernel modules, sockets
-# (a pair of connected ones is allowed, asyncio uses it), and memory that outlives or evades the address space limit.
-REFUSED_CALLS: dict[str, tuple[int | None, int | None]] = {
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "unshare": (272, 97), "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429),
-    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
-    "mount_setattr": (442, 442), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "acct": (163, 89), "quotactl": (179, 60),
-    "syslog": (103, 116), "open_by_handle_at": (304, 265), "iopl": (172, None), "ioperm": (173, None),
-    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "socket": (41, 198),
-}  # fmt: skip
-AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-SYS_CLONE, SYS_CLONE3, CLONE_THREAD = {"x86_64": 56, "aarch64": 220}, 435, 0x10000
+SYS_CLONE3, CLONE_THREAD = 435, 0x10000
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, REFUSE, PRETEND_MISSING = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 
 
-def seccomp_filter(machine: str) -> bytes:
-    """The filter as BPF instructions: (code, steps if true, steps if false, operand), eight bytes each."""
-    column = list(AUDIT_ARCH).index(machine)
+def seccomp_filter(refused_calls: list[int]) -> bytes:
+    """BPF that refuses these system calls and new processes: (code, steps if true, steps if false, operand) each."""
     program = [
-        (LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, REFUSE),  # another architecture's call
+        (LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH), (RETURN, 0, 0, REFUSE),  # another architecture's call
         (LOAD, 0, 0, 0), (JUMP_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE),  # x32 calls
         (JUMP_EQUAL, 0, 1, SYS_CLONE3), (RETURN, 0, 0, PRETEND_MISSING),  # its flags can't be read here: glibc clones
-        (JUMP_EQUAL, 0, 4, SYS_CLONE[machine]), (LOAD, 0, 0, 16), (JUMP_ANY_BIT, 1, 0, CLONE_THREAD),
+        (JUMP_EQUAL, 0, 4, SYS_CLONE), (LOAD, 0, 0, 16), (JUMP_ANY_BIT, 1, 0, CLONE_THREAD),
         (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW),
     ]  # fmt: skip
-    for numbers in REFUSED_CALLS.values():
-        if (number := numbers[column]) is not None:
-            program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    for number in refused_calls:
+        program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 def install_filter(instructions: bytes) -> None:
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    program = struct.pack("HP", len(instructions) // 8, ctypes.addressof(buffer))  # the kernel's `struct sock_fprog`
-    call("prctl", PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0))
+    kernels_program = struct.pack("HP", len(instructions) // 8, ctypes.addressof(buffer))  # `struct sock_fprog`
+    prctl(PR_SET_SECCOMP, 2, kernels_program)
 
 
 # --- The worker and its children --------------------------------------------------------------------------------------
 
-Action = Callable[[], str | None]  # puts a layer on; a text says to which degree
+Action = Callable[[], int | str | None]  # puts a layer on; a text says to which degree
 
 
+@dataclass
 class Cell:
     """The closed worker: what every child inherits, and the layers that a child puts on itself.
 
-    `layers` says for each layer whether it is on (or, as text, to which degree).
+    `layers` says for each layer whether it is on (or, as text, to which degree); the fields before it are settings.
     """
 
-    def __init__(self, settings: dict):
-        self.time_limit: float = settings["time_limit"]
-        self.wall_limit: float = settings["wall_limit"]
-        self.memory_bytes: int = settings["memory_bytes"]
-        self.processes: int = settings["processes"]
-        self.packages: list[str] = settings["packages"]
-        self.without: list[str] = settings["without"]
-        self.layers: dict[str, bool | str] = {}
-        self.cores = os.cpu_count() or 1
-        self.scratch = "/"  # where a program starts
-        self.untouched: tuple[int, int, int] | None = None  # how the scratch folder looks before a program
-        self.rules = -1  # of Landlock, an open file
-        self.filter = seccomp_filter(MACHINE)
-        self.limits: dict[int, tuple[int, int]] = {}  # of a child alone
-        self.resident_bytes = math.inf  # what a child may have in memory
-        self.size = os.open("/proc/self/statm", os.O_RDONLY)  # where the kernel reports how large this process is
+    time_limit: float
+    wall_limit: float
+    memory_bytes: int
+    processes: int
+    packages: list[str]
+    refused_calls: list[int]
+    without: list[str]
+    layers: dict[str, bool | str] = field(default_factory=dict)
+    scratch: str = "/"  # where a program starts
+    untouched: tuple[int, int, int] | None = None  # how the scratch folder looks before a program
+    rules: int = -1  # of Landlock, an open file
+    filter: bytes = b""  # of seccomp
+    size: int = -1  # where the kernel reports how large this process is, an open file
+    limits: dict[int, tuple[int, int]] = field(default_factory=dict)  # of a child
+    resident_bytes: float = math.inf  # what a child may have in memory
 
     def close_in(self) -> bool:
         """Put on every layer that the kernel gives.  False in the process that only waits outside."""
         self._rehearse({"user namespace": enter_user_namespace})
         if self.layers["user namespace"]:
             enter_user_namespace()
-        self._put_on({name: partial(unshare, flag) for name, flag in NAMESPACES.items()})
+        self._put_on({name: partial(call, "unshare", flag) for name, flag in NAMESPACES.items()})
         if self.layers["pid namespace"]:
             if inside := os.fork():
                 os.waitpid(inside, 0)
@@ -296,12 +259,12 @@ class Cell:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
             prctl(PR_SET_CHILD_SUBREAPER, 1)
-        os.close(self.size)
         self.size = os.open("/proc/self/statm", os.O_RDONLY)
         self._put_on({"private root": self._enter_private_root})
-        self.fresh_scratch()
+        self._make_scratch()
         prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
         self._find_limits()
+        self.filter = seccomp_filter(self.refused_calls)
         self._rehearse(self._layers_of_a_child())
         return True
 
@@ -311,7 +274,8 @@ class Cell:
             self.layers[name] = False
             if name not in self.without:
                 with contextlib.suppress(OSError):
-                    self.layers[name] = action() or True
+                    degree = action()
+                    self.layers[name] = degree if isinstance(degree, str) else True
 
     def _rehearse(self, layers: dict[str, Action]) -> None:
         """Find out in a child which layers the kernel gives, so that this process stays as it is."""
@@ -332,7 +296,7 @@ class Cell:
         return {
             "unprivileged user": give_up_root,
             "resource limits": lambda: set_limits(self.limits),
-            "no capabilities": drop_capabilities,
+            "no capabilities": lambda: syscall(SYS_CAPSET, struct.pack("=Ii", CAPABILITY_VERSION, 0), bytes(24)),
             "no new privileges": lambda: prctl(PR_SET_NO_NEW_PRIVS, 1),
             "landlock": self._keep_to_the_rules,
             "seccomp": lambda: install_filter(self.filter),
@@ -375,12 +339,9 @@ class Cell:
         with contextlib.suppress(OSError):
             self.rules = landlock_rules(read, list_only, write)
 
-    def fresh_scratch(self) -> None:
+    def _make_scratch(self) -> None:
         """An empty folder for the next program to work in: a new file system in memory, on a private root."""
         if self.layers["private root"]:
-            if self.scratch != "/":
-                os.chdir("/")
-                call("umount2", b"/tmp", MNT_DETACH)
             mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, SCRATCH_OPTIONS)
             self.scratch = "/tmp"
             self.untouched = self._look_of_scratch()
@@ -393,31 +354,28 @@ class Cell:
     def clear_scratch(self) -> None:
         """A fresh scratch folder, if the last program touched it: mounting one takes as long as a test."""
         if self.untouched is not None and self._look_of_scratch() != self.untouched:
-            self.fresh_scratch()
+            os.chdir("/")
+            call("umount2", b"/tmp", MNT_DETACH)
+            self._make_scratch()
 
     def _find_limits(self) -> None:
-        """In the worker: find a program's limits, and take on those that don't hinder the worker itself.  A limit that
-        is lower already stays.
+        """Find a program's limits.  A limit that is lower already stays.
 
         The kernel counts CPU seconds by ticks of its clock, which on a busy core can be nearly twice the time that was
         used.  The worker reads the exact clock, so the kernel's limit is the wide net behind it.  A program may ask
         for a larger stack, as many do, and gets it within the limit of its memory.
         """
-        if "resource limits" in self.without:
-            return
-        stack = at_most(resource.RLIMIT_STACK, STACK_BYTES), hard_limit(resource.RLIMIT_STACK)
-        set_limits({
-            resource.RLIMIT_CORE: (0, 0),
-            resource.RLIMIT_MEMLOCK: (0, 0),
-            resource.RLIMIT_NOFILE: (at_most(resource.RLIMIT_NOFILE, OPEN_FILES),) * 2,
-            resource.RLIMIT_STACK: stack,
-        })  # fmt: skip
-        own = {
+        wanted = {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+            resource.RLIMIT_NOFILE: OPEN_FILES,
             resource.RLIMIT_CPU: math.ceil(self.time_limit * 4) + 1,
             resource.RLIMIT_FSIZE: FILE_BYTES,
             resource.RLIMIT_NPROC: self.processes,
         }
-        self.limits = {which: (at_most(which, limit),) * 2 for which, limit in own.items()}
+        self.limits = {which: (at_most(which, limit),) * 2 for which, limit in wanted.items()}
+        stack = resource.RLIMIT_STACK
+        self.limits[stack] = at_most(stack, STACK_BYTES), resource.getrlimit(stack)[1]
 
     def measure(self) -> None:
         """Set the limits of memory above what this process has now, which is what a child starts with."""
@@ -430,13 +388,9 @@ class Cell:
         self.limits[resource.RLIMIT_AS] = soft, hard
 
 
-def hard_limit(which: int) -> int:
-    return resource.getrlimit(which)[1]
-
-
 def at_most(which: int, limit: int) -> int:
     """The limit, or the hard one of this process if that is lower."""
-    hard = hard_limit(which)
+    hard = resource.getrlimit(which)[1]
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
@@ -448,7 +402,7 @@ def set_limits(limits: dict[int, tuple[int, int]]) -> None:
 
 def make_room_for_stacks() -> None:
     """Let this process reserve address space up to its hard limit."""
-    hard = hard_limit(resource.RLIMIT_AS)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 

@@ -18,7 +18,6 @@ from dreamprm_lib.engine.problem import TEST_KINDS, Problem, Test
 from dreamprm_lib.engine.sandbox.comparison import (
     checked_tolerance,
     first_difference,
-    outputs_match,
     read_json,
     short,
     values_match,
@@ -96,16 +95,14 @@ class Limits:
     modules: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, problem: Problem | None, **changes: object) -> Limits:
+    def of(cls, problem: Problem | None, **changes: Any) -> Limits:
         """The limits of the set that a problem comes from, with `changes`; those of no problem are the default ones.
 
         Raises `InputError` for a change that is no limit, or can't be one.
         """
         limits = LIVECODEBENCH if problem and problem.source in LIVECODEBENCH_PLATFORMS else cls()
-        form = checked(LIMITS_FORM, changes, "The limits of the sandbox", noun="limit")
-        values: dict[str, Any] = {name: getattr(form, name) for name in changes}
-        values |= {"modules": tuple(values.get("modules", limits.modules))}
-        return replace(limits, **values)
+        checked(LIMITS_FORM, changes, "The limits of the sandbox", noun="limit")
+        return replace(limits, **{**changes, "modules": tuple(changes.get("modules", limits.modules))})
 
     @property
     def cpu_seconds(self) -> float:
@@ -145,7 +142,7 @@ class RunRequest:
     """One run that is asked of a worker: a program, its input, and, apart from both, the call that follows it.
 
     `given` says whether LiveCodeBench's imports come before the program; `kind` is that of the test and `entry` the
-    function to be called; `call` is a nonce and the arguments; `output_bytes` is the most that the program may write.
+    function to be called ("" for none) with `arguments`; `output_bytes` is the most that the program may write.
     """
 
     limits: Limits
@@ -155,41 +152,37 @@ class RunRequest:
     given: bool = False
     kind: str = "stdin"
     entry: str = ""
-    call: bytes = b""
+    arguments: str = ""
 
     def text(self) -> bytes:
         """What the program's process reads, a line about the program before it."""
         return f"{'given' if self.given else ''} {self.kind} {self.entry}\n{self.code}".encode("utf-8", "surrogatepass")
 
-    def modules(self) -> tuple[str, ...]:
+    def modules(self) -> list[str]:
         """What the worker loads before it forks: of a program it learns no more than this."""
-        known = (*COMMON_MODULES, *self.limits.modules)
-        return known if self.given else _named(self.code, known)
+        return _named(self.code, self.given, (*COMMON_MODULES, *self.limits.modules))
 
 
 @lru_cache
-def _named(code: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in code)
+def _named(code: str, all_of_them: bool, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if all_of_them or name in code]
 
 
-def request_for(problem: Problem, test: Test, code: str, nonce: str, limits: Limits) -> RunRequest:
+def request_for(problem: Problem, test: Test, code: str, limits: Limits) -> RunRequest:
     """The program's run on a test."""
-    given = problem.source in LIVECODEBENCH_PLATFORMS
+    given = problem.source in LIVECODEBENCH_PLATFORMS or test.kind == "functional"
     output_bytes = limits.output_bytes(test.output)
     if test.kind == "stdin":
         return RunRequest(limits, output_bytes, code, test.input, given)
     if test.kind == "check":
         code = _behind_the_prompt(problem, code)
-    call = (nonce + test.input).encode("utf-8", "surrogatepass")
-    given = given or test.kind == "functional"
-    return RunRequest(limits, output_bytes, code, "", given, test.kind, problem.entry_point, call)
+    return RunRequest(limits, output_bytes, code, "", given, test.kind, problem.entry_point, test.input)
 
 
-def request_to_checker(problem: Problem, test: Test, output: str, nonce: str, limits: Limits) -> RunRequest:
+def request_to_checker(problem: Problem, test: Test, output: str, limits: Limits) -> RunRequest:
     """The run of the problem's checker, in a process of its own, on an output."""
     arguments = "\n".join(json.dumps(text) for text in (test.input, output, test.output))
-    call = (nonce + arguments).encode()
-    return RunRequest(limits, limits.output_bytes(), problem.checker, "", False, "functional", "check", call)
+    return RunRequest(limits, limits.output_bytes(), problem.checker, "", False, "functional", "check", arguments)
 
 
 def _behind_the_prompt(problem: Problem, code: str) -> str:
@@ -205,30 +198,25 @@ def _behind_the_prompt(problem: Problem, code: str) -> str:
 # --- What its answer counts as ----------------------------------------------------------------------------------------
 
 
-def judged(problem: Problem, test: Test, execution: Execution, nonce: str, limits: Limits) -> tuple[str, str]:
+def judged(problem: Problem, test: Test, execution: Execution, limits: Limits) -> tuple[str, str]:
     """The kind of verdict on one test, and its detail."""
     if execution.status != "ok":
         return execution.status, _reason(execution, limits, limits.output_bytes(test.output))
+    wrong = ""
     if test.kind == "stdin":
-        if outputs_match(execution.stdout, test.output, problem.tolerance):
-            return "passed", ""
-        return "wrong_answer", first_difference(execution.stdout, test.output, problem.tolerance)
-    if not execution.result.startswith(nonce):
-        return "runtime_error", "the program ended before its function was called and had returned"
-    if test.kind == "check":
-        return "passed", ""
-    result = execution.result.removeprefix(nonce)
-    try:
-        if values_match(read_json(result), read_json(test.output), problem.tolerance):
-            return "passed", ""
-    except (ValueError, RecursionError) as error:
-        return "wrong_answer", f"the result can't be read: {error}"
-    return "wrong_answer", f"expected {short(test.output)}, got {short(result)}"
+        wrong = first_difference(execution.stdout, test.output, problem.tolerance)
+    elif test.kind == "functional":
+        try:
+            if not values_match(read_json(execution.result), read_json(test.output), problem.tolerance):
+                wrong = f"expected {short(test.output)}, got {short(execution.result)}"
+        except (ValueError, RecursionError) as error:
+            wrong = f"the result can't be read: {error}"
+    return "wrong_answer" if wrong else "passed", wrong
 
 
-def judged_by_checker(output: str, execution: Execution, nonce: str) -> tuple[str, str]:
+def judged_by_checker(output: str, execution: Execution) -> tuple[str, str]:
     """The kind of verdict on an output, and its detail; a checker that raises refuses the output."""
-    if execution.result == nonce + "true":
+    if execution.status == "ok" and execution.result == "true":
         return "passed", ""
     said = f"the checker refuses {short(repr(output.strip()))} {_last_lines(execution.stderr, 1)}"
     return "wrong_answer", said.strip()
@@ -264,10 +252,7 @@ def check_problem(problem: Problem) -> None:
     """Raises `InputError` unless the problem can be graded."""
     if not problem.tests:
         raise InputError(f"The problem {problem.id!r} has no tests, so nothing can be graded on it.")
-    try:
-        checked_tolerance(problem.tolerance)
-    except InputError as error:
-        raise InputError(f"The problem {problem.id!r} can't be graded: {error}") from error
+    checked_tolerance(problem.tolerance, f"The problem {problem.id!r} can't be graded: ")
     for index, test in enumerate(problem.tests):
         where = f"The problem {problem.id!r}, test {index},"
         if test.kind not in TEST_KINDS:

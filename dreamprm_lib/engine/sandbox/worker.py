@@ -58,6 +58,7 @@ OK, RUNTIME_ERROR, SYNTAX_ERROR, MEMORY_LIMIT, WRONG_ANSWER = 0, 1, 101, 102, 10
 KINDS = {OK: "ok", SYNTAX_ERROR: "syntax_error", MEMORY_LIMIT: "memory_limit", WRONG_ANSWER: "wrong_answer"}
 
 NONCE_BYTES = 32
+CORES = os.cpu_count() or 1
 
 # Bound here, because a program may put its own functions in their place.
 _read, _pread, _write, _exit, _interpreter_exit = os.read, os.pread, os.write, os._exit, sys.exit
@@ -260,13 +261,12 @@ def plain(value: Any) -> Any:
 
     Raises TypeError for a value that is no such data.
     """
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+    if value is None or isinstance(value, bool):
         return value
     scalar: Any
     for scalar in (int, float, complex, str, bytes):
         if isinstance(value, scalar):
-            parts = scalar.__getnewargs__(value)
-            return complex(*parts) if scalar is complex else parts[0]
+            return scalar(*scalar.__getnewargs__(value))
     many: Any
     for many in (list, tuple, set, frozenset):
         if isinstance(value, many):
@@ -292,53 +292,35 @@ def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict | 
         os.close(file)
     reason = watch(cell, channel, pid, started)
     seconds, resident, state = bury(cell, pid)
+    code = os.waitstatus_to_exitcode(state)
     if reason is None and resident > cell.resident_bytes:
         reason = "memory_limit"
+    if reason is None and (seconds > cell.time_limit or code == -signal.SIGXCPU):
+        reason = "time_limit"
     return {
-        "status": reason or kind_of_end(state, seconds > cell.time_limit),
+        "status": reason or ("killed" if code < 0 else KINDS.get(code, "runtime_error")),
         "cpu": round(seconds, 4),
         "wall": round(time.monotonic() - started, 4),
-        "signal": signal_name(os.WTERMSIG(state)) if os.WIFSIGNALED(state) else "",
+        "signal": next((s.name for s in signal.Signals if s == -code), f"signal {-code}") if code < 0 else "",
     }
 
 
 def watch(cell: Cell, channel: socket.socket, pid: int, started: float) -> str | None:
-    """Wait for the child's end; returns the limit that it broke first, or None."""
+    """Wait for the child's end, or the grader's; returns `time_limit` if its time was over before, or else None."""
     handle = syscall(SYS_PIDFD_OPEN, pid, 0)
     poll = select.poll()
     poll.register(handle, select.POLLIN)
-    poll.register(channel, 0)  # only a hang-up is reported: then nobody is left to answer
+    poll.register(channel, 0)  # only a hang-up is reported
     try:
         while True:
             left = cell.time_limit - cpu_seconds(pid)
             time_left = started + cell.wall_limit - time.monotonic()
-            if left < 0:
+            if left < 0 or time_left < 0:
                 return "time_limit"
-            if time_left < 0:
-                return "wall_limit"
-            for file, _ in poll.poll(1000 * min(time_left, max(left / cell.cores, 0.002))):
-                if file == handle:
-                    return None
-                bury(cell, pid)
-                raise BrokenPipeError("nobody is left to answer")
+            if poll.poll(1000 * min(time_left, max(left / CORES, 0.002))):
+                return None
     finally:
         os.close(handle)
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
-def kind_of_end(state: int, too_long: bool) -> str:
-    """The kind of a child's end by its wait status."""
-    if too_long or (os.WIFSIGNALED(state) and os.WTERMSIG(state) == signal.SIGXCPU):
-        return "time_limit"
-    if os.WIFSIGNALED(state):
-        return "killed"
-    return KINDS.get(os.WEXITSTATUS(state), "runtime_error")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -439,7 +421,8 @@ def main() -> int:
     settings = json.loads(channel.recv(1 << 16))
     site.setquit()
     os.environ.clear()
-    cell = Cell(settings)
+    folders = settings.pop("module_folders")
+    cell = Cell(**settings)
     if not cell.close_in():
         return 0
     gc.collect()
@@ -447,7 +430,7 @@ def main() -> int:
     cell.measure()
     try:
         channel.send(json.dumps(cell.layers).encode())
-        files = serve(cell, channel, settings["module_folders"])
+        files = serve(cell, channel, folders)
     except (BrokenPipeError, ConnectionResetError):
         return 0  # nobody is left to answer
     return become_program(cell, files) if files else 0
