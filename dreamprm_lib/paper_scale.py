@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale
@@ -26,46 +27,8 @@ from dreamprm_lib.test_time_scaling import Pool, make_pool
 
 PUBLISHED_PROBLEMS = {"easy": 31, "medium": 39, "hard": 61, "overall": 131}  # back-solved from the percentages
 
-PUBLISHED = pd.DataFrame(
-    [
-        ("Gemini-2.5", 100.0, 82.1, 52.5, 72.5),
-        ("O3", 100.0, 71.8, 57.4, 71.8),
-        ("DeepSeek-R1", 99.7, 77.7, 47.2, 68.7),
-        ("O4-mini-high", 100.0, 89.7, 57.4, 77.1),
-        ("ORM", 100.0, 89.7, 62.3, 79.4),
-        ("PRM-CoF", 100.0, 92.3, 62.3, 80.2),
-        ("DreamPRM-Code", 100.0, 92.3, 63.9, 80.9),
-    ],
-    columns=["method", "easy", "medium", "hard", "overall"],
-)
+PUBLISHED = pd.read_csv(DATA / "published.csv")
 """Published pass@1 in percent on LiveCodeBench, 2025-02 on (DreamPRM-Code, table 1)."""
-
-ORIGINAL = pd.DataFrame(
-    [
-        ("policy of the programs", "01", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
-        ("programs of a problem", "01", "train_samples", 1),
-        ("temperature of the programs", "01", "temperature", 0.2),
-        ("policy of the rollouts", "02", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
-        ("rollouts of a prefix", "02", "rollouts", 16),
-        ("temperature of the rollouts", "02", "temperature", 0.3),
-        ("policy of the candidates", "03", "policy.model", "o4-mini"),
-        ("its reasoning effort", "03", "policy.extra.reasoning_effort", "high"),
-        ("backbone", "04", "backbones", ["Qwen/Qwen2.5-Coder-3B"]),
-        ("LoRA on", "04, 05", "recipe.part.targets", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        ("LoRA rank", "04, 05", "recipe.part.rank", 8),
-        ("LoRA alpha", "04, 05", "recipe.part.alpha", 16.0),
-        ("loss", "04, 05", "recipe.loss", "mse"),
-        ("epochs (of the warm-up)", "04, 05", "recipe.epochs", 5),
-        ("learning rate", "04, 05", "recipe.learning_rate", 1e-4),
-        ("effective batch", "04, 05", "recipe.accumulation", 32),
-        ("bilevel iterations", "05", "recipe.iterations", 10_000),
-        ("accumulation in an iteration", "05", "recipe.iteration_accumulation", 8),
-        ("learning rate of the upper level", "05", "recipe.meta_lr", 0.01),
-        ("label smoothing of the lower level", "05", "recipe.smoothing", 0.1),
-    ],
-    columns=["setting", "chapters", "parameter", "value"],
-)
-"""The original's settings, and the parameter of the profile `paper` that holds each; dots lead into a group."""
 
 PAPER = Scale(problems=612, programs=1, rollouts=16, test_problems=PUBLISHED_PROBLEMS["overall"], candidates=8)
 """LiveCodeBench's problems before 2024-08 and from 2025-02 on (release v6), with the paper's settings; 8 candidates are
@@ -78,14 +41,11 @@ def published_counts() -> pd.DataFrame:
     `exact` says whether a whole number of problems gives the percentage to its last digit; averages over several runs
     do not.
     """
-    rows = []
-    for row in PUBLISHED.itertuples():
-        for difficulty, problems in PUBLISHED_PROBLEMS.items():
-            percent = getattr(row, difficulty)
-            solved = round(percent / 100 * problems)
-            exact = abs(100 * solved / problems - percent) <= 0.0501
-            rows.append((row.method, difficulty, solved, problems, exact))
-    return pd.DataFrame(rows, columns=["method", "difficulty", "solved", "problems", "exact"])
+    table = PUBLISHED.melt("method", var_name="difficulty", value_name="percent")
+    problems = table.difficulty.map(PUBLISHED_PROBLEMS)
+    solved = (table.percent / 100 * problems).round().astype(int)
+    exact = (100 * solved / problems - table.percent).abs() <= 0.0501
+    return table.drop(columns="percent").assign(solved=solved, problems=problems, exact=exact)
 
 
 def smallest_p_value(solved: int, baseline: int) -> float:

