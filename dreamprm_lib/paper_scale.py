@@ -9,21 +9,18 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.files import DATA
-from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import Scale
-from dreamprm_lib.evidence.statistics import mcnemar, mcnemar_power, problems_needed
+from dreamprm_lib.evidence.statistics import mcnemar_power, problems_needed
 from dreamprm_lib.label_correction import Corrected, Correction, correct
-from dreamprm_lib.reward_model import AGGREGATIONS
 from dreamprm_lib.steps import StepTable
-from dreamprm_lib.study.rows import CandidateScores, Program
-from dreamprm_lib.test_time_scaling import Pool, make_pool
+from dreamprm_lib.study.rows import Program
 
 PUBLISHED_PROBLEMS = {"easy": 31, "medium": 39, "hard": 61, "overall": 131}  # back-solved from the percentages
 
@@ -48,20 +45,9 @@ def published_counts() -> pd.DataFrame:
     return table.drop(columns="percent").assign(solved=solved, problems=problems, exact=exact)
 
 
-def smallest_p_value(solved: int, baseline: int) -> float:
-    """The least p-value that an exact McNemar test could give for two methods that solve so many of the same problems.
-
-    It is reached if the better one loses no problem that the other solves, so that all discordant ones are wins.
-    """
-    wins = abs(solved - baseline)
-    return mcnemar(wins, 0)
-
-
 def discordant_shares(gain: float, discordance: float) -> tuple[float, float]:
-    """The shares of problems won and lost for a gain and a share of discordant problems, all in [0, 1].
-
-    `discordance` is taken as at least the gain: fewer problems than that cannot differ.
-    """
+    """The shares of problems won and lost for a gain and a share of discordant problems, all in [0, 1]; `discordance`
+    is taken as at least the gain."""
     discordance = max(discordance, gain)
     return (discordance + gain) / 2, (discordance - gain) / 2
 
@@ -72,9 +58,7 @@ def power_curves(
     """Power of the exact McNemar test: columns gain, discordance, problems, power."""
     rows = [
         (gain, discordance, size, mcnemar_power(size, *discordant_shares(gain, discordance), level))
-        for discordance in discordances
-        for gain in gains
-        for size in sizes
+        for discordance, gain, size in product(discordances, gains, sizes)
     ]
     return pd.DataFrame(rows, columns=["gain", "discordance", "problems", "power"])
 
@@ -85,16 +69,14 @@ def settling_sizes(pairs: Sequence[tuple[str, str]], discordances: Sequence[floa
     Columns method, against, points (of gain), and the number by discordance: `least` if no problem is lost, which is
     the best case, then each of `discordances` that is not below the gain.
     """
-    counts = published_counts().query("difficulty == 'overall'").set_index("method").solved
+    solved = published_counts().query("difficulty == 'overall'").set_index("method").solved
+    columns = ["least", *(f"{share:.0%}" for share in discordances)]
     rows = []
     for method, other in pairs:
-        gain = (counts[method] - counts[other]) / PUBLISHED_PROBLEMS["overall"]
-        row = {"method": method, "against": other, "points": 100 * gain, "least": problems_needed(gain, 0.0)}
-        for share in discordances:
-            possible = share >= gain
-            row[f"{share:.0%}"] = problems_needed(*discordant_shares(gain, share)) if possible else None
-        rows.append(row)
-    return pd.DataFrame(rows).astype({name: "Int64" for name in ("least", *(f"{s:.0%}" for s in discordances))})
+        gain = (solved[method] - solved[other]) / PUBLISHED_PROBLEMS["overall"]
+        shares = [discordant_shares(gain, share) if share >= gain else (0.0, 0.0) for share in (gain, *discordances)]
+        rows.append((method, other, 100 * gain, *(problems_needed(*share) for share in shares)))
+    return pd.DataFrame(rows, columns=["method", "against", "points", *columns]).astype(dict.fromkeys(columns, "Int64"))
 
 
 # ------------------------------------------------------------------------------------------------- steps
@@ -184,10 +166,10 @@ def compare_splitters(programs: Sequence[Program]) -> pd.DataFrame:
     """
     rows = []
     for number, code in enumerate(p.code for p in programs if p.steps and parses(p.code)):
-        ends = np.cumsum([step.text.count("\n") for step in split_steps(code)])
+        ends = np.cumsum([step.text.count("\n") for step in split_steps(code)]).tolist()
         spread = on_three_lines(code)
         for splitter, text, cuts in (
-            ("functions (here)", code, [int(end) for end in ends]),
+            ("functions (here)", code, ends),
             ("released", code, released_cuts(code)),
             ("released, three lines", spread, released_cuts(spread)),
         ):
@@ -200,16 +182,12 @@ def compare_splitters(programs: Sequence[Program]) -> pd.DataFrame:
 def splitter_summary(prefixes: pd.DataFrame) -> pd.DataFrame:
     """Means by splitter over the table of `compare_splitters`: programs, prefixes (a program), and the shares of
     prefixes that parse, that shrink, and that end where a function or the program ends (`whole steps`)."""
-    groups = prefixes.assign(whole=prefixes.place.isin(["end of a function", "whole program"])).groupby("splitter")
-    return pd.DataFrame(
-        {
-            "programs": groups.program.nunique(),
-            "prefixes": groups.size() / groups.program.nunique(),
-            "parse": groups.parses.mean(),
-            "shrink": groups.shrinks.mean(),
-            "whole steps": groups.whole.mean(),
-        }
-    )
+    prefixes = prefixes.assign(whole=prefixes.place.isin(["end of a function", "whole program"]))
+    means = prefixes.groupby("splitter").agg(
+        programs=("program", "nunique"), prefixes=("program", "size"), parse=("parses", "mean"),
+        shrink=("shrinks", "mean"), whole=("whole", "mean"),
+    )  # fmt: skip
+    return means.assign(prefixes=means.prefixes / means.programs).rename(columns={"whole": "whole steps"})
 
 
 # ------------------------------------------------------------------------------------------------- labels and weights
@@ -232,21 +210,3 @@ def labels_and_weights_toy(
     meta = StepTable(features, passed, names)
     settings = Correction(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
     return {learn: correct(train, meta, replace(settings, learn=learn)) for learn in ("labels", "weights")}
-
-
-# ------------------------------------------------------------------------------------------------- whole programs
-
-
-def pool_by_aggregation(
-    problems: Sequence[Problem], candidates: Sequence[Program], scores: Sequence[CandidateScores]
-) -> Pool:
-    """One reward model's step scores as a method for each aggregation; `last` is the score of the whole program.
-
-    Raises `InputError` unless the scores are of one model.
-    """
-    models = sorted({row.method for row in scores})
-    if len(models) != 1:
-        raise InputError(f"Give the scores of one reward model, not of {len(models)} ({', '.join(models)}).")
-    pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
-    first = pools["last"]
-    return Pool(first.problems, first.passed, {how: pool.scores[models[0]] for how, pool in pools.items()})

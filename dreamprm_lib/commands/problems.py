@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from dreamprm_lib.candidate_solutions import headroom
-from dreamprm_lib.commands.run import NEEDED, PROJECT
+from dreamprm_lib.commands.run import NEEDED
 from dreamprm_lib.engine.problems import SPLITS, load_problems
 from dreamprm_lib.engine.validation import GENERATED, check_references, validate
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.study.rows import Program, read_rows
 
-REFERENCE = PROJECT / "outputs" / "reference"
 SETS = {  # source and licence of the sets that need no hub
     "starter": ("this project", "Apache-2.0"),
     "codeio": ("reasoning-gym 0.1.25", "Apache-2.0"),
@@ -21,29 +16,15 @@ SETS = {  # source and licence of the sets that need no hub
 }
 
 
-def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
-    """The sets of problems that need no hub.  Columns: set, source, licence, problems, train, meta, test; and, where a
-    study has graded programs of a set: recorded (problems), mixed (share of them with both passing and failing
-    programs), functions (mean steps a program)."""
-    files = [study / name for name in ("solutions.jsonl", "candidates.jsonl")]
-    programs = [p for file in files if file.exists() for p in read_rows(file, Program)]
-    rows = []
-    for name, (source, licence) in SETS.items():
-        problems = load_problems(name)
-        row = {"set": name, "source": source, "licence": licence, "problems": len(problems)}
-        row |= {split: sum(p.split == split for p in problems) for split in SPLITS}
-        known = {p.id for p in problems}
-        if recorded := [p for p in programs if p.problem in known]:
-            (total,) = headroom(problems, recorded).tail(1).to_dict("records")
-            row |= {"recorded": str(total["problems"]), "mixed": total["mixed"], "functions": total["functions"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def list_command(source: str | None) -> str:
-    """The table of `problem_sets`, or one line for each problem of a set."""
+    """The table of `SETS` and how many problems are in each split, or one line for each problem of a set."""
     if source is None:
-        return problem_sets().to_string(index=False, na_rep="-", float_format="{:.2f}".format)
+        rows = []
+        for name, (origin, licence) in SETS.items():
+            splits = [p.split for p in load_problems(name)]
+            rows.append((name, origin, licence, len(splits), *map(splits.count, SPLITS)))
+        columns = ["set", "source", "licence", "problems", *SPLITS]
+        return pd.DataFrame(rows, columns=columns).to_string(index=False)
     return "\n".join(
         f"{p.id:24} {p.split:6} {p.difficulty:7} {len(p.tests):3} tests  {p.title}" for p in load_problems(source)
     )

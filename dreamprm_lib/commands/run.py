@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import html
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,8 +21,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import papermill
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from pydantic import create_model
 
@@ -94,20 +90,16 @@ def elsewhere(profile: Profile) -> Profile:
     That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
     weaker model of chapter 2 is another model of the same server (`DREAMPRM_WEAK_MODEL`).
     """
-    policy = settings_from_environment()
+    policy, weaker = settings_from_environment(), settings_from_environment(weaker=True)
     if policy is None:
         return profile
-    weaker = settings_from_environment(weaker=True)
     if weaker == policy:
         log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
     changed: dict[str, Any] = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).api.prefill:
         changed["search_problems"] = 0
-    sections = {
-        notebook: {name: value for name, value in section.items() if name not in changed}
-        for notebook, section in profile.sections.items()
-    }
-    return replace(profile, common=profile.common | changed, sections=sections)
+    kept = {k: {n: v for n, v in section.items() if n not in changed} for k, section in profile.sections.items()}
+    return replace(profile, common=profile.common | changed, sections=kept)
 
 
 # ------------------------------------------------------------------------------------------------- parameters
@@ -136,6 +128,7 @@ def _stage_named(name: object, where: object, others: Iterable[str] = ()) -> Sta
 
 
 def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
+    """Where the notebook of a stage is, in the project or in a folder with another edition."""
     path = (notebooks or PROJECT / "notebooks") / f"{stage.notebook}.ipynb"
     if not path.exists():
         raise StudyError(f"{path} is missing. The runner needs a clone of the whole project, installed with pip -e.")
@@ -151,14 +144,14 @@ def stage_parameters(
     that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
-    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     common = {name: value for name, value in profile.common.items() if name in declared}
     given = {**common, **profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
     if taken := [name for name in fixed if name in given]:
         raise InputError(f"{stage.notebook}: `{taken[0]}` cannot be set. A study is named by --study.")
-    given |= {name: value for name, value in fixed.items() if name in declared}
+    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     checked(form, given, stage.notebook, "parameter")
-    together = {name: literal for name, (_, literal) in declared.items()} | given
+    own = {name: literal for name, (_, literal) in declared.items()}
+    together = own | given | {name: value for name, value in fixed.items() if name in declared}
     for name in together:
         if name.endswith("policy"):
             endpoint_from(together[name])
@@ -177,18 +170,19 @@ def _declared(path: Path) -> dict[str, tuple[Any, Any]]:
     declared = papermill.inspect_notebook(str(path))
     if not declared:
         raise InputError(f"{path} has no cell tagged `parameters`, so nothing could be set in it.")
+    return {
+        name: _typed(ast.literal_eval(info["default"]), info["inferred_type_name"]) for name, info in declared.items()
+    }
+
+
+def _typed(literal: Any, said: str) -> tuple[Any, Any]:
+    """The type of a literal, or the one that the cell `said`; and the literal."""
+    if said != "None":
+        return f"{said} | None" if literal is None else said, literal
+    if isinstance(literal, list) and literal:
+        return list[reduce(or_, map(type, literal))], literal  # type: ignore[misc]
     open_types: dict[type, Any] = {list: list[Any], dict: dict[str, Any], type(None): Any}
-    found: dict[str, tuple[Any, Any]] = {}
-    for name, info in declared.items():
-        literal, said = ast.literal_eval(info["default"]), info["inferred_type_name"]
-        if said != "None":
-            kind = f"{said} | None" if literal is None else said
-        elif isinstance(literal, list) and literal:
-            kind = list[reduce(or_, map(type, literal))]  # type: ignore[misc]
-        else:
-            kind = open_types.get(type(literal), type(literal))
-        found[name] = kind, literal
-    return found
+    return open_types.get(type(literal), type(literal)), literal
 
 
 LIMITS = {"train": ("01", "train_limit"), "meta": ("01", "meta_limit"), "test": ("03", "limit")}
@@ -280,43 +274,16 @@ def _refuse_what_comes_too_late(wanted: Mapping[str, dict], notebooks: Path) -> 
             recipe_of(settings["training"], settings["recipe"], settings["seed"])
 
 
-# ------------------------------------------------------------------------------------------------- one notebook
-
-
-class _ProgressClient(PapermillNotebookClient):
-    """Shows behind papermill's bar of cells what a bar in the running cell says, such as `3/40 [00:05<01:02]`."""
-
-    def handle_comm_msg(self, outs, msg, cell_index):
-        super().handle_comm_msg(outs, msg, cell_index)
-        said = str(msg["content"]["data"].get("state", {}).get("value", ""))
-        said = html.unescape(said).replace("\u2007", " ").strip()
-        if self.nb_man.pbar is not None and re.search(r"\[[\d:]+<[\d:?]+", said):
-            self.nb_man.pbar.set_postfix_str("" if re.match(r"(\S+)/\1 ", said) else said)
-
-
-class _TerminalEngine(NBClientEngine):
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, extra_arguments=(), **_unused):
-        return _ProgressClient(
-            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, extra_arguments=extra_arguments
-        ).execute()
-
-
-papermill_engines.register("terminal", _TerminalEngine)
-
-
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> None:
     """Run one notebook.  Its executed copy goes to `notebooks/`, also when it fails."""
     os.environ[ACCOUNT] = manifests.account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
-    terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
         papermill.execute_notebook(
             os.path.relpath(source),  # the executed copy holds these two, and an absolute path says nothing elsewhere
             os.path.relpath(executed),
             parameters,
-            engine_name="terminal" if terminal else None,
-            progress_bar={"mininterval": 0.1 if terminal else 30},
+            progress_bar={"mininterval": 0.1 if sys.stderr.isatty() else 30},  # a log is not flooded
             kernel_name="python3",
             cwd=str(source.parent),
             extra_arguments=["--log-level=CRITICAL"],
