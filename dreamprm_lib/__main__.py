@@ -15,7 +15,7 @@ from pathlib import Path
 from dreamprm_lib.engine.files import DATA, from_yaml, read_text
 from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
-TYPES = {"path": Path, "int": int, "float": float}
+TYPES = {"path": Path, "float": float}
 
 
 def main(arguments: list[str] | None = None) -> int:

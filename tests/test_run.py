@@ -78,7 +78,7 @@ def ran(monkeypatch):
         names.append(Path(source).stem)
         (stage,) = (s for s in runner.STAGES if s.notebook == names[-1])
         for file in stage.writes:
-            (Path(executed).parents[1] / file).write_text("".join(f'{{"restarted": {n}}}\n' for n in (0, 3, 4)) + "{}")
+            (Path(executed).parents[1] / file).write_text("{}")
 
     monkeypatch.setattr(runner.papermill, "execute_notebook", execute)
     return names
@@ -175,12 +175,6 @@ def test_a_secret_among_the_settings_is_refused_before_anything_is_written(proje
         run(project, overrides={"02_second": {name: policy}})
     written = "".join(p.read_text() for p in (project / "outputs").rglob("*") if p.is_file())
     assert SECRET not in str(error.value) + caplog.text + written
-
-
-def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project, ran, monkeypatch):
-    monkeypatch.setattr(runner, "STAGES", (Stage("01_first", (), ("a.jsonl",)),))
-    study = runner.run(runner.Profile("tiny"), outputs=project / "outputs")
-    assert entries(study)["01_first"]["restarted"] == 7
 
 
 def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):
@@ -505,29 +499,22 @@ def shipped(tmp_path):
     return folder
 
 
-CURVE = pd.DataFrame([dict(method="random", samples=0, n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
-WRITERS = {
-    "a table": lambda study: study.write_table("table.csv", pd.DataFrame({"a": [1]})),
-    "rows": lambda study: study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)]),
-    "a figure": lambda study: study.save_figure(plt.figure(), "00_x", "A figure."),
-    "a file in a folder": lambda study: study.path("training/state.pt").write_text("1"),
-    "an evaluation": lambda study: evaluate.write({"curve": CURVE}, study.shipped),
-}
-
-
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("name", ["reference", "linked"])
-def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, write, name):
+def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, name):
     if name == "linked":
         (shipped.parent / name).symlink_to(shipped)
     before = {path: path.read_bytes() for path in shipped.rglob("*")}
     study = Study(shipped.parent, name)
     assert study.read_table("table.csv").pass_rate.tolist() == [0.5]
-    write(study)
-    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
-    assert study.folder == shipped.parent / f"{name}-mine" and any(study.folder.rglob("*.*"))
     assert study.existing("labels.jsonl").samefile(shipped / "labels.jsonl")
+    study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)])
+    study.save_figure(plt.figure(), "00_x", "A figure.")
+    study.path("training/state.pt").write_text("1")
+    curve = pd.DataFrame([dict(method="random", samples=0, n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
+    evaluate.write({"curve": curve}, shipped.parent / name)
     study.write_table("table.csv", pd.DataFrame({"pass_rate": [0.9]}))
+    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
+    assert study.folder == shipped.parent / f"{name}-mine" and len([*study.folder.rglob("*.*")]) >= 8
     assert Study(shipped.parent, name).read_table("table.csv").pass_rate.tolist() == [0.9]  # the own one comes first
 
 

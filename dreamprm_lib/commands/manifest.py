@@ -92,11 +92,10 @@ def result(stage: Stage, study: Study, seconds: float) -> dict:
     with CompletionStore(store_path()) as store:
         asked = store.spent(account(stage, study))
     tables = [study.folder / file for file in stage.writes if file.endswith(".jsonl")]
-    rows = [row for table in tables for _, row in json_lines(table)]
     return {
         "outputs": _digests(stage.writes, study),
         "seconds": round(seconds, 1),
-        **{column: sum(row.get(column) or 0 for row in rows) for column in ("tokens", "restarted")},
+        "tokens": sum(row.get("tokens") or 0 for table in tables for _, row in json_lines(table)),
         "asked": asdict(asked),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
@@ -30,13 +29,11 @@ log = logging.getLogger(__name__)
 KINDS = ("candidates", "solutions", "rollouts", "oracle")
 
 
-def record_command(
-    profile: str, only: str | None, prm: Path | None, into: Path | None, threads: int | None, overrides: list[str]
-) -> str:
+def record_command(profile: str, only: str | None, prm: Path | None, into: Path | None, overrides: list[str]) -> str:
     """`record` for the command line: a profile by its name, options as text; the recordings' paths."""
     live = runner.elsewhere(runner.load_profile(profile))
     given = runner.parse_overrides(overrides)
-    return "\n".join(map(str, record(live, only, threads, prm or SMALL_PRM, into or RECORDINGS, given)))
+    return "\n".join(map(str, record(live, only, prm or SMALL_PRM, into or RECORDINGS, given)))
 
 
 def info_command(file: Path | None) -> str:
@@ -47,7 +44,6 @@ def info_command(file: Path | None) -> str:
 def record(
     profile: runner.Profile,
     only: str | None = None,
-    threads: int | None = None,
     prm: Path = SMALL_PRM,
     into: Path = RECORDINGS,
     overrides: runner.Overrides | None = None,
@@ -66,7 +62,7 @@ def record(
     paths: list[Path] = []
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox())
-        policy = stack.enter_context(_recorder(one["policy"], threads, into, paths))
+        policy = stack.enter_context(_recorder(one["policy"], into, paths))
         if "search" in wanted:
             test = _problems(three, "test", "limit")[: six["search_problems"]]
             how = [six[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
@@ -84,7 +80,7 @@ def record(
         if wanted & {"rollouts", "oracle"}:
             labels = label_steps(policy, sandbox, train, programs, two["rollouts"], two["temperature"], two["rolled"])
         if "oracle" in wanted:
-            weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, threads, into, paths))
+            weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, into, paths))
             for batch in monte_carlo_labels.requests(train, programs, labels=labels, **two)[1:]:
                 batch.ask(weaker if batch.policy == "weak_policy" else policy)
     return paths
@@ -95,11 +91,9 @@ def _problems(parameters: Mapping, split: str, limit: str) -> list[Problem]:
 
 
 @contextlib.contextmanager
-def _recorder(settings: dict, threads: int | None, into: Path, paths: list[Path]) -> Iterator[Policy]:
+def _recorder(settings: dict, into: Path, paths: list[Path]) -> Iterator[Policy]:
     """A live policy that starts from what is recorded; at its end the recording is extended, and its path noted."""
     endpoint = endpoint_from(settings)
-    if threads:
-        endpoint = replace(endpoint, threads=threads)
     path = recording_path(endpoint.model, into)
     recorded = [load_recording(path, repair=True)] if path.exists() else []
     with Policy(endpoint, CompletionStore(store_path()), recorded) as policy:
