@@ -104,22 +104,17 @@ PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any 
 ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second candidate
 
 
-def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs, beside samples; a combination (`A x B`, `A + B`) needs those of both."""
-    found = ["candidates"]
-    for name in re.split(r" [x+] ", method):
-        found += PARTS.get(name, REWARD_MODEL)
-    return list(dict.fromkeys(found))
-
-
 def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int = 0) -> pd.Series:
-    """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.  In the bill
-    `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are divided by
-    `uses`."""
+    """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.
+
+    In the bill `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are
+    divided by `uses`.  A combination (`A x B`, `A + B`) needs the parts of both.
+    """
     if uses <= 0:
         raise InputError(f"uses = {uses}: labels and training are shared out over at least one problem.")
     n = 1 if method in ONE_IS_ENOUGH and not samples else n
-    mine = costs[costs.part.isin([*parts_of(method), "samples"])]
+    parts = {"candidates", "samples"}.union(*(PARTS.get(name, REWARD_MODEL) for name in re.split(r" [x+] ", method)))
+    mine = costs[costs.part.isin(parts)]
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
     times = times.where(mine.part != "samples", n * samples)
     return mine[list(QUANTITIES)].mul(times, axis=0).sum()
