@@ -2,7 +2,8 @@
 
 What is asked of a policy is what the chapters' `requests` list, for the problems or, where these cannot be read without
 fetching, for as many stand-ins; all else is assumed in `evidence.costs`.  Every completion counts as not yet stored,
-and the weights of a served model lie with its server.  The plan is arithmetic; nothing is asked, fetched or run.
+and the weights of a served model lie with its server.  Not counted: the beam search, which asks as its scores decide.
+The plan is arithmetic; nothing is asked, fetched or run.
 """
 
 from __future__ import annotations
@@ -81,8 +82,7 @@ def plan(profile: runner.Profile, overrides: runner.Overrides | None = None) -> 
     counted = not hosted or _in_hub_cache("livecodebench/code_generation_lite", "test.jsonl", "dataset")
     splits = runner.split_problems(wanted) if counted else _stand_ins(wanted)
     problems = {split: len(of) for split, of in splits.items()}
-    batches = [(stage, batch) for stage, some in _batches(wanted, splits).items() for batch in some]
-    rows = [_written(stage, batch, wanted[stage]) for stage, batch in batches if batch.prompts]
+    rows = [_written(stage, batch, wanted[stage]) for stage, batch in _batches(wanted, splits)]
     work = pd.DataFrame(rows + _read(wanted, problems), columns=COLUMNS)
     sizes = sum(map(parameters_of, wanted["04"]["backbones"]))
     gigabytes = 2 * sizes / 1e9 + LIVECODEBENCH * hosted  # weights in bfloat16
@@ -101,22 +101,16 @@ def _stand_ins(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
     }
 
 
-def _batches(wanted: Mapping[str, dict], splits: Mapping[str, list[Problem]]) -> dict[str, list[Batch]]:
+def _batches(wanted: Mapping[str, dict], splits: Mapping[str, list[Problem]]) -> list[tuple[str, Batch]]:
     """What each stage asks of its policies; programs that are not yet written are thought to have `PAPER.steps`."""
-    one, two, three, six = (wanted[stage] for stage in ("01", "02", "03", "06"))
-    train, test, steps = splits["train"], splits["test"], round(PAPER.steps)
-    programs = [
-        Program(p.id, k, "", ["x"] * steps, True, "passed", 0) for p in train for k in range(one["train_samples"])
-    ]
-    searched = [p for p in test[: six["search_problems"]] for _ in range(steps)]  # each prefix is continued
-    prompts = [chain_of_functions.plain_prompt(p) for p in searched]
-    width = six["search_width"] * six["search_branches"]
-    return {
-        "01": chain_of_functions.requests(train, splits["meta"], **one),
-        "02": monte_carlo_labels.requests(train, programs, **two),
-        "03": candidate_solutions.requests(test, **three),
-        "06": [Batch("beam search", searched, prompts, width, six["temperature"])],
+    steps, samples = ["x"] * round(PAPER.steps), range(wanted["01"]["train_samples"])
+    programs = [Program(p.id, k, "", steps, True, "passed", 0) for p in splits["train"] for k in samples]
+    asked = {
+        "01": chain_of_functions.requests(splits["train"], splits["meta"], **wanted["01"]),
+        "02": monte_carlo_labels.requests(splits["train"], programs, **wanted["02"]),
+        "03": candidate_solutions.requests(splits["test"], **wanted["03"]),
     }
+    return [(stage, batch) for stage, batches in asked.items() for batch in batches if batch.prompts]
 
 
 def _written(stage: str, batch: Batch, parameters: Mapping) -> tuple:
@@ -126,15 +120,10 @@ def _written(stage: str, batch: Batch, parameters: Mapping) -> tuple:
     graded = completions * PAPER.tests * costs.CORE.run / 3600
     if parameters["replay"]:
         return stage, batch.what, endpoint.model, 0, completions, 0, 0, 0.0, 0.0, graded
-    shares = {
-        "rollouts": costs.ROLLOUT_SHARE,
-        "oracle": costs.ROLLOUT_SHARE,
-        "beam search": 1 / PAPER.steps,
-    }  # of a program
-    written = PAPER.program_tokens * shares.get(batch.what.split(",")[0], 1)
+    share = costs.ROLLOUT_SHARE if batch.what.startswith(("rollouts", "oracle")) else 1  # of a program
     thought = costs.REASONING_TOKENS if endpoint.api.reasoning else 0
     requests = len(batch.prompts) * (math.ceil(n / PER_REQUEST) if endpoint.api.n else n)
-    into, out = requests * costs.PROMPT_TOKENS, round(completions * (written + thought))
+    into, out = requests * costs.PROMPT_TOKENS, round(completions * (PAPER.program_tokens * share + thought))
     dollars = endpoint.cost(into, out, completions).dollars or 0.0
     hours = 0.0 if dollars else out / costs.GPU.written / 3600
     return stage, batch.what, endpoint.model, requests, completions, into, out, dollars, hours, graded
