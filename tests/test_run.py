@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -216,6 +217,24 @@ def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, m
     six = runner.stage_parameters(runner.STAGES[6], runner.elsewhere(live), {}, {})
     assert six["search_problems"] == searched
     assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
+
+
+LONG = """
+import time
+from tqdm.auto import tqdm
+for _ in tqdm(range(12), desc="worlds", unit="world"):
+    time.sleep(0.06)
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_how_a_long_cell_goes_and_a_log_is_not_flooded(project, capsys, monkeypatch, terminal):
+    write_notebook(project / "notebooks" / "02_second.ipynb", "n = 1  # a", LONG + "open('../outputs/tiny/b.csv', 'w')")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    run(project)
+    said = capsys.readouterr().err
+    assert bool(re.search(r"\d+/12 \[00:00<00:0\d, +[\d.]+ ?world/s", said)) == terminal
+    assert terminal or said.count("Executing") <= 6
 
 
 @pytest.mark.parametrize("cell", ["while True:\n    pass", "import subprocess\nsubprocess.run(['sleep', '60'])"])
@@ -483,8 +502,9 @@ def test_arguments_that_do_not_parse_exit_with_2_and_help_names_every_command(ca
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == code
+    text = capsys.readouterr().out
     commands = ("run", "weights", "record", "problems", "evaluate", "train", "store", "course")
-    assert code or all(word in capsys.readouterr().out for word in commands)
+    assert code or all(word in text for word in commands)
 
 
 @pytest.fixture
