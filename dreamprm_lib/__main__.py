@@ -1,31 +1,37 @@
-"""The command line: `python -m dreamprm_lib COMMAND`."""
+"""The command line: `python -m dreamprm_lib COMMAND`.
+
+`data/commands.yaml` names for each command a function of the library, which is imported when the command is given, gets
+the arguments by name, and returns what is printed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
 
+from dreamprm_lib.engine.files import DATA, from_yaml, read_text
 from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+TYPES = {"path": Path, "float": float, "int": int}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 success, 1 a failed run, 2 bad arguments or input."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    options = vars(_parser().parse_args(arguments))
+    debug, verbose, function = (options.pop(name) for name in ("debug", "verbose", "function"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     logging.getLogger("dreamprm_lib").setLevel(logging.INFO)
+    module, _, name = function.rpartition(".")
     try:
-        options.command(options)
+        print(getattr(import_module(f"dreamprm_lib.{module}"), name)(**options))
     except KeyboardInterrupt:
         print("Stopped. What was complete is kept; the same command goes on from there.", file=sys.stderr)
         return 1
     except (DreamPRMError, OSError) as error:
-        if options.debug:
+        if debug:
             raise
         print(f"error: {in_words(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
@@ -41,293 +47,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries underneath log")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run_and_training(commands)
-    _add_weights_and_problems(commands)
-    _add_recordings(commands)
-    _add_results(commands)
-    _add_gateway(commands)
+    known = from_yaml(read_text(DATA / "commands.yaml"), "commands.yaml")
+    top = parser.add_subparsers(required=True, metavar="COMMAND")
+    groups = {"": top}
+    for name, command in known["commands"].items():
+        group, _, action = name.rpartition(" ")
+        if group not in groups:
+            about = known["groups"][group]
+            actions = top.add_parser(group, help=about, description=about)
+            groups[group] = actions.add_subparsers(required=True, metavar="ACTION")
+        mine = groups[group].add_parser(action, help=command["help"], description=command["help"])
+        mine.set_defaults(function=command["function"])
+        for argument, settings in command.get("arguments", {}).items():
+            kind = {"type": TYPES[settings["type"]]} if "type" in settings else {}
+            mine.add_argument(argument, **settings | kind)
     return parser
-
-
-def _add_run_and_training(commands: Commands) -> None:
-    run = commands.add_parser("run", help="execute the notebooks of a study in sequence", parents=[_overrides()])
-    run.add_argument(
-        "--profile", default="quick", help="smoke, quick, full, live, paper, or a .yaml file (default: quick)"
-    )
-    run.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
-    run.add_argument("--fresh", action="store_true", help="run every stage again, complete or not")
-    run.add_argument("--dry-run", action="store_true", help="only say what it takes, and what of it is missing here")
-    run.set_defaults(command=_run)
-
-    train = commands.add_parser(
-        "train", help="fine-tune a study's reward model on several devices, by torchrun", parents=[_overrides()]
-    )
-    train.add_argument("--profile", default="paper")
-    train.add_argument("--study", help="name of the folder in outputs/ (default: the profile's name)")
-    train.add_argument("--method", default="prm_cof", help="orm, prm_cof or dreamprm_code (default: prm_cof)")
-    train.set_defaults(command=_train)
-
-
-def _add_weights_and_problems(commands: Commands) -> None:
-    weights = commands.add_parser("weights", help="list, fetch or verify pinned model weights")
-    actions = weights.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="the pinned files and where they are").set_defaults(command=_weights_list)
-    fetch = actions.add_parser("fetch", help="fetch one file, or go on fetching it")
-    fetch.add_argument("name", metavar="NAME")
-    fetch.add_argument("--source", type=Path, help="a file that you have already; it is checked and copied")
-    fetch.set_defaults(command=_weights_fetch)
-    actions.add_parser("verify", help="check the digest of every file here").set_defaults(command=_weights_verify)
-
-    problems = commands.add_parser("problems", help="list or validate problems")
-    actions = problems.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="a table of the sets, or one line for each problem of a set")
-    listing.add_argument("set", nargs="?", metavar="SET")
-    listing.set_defaults(command=_problems_list)
-    validate = actions.add_parser("validate", help="tests against references and mutants; headroom")
-    validate.add_argument("set", nargs="?", default="starter", metavar="SET")
-    validate.set_defaults(command=_problems_validate)
-
-
-def _add_recordings(commands: Commands) -> None:
-    record = commands.add_parser(
-        "record", help="make or extend the recordings of a profile with a live model", parents=[_overrides()]
-    )
-    record.add_argument("--profile", default="quick")
-    record.add_argument(
-        "--only",
-        choices=("solutions", "rollouts", "oracle", "candidates", "search"),
-        help="one kind alone; `search`, the beam search of chapter 8, is recorded only if it is named",
-    )
-    record.add_argument(
-        "--prm",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="the reward model that steers `--only search` (default: the small one that is shipped)",
-    )
-    record.add_argument(
-        "--into", type=Path, metavar="DIR", help="folder of the recordings (default: the shipped ones, which grow)"
-    )
-    record.add_argument("--threads", type=int, help="threads of the embedded engine (default: all cores)")
-    record.set_defaults(command=_record)
-
-    store = commands.add_parser("store", help="join the completions of several machines, or see what is there")
-    actions = store.add_subparsers(required=True, metavar="ACTION")
-    merge = actions.add_parser("merge", help="stores (.sqlite) and recordings (.jsonl.gz) into one store")
-    merge.add_argument("sources", nargs="+", type=Path, metavar="FILE")
-    merge.add_argument("--into", required=True, type=Path, metavar="STORE", help="a store, new or not")
-    merge.set_defaults(command=_store_merge)
-    info = actions.add_parser("info", help="completions, and what each model cost")
-    info.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: this machine's store")
-    info.set_defaults(command=_store_info)
-
-
-def _add_results(commands: Commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
-    evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
-    evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model")
-    evaluate.add_argument(
-        "--profile",
-        default="quick",
-        help="its problem set, aggregation, number of resamples and seed in chapter 6 hold here (default: quick)",
-    )
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write tables and figures there")
-    evaluate.set_defaults(command=_evaluate)
-
-    course = commands.add_parser("course", help="the notebooks as a course: student and instructor edition")
-    actions = course.add_subparsers(required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="write both editions")
-    build.add_argument("--out", type=Path, default=Path("course"), metavar="DIR", help="where to (default: course/)")
-    build.add_argument("--check", action="store_true", help="also run both with the smoke profile (some minutes)")
-    build.set_defaults(command=_course_build)
-    grade = actions.add_parser("grade", help="a table of a class's answers, from the notebooks that they handed in")
-    grade.add_argument("folder", type=Path, metavar="FOLDER", help="where the notebooks are, one or more per student")
-    grade.add_argument(
-        "--seconds", type=float, default=10, metavar="S", help="how long an exercise may take (default: 10)"
-    )
-    grade.set_defaults(command=_course_grade)
-
-
-def _add_gateway(commands: Commands) -> None:
-    serve = commands.add_parser("serve", help="an OpenAI-compatible server that answers with the best of N programs")
-    serve.add_argument("--policy", default="", metavar="YAML", help="fields of Endpoint (default: as in `run`)")
-    serve.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="the reward model (default: the small one)")
-    serve.add_argument("--n", type=int, default=8, help="programs to choose from (default: 8)")
-    serve.add_argument("--samples-in-prompt", action="store_true", help="look for samples in the text of a request")
-    serve.add_argument("--host", default="127.0.0.1", help="another one than this machine needs a key")
-    serve.add_argument("--port", type=int, default=8080, help="0 takes any that is free (default: 8080)")
-    serve.add_argument("--key-variable", default="", metavar="NAME", help="environment variable with the clients' key")
-    serve.add_argument("--in-flight", type=int, default=16, metavar="K", help="requests at once; others get 503")
-    serve.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds for an answer (default: 300)")
-    serve.add_argument("--max-kb", type=int, default=256, metavar="KB", help="size of a request (default: 256)")
-    serve.set_defaults(command=_serve)
-
-
-def _overrides() -> argparse.ArgumentParser:
-    """The option `-p` of several commands."""
-    parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument(
-        "-p", dest="overrides", action="append", default=[], metavar="NOTEBOOK.parameter=value", help="set a parameter"
-    )
-    return parent
-
-
-def _run(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.run import elsewhere, load_profile, parse_overrides, run
-
-    profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
-    if options.dry_run:
-        from dreamprm_lib.commands.plan import plan
-
-        print(plan(profile, overrides))
-        return
-
-    study = run(profile, options.study, options.fresh, overrides)
-    print(f"The report: {study.folder / 'report.html'}")
-
-
-def _weights_list(_options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.weights import listing
-
-    for name, size, present, where in listing():
-        print(f"{name:40} {size / 1e6:6.0f} MB  {where if present else 'missing'}")
-
-
-def _weights_fetch(options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.weights import fetch
-
-    print(fetch(options.name, options.source))
-
-
-def _weights_verify(_options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.weights import verify
-    from dreamprm_lib.errors import WeightsError
-
-    states = verify()
-    for name, state in states:
-        print(f"{name}  {state}")
-    if wrong := [name for name, state in states if state == "wrong digest"]:
-        raise WeightsError(f"{', '.join(wrong)}: not the pinned file. Delete it and fetch it again.")
-
-
-def _record(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.record import RECORDINGS, record
-    from dreamprm_lib.commands.run import elsewhere, load_profile, parse_overrides
-    from dreamprm_lib.reward_model import SMALL_PRM
-
-    profile, overrides = elsewhere(load_profile(options.profile)), parse_overrides(options.overrides)
-    folders = {"prm": options.prm or SMALL_PRM, "into": options.into or RECORDINGS}
-    print(*record(profile, options.only, options.threads, **folders, overrides=overrides), sep="\n")
-
-
-def _train(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.run import load_profile
-    from dreamprm_lib.commands.train import train
-
-    print(train(load_profile(options.profile), options.method, options.study, options.overrides))
-
-
-def _problems_list(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.record import problem_sets
-    from dreamprm_lib.engine.problems import load_problems
-
-    if options.set is None:
-        print(problem_sets().to_string(index=False, na_rep="-", float_format="{:.2f}".format))
-        return
-    for p in load_problems(options.set):
-        print(f"{p.id:24} {p.split:6} {p.difficulty:7} {len(p.tests):3} tests  {p.title}")
-
-
-def _problems_validate(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands.record import recorded_headroom
-    from dreamprm_lib.commands.run import NEEDED, load_profile
-    from dreamprm_lib.engine.problems import load_problems
-    from dreamprm_lib.engine.validation import GENERATED, check_references, validate
-
-    problems = load_problems(options.set)
-    ours = all(p.brute for p in problems)
-    table, faults = validate(problems) if ours else check_references(problems)
-    print(table.to_string(index=False))
-    there = ", ".join(f"{sum(p.split == split for p in problems)} {split} (needed: {n})" for split, n in NEEDED.items())
-    print(f"\nFor a study: {there}.")
-    if not ours:
-        _refuse(faults)
-        return
-    wrong = table.mutants.sum() - table.equivalent.sum()
-    print(
-        f"\n{len(table)} problems. Reference and second solution agree on {table.agreed.sum()} of "
-        f"{GENERATED * len(table)} generated inputs. The tests kill {table.killed.sum()} of {wrong} mutants "
-        f"({table.equivalent.sum()} equivalent ones apart)."
-    )
-    if options.set == "starter":
-        print("\nThe recorded policy on the test problems:")
-        print(recorded_headroom(load_profile("quick")).round(3).to_string(index=False))
-    _refuse(faults)
-
-
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise InputError(f"{len(faults)} faults:\n" + "\n".join(faults))
-
-
-def _store_merge(options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.policy.stores import merge
-
-    print(merge(options.sources, options.into))
-
-
-def _store_info(options: argparse.Namespace) -> None:
-    from dreamprm_lib.engine.policy.policy import store_path
-    from dreamprm_lib.engine.policy.stores import info
-
-    print(info(options.file or store_path()))
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from dreamprm_lib.commands import evaluate
-    from dreamprm_lib.commands.run import load_profile, stage_parameters
-    from dreamprm_lib.show.report import wide_table
-    from dreamprm_lib.study.folder import STAGES
-
-    chapter = stage_parameters(STAGES[6], load_profile(options.profile), {}, {})
-    pool = evaluate.read_pool(options.file, options.prm, chapter["problems"], chapter["aggregation"])
-    tables = evaluate.evaluate(pool, chapter["draws"], chapter["seed"])
-    print(f"Best of {pool.size} in %, with 95 % intervals over problems:")
-    print(wide_table(tables["table"]).to_string())
-    if pool.size > 1:  # with one candidate a problem there is nothing to pick
-        print(*tables["differences"].verdict, sep="\n")
-    if options.out:
-        print(f"Tables and figures: {evaluate.write(tables, options.out)}")
-
-
-def _course_build(options: argparse.Namespace) -> None:
-    from dreamprm_lib.course.editions import build, check
-
-    folders = build(options.out)
-    print(*(f"The {edition} edition: {folder}" for edition, folder in folders.items()), sep="\n")
-    if options.check:
-        print(*check(folders), sep="\n")
-
-
-def _course_grade(options: argparse.Namespace) -> None:
-    from dreamprm_lib.course.grading import write_grades
-
-    print(write_grades(options.folder, options.seconds))
-
-
-def _serve(options: argparse.Namespace) -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # before tqdm is imported: no progress bars of concurrent requests
-    try:
-        from dreamprm_lib.commands.serve import ServeSettings, serve
-    except ImportError as error:
-        raise InputError(f'{error}: the gateway needs packages of its own, pip install -e ".[serve]".') from error
-    from dreamprm_lib.engine.schema import row_of
-    from dreamprm_lib.reward_model import SMALL_PRM
-
-    names = ("n", "samples_in_prompt", "in_flight", "timeout")
-    said = {name: getattr(options, name) for name in names} | {"most_bytes": 1024 * options.max_kb}
-    settings = row_of(ServeSettings, said, "serve", "option")
-    serve(options.policy, options.prm or SMALL_PRM, options.host, options.port, options.key_variable, settings)
 
 
 if __name__ == "__main__":

@@ -9,63 +9,23 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from dreamprm_lib.chain_of_functions import split_steps
-from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.evidence.costs import Scale
-from dreamprm_lib.evidence.statistics import mcnemar, mcnemar_power, problems_needed
+from dreamprm_lib.evidence.statistics import mcnemar_power, problems_needed
 from dreamprm_lib.label_correction import Corrected, Correction, correct
-from dreamprm_lib.reward_model import AGGREGATIONS
 from dreamprm_lib.steps import StepTable
-from dreamprm_lib.study.rows import CandidateScores, Program
-from dreamprm_lib.test_time_scaling import Pool, make_pool
+from dreamprm_lib.study.rows import Program
 
 PUBLISHED_PROBLEMS = {"easy": 31, "medium": 39, "hard": 61, "overall": 131}  # back-solved from the percentages
 
-PUBLISHED = pd.DataFrame(
-    [
-        ("Gemini-2.5", 100.0, 82.1, 52.5, 72.5),
-        ("O3", 100.0, 71.8, 57.4, 71.8),
-        ("DeepSeek-R1", 99.7, 77.7, 47.2, 68.7),
-        ("O4-mini-high", 100.0, 89.7, 57.4, 77.1),
-        ("ORM", 100.0, 89.7, 62.3, 79.4),
-        ("PRM-CoF", 100.0, 92.3, 62.3, 80.2),
-        ("DreamPRM-Code", 100.0, 92.3, 63.9, 80.9),
-    ],
-    columns=["method", "easy", "medium", "hard", "overall"],
-)
+PUBLISHED = pd.read_csv(DATA / "published.csv")
 """Published pass@1 in percent on LiveCodeBench, 2025-02 on (DreamPRM-Code, table 1)."""
-
-ORIGINAL = pd.DataFrame(
-    [
-        ("policy of the programs", "01", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
-        ("programs of a problem", "01", "train_samples", 1),
-        ("temperature of the programs", "01", "temperature", 0.2),
-        ("policy of the rollouts", "02", "policy.model", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
-        ("rollouts of a prefix", "02", "rollouts", 16),
-        ("temperature of the rollouts", "02", "temperature", 0.3),
-        ("policy of the candidates", "03", "policy.model", "o4-mini"),
-        ("its reasoning effort", "03", "policy.extra.reasoning_effort", "high"),
-        ("backbone", "04", "backbones", ["Qwen/Qwen2.5-Coder-3B"]),
-        ("LoRA on", "04, 05", "recipe.part.targets", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        ("LoRA rank", "04, 05", "recipe.part.rank", 8),
-        ("LoRA alpha", "04, 05", "recipe.part.alpha", 16.0),
-        ("loss", "04, 05", "recipe.loss", "mse"),
-        ("epochs (of the warm-up)", "04, 05", "recipe.epochs", 5),
-        ("learning rate", "04, 05", "recipe.learning_rate", 1e-4),
-        ("effective batch", "04, 05", "recipe.accumulation", 32),
-        ("bilevel iterations", "05", "recipe.iterations", 10_000),
-        ("accumulation in an iteration", "05", "recipe.iteration_accumulation", 8),
-        ("learning rate of the upper level", "05", "recipe.meta_lr", 0.01),
-        ("label smoothing of the lower level", "05", "recipe.smoothing", 0.1),
-    ],
-    columns=["setting", "chapters", "parameter", "value"],
-)
-"""The original's settings, and the parameter of the profile `paper` that holds each; dots lead into a group."""
 
 PAPER = Scale(problems=612, programs=1, rollouts=16, test_problems=PUBLISHED_PROBLEMS["overall"], candidates=8)
 """LiveCodeBench's problems before 2024-08 and from 2025-02 on (release v6), with the paper's settings; 8 candidates are
@@ -78,30 +38,16 @@ def published_counts() -> pd.DataFrame:
     `exact` says whether a whole number of problems gives the percentage to its last digit; averages over several runs
     do not.
     """
-    rows = []
-    for row in PUBLISHED.itertuples():
-        for difficulty, problems in PUBLISHED_PROBLEMS.items():
-            percent = getattr(row, difficulty)
-            solved = round(percent / 100 * problems)
-            exact = abs(100 * solved / problems - percent) <= 0.0501
-            rows.append((row.method, difficulty, solved, problems, exact))
-    return pd.DataFrame(rows, columns=["method", "difficulty", "solved", "problems", "exact"])
-
-
-def smallest_p_value(solved: int, baseline: int) -> float:
-    """The least p-value that an exact McNemar test could give for two methods that solve so many of the same problems.
-
-    It is reached if the better one loses no problem that the other solves, so that all discordant ones are wins.
-    """
-    wins = abs(solved - baseline)
-    return mcnemar(wins, 0)
+    table = PUBLISHED.melt("method", var_name="difficulty", value_name="percent")
+    problems = table.difficulty.map(PUBLISHED_PROBLEMS)
+    solved = (table.percent / 100 * problems).round().astype(int)
+    exact = (100 * solved / problems - table.percent).abs() <= 0.0501
+    return table.drop(columns="percent").assign(solved=solved, problems=problems, exact=exact)
 
 
 def discordant_shares(gain: float, discordance: float) -> tuple[float, float]:
-    """The shares of problems won and lost for a gain and a share of discordant problems, all in [0, 1].
-
-    `discordance` is taken as at least the gain: fewer problems than that cannot differ.
-    """
+    """The shares of problems won and lost for a gain and a share of discordant problems, all in [0, 1]; `discordance`
+    is taken as at least the gain."""
     discordance = max(discordance, gain)
     return (discordance + gain) / 2, (discordance - gain) / 2
 
@@ -112,9 +58,7 @@ def power_curves(
     """Power of the exact McNemar test: columns gain, discordance, problems, power."""
     rows = [
         (gain, discordance, size, mcnemar_power(size, *discordant_shares(gain, discordance), level))
-        for discordance in discordances
-        for gain in gains
-        for size in sizes
+        for discordance, gain, size in product(discordances, gains, sizes)
     ]
     return pd.DataFrame(rows, columns=["gain", "discordance", "problems", "power"])
 
@@ -125,16 +69,14 @@ def settling_sizes(pairs: Sequence[tuple[str, str]], discordances: Sequence[floa
     Columns method, against, points (of gain), and the number by discordance: `least` if no problem is lost, which is
     the best case, then each of `discordances` that is not below the gain.
     """
-    counts = published_counts().query("difficulty == 'overall'").set_index("method").solved
+    solved = published_counts().query("difficulty == 'overall'").set_index("method").solved
+    columns = ["least", *(f"{share:.0%}" for share in discordances)]
     rows = []
     for method, other in pairs:
-        gain = (counts[method] - counts[other]) / PUBLISHED_PROBLEMS["overall"]
-        row = {"method": method, "against": other, "points": 100 * gain, "least": problems_needed(gain, 0.0)}
-        for share in discordances:
-            possible = share >= gain
-            row[f"{share:.0%}"] = problems_needed(*discordant_shares(gain, share)) if possible else None
-        rows.append(row)
-    return pd.DataFrame(rows).astype({name: "Int64" for name in ("least", *(f"{s:.0%}" for s in discordances))})
+        gain = (solved[method] - solved[other]) / PUBLISHED_PROBLEMS["overall"]
+        shares = [discordant_shares(gain, share) if share >= gain else (0.0, 0.0) for share in (gain, *discordances)]
+        rows.append((method, other, 100 * gain, *(problems_needed(*share) for share in shares)))
+    return pd.DataFrame(rows, columns=["method", "against", "points", *columns]).astype(dict.fromkeys(columns, "Int64"))
 
 
 # ------------------------------------------------------------------------------------------------- steps
@@ -224,10 +166,10 @@ def compare_splitters(programs: Sequence[Program]) -> pd.DataFrame:
     """
     rows = []
     for number, code in enumerate(p.code for p in programs if p.steps and parses(p.code)):
-        ends = np.cumsum([step.text.count("\n") for step in split_steps(code)])
+        ends = np.cumsum([step.text.count("\n") for step in split_steps(code)]).tolist()
         spread = on_three_lines(code)
         for splitter, text, cuts in (
-            ("functions (here)", code, [int(end) for end in ends]),
+            ("functions (here)", code, ends),
             ("released", code, released_cuts(code)),
             ("released, three lines", spread, released_cuts(spread)),
         ):
@@ -240,16 +182,12 @@ def compare_splitters(programs: Sequence[Program]) -> pd.DataFrame:
 def splitter_summary(prefixes: pd.DataFrame) -> pd.DataFrame:
     """Means by splitter over the table of `compare_splitters`: programs, prefixes (a program), and the shares of
     prefixes that parse, that shrink, and that end where a function or the program ends (`whole steps`)."""
-    groups = prefixes.assign(whole=prefixes.place.isin(["end of a function", "whole program"])).groupby("splitter")
-    return pd.DataFrame(
-        {
-            "programs": groups.program.nunique(),
-            "prefixes": groups.size() / groups.program.nunique(),
-            "parse": groups.parses.mean(),
-            "shrink": groups.shrinks.mean(),
-            "whole steps": groups.whole.mean(),
-        }
-    )
+    prefixes = prefixes.assign(whole=prefixes.place.isin(["end of a function", "whole program"]))
+    means = prefixes.groupby("splitter").agg(
+        programs=("program", "nunique"), prefixes=("program", "size"), parse=("parses", "mean"),
+        shrink=("shrinks", "mean"), whole=("whole", "mean"),
+    )  # fmt: skip
+    return means.assign(prefixes=means.prefixes / means.programs).rename(columns={"whole": "whole steps"})
 
 
 # ------------------------------------------------------------------------------------------------- labels and weights
@@ -272,21 +210,3 @@ def labels_and_weights_toy(
     meta = StepTable(features, passed, names)
     settings = Correction(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
     return {learn: correct(train, meta, replace(settings, learn=learn)) for learn in ("labels", "weights")}
-
-
-# ------------------------------------------------------------------------------------------------- whole programs
-
-
-def pool_by_aggregation(
-    problems: Sequence[Problem], candidates: Sequence[Program], scores: Sequence[CandidateScores]
-) -> Pool:
-    """One reward model's step scores as a method for each aggregation; `last` is the score of the whole program.
-
-    Raises `InputError` unless the scores are of one model.
-    """
-    models = sorted({row.method for row in scores})
-    if len(models) != 1:
-        raise InputError(f"Give the scores of one reward model, not of {len(models)} ({', '.join(models)}).")
-    pools = {how: make_pool(problems, candidates, scores, how) for how in AGGREGATIONS}
-    first = pools["last"]
-    return Pool(first.problems, first.passed, {how: pool.scores[models[0]] for how, pool in pools.items()})

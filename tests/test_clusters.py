@@ -52,10 +52,16 @@ def graded():
         return pairs, [(v.kind, v.test) for v in sandbox.grade(pairs)]
 
 
-def test_results_come_in_the_order_of_the_tasks_from_other_processes(engine):
+def test_results_and_errors_come_in_the_order_of_the_tasks_from_other_processes(engine):
     found = list(spread(lambda n: (n * n, os.getpid()), range(20), engine, jobs=2))
     assert [square for square, _ in found] == [n * n for n in range(20)]
     assert os.getpid() not in {pid for _, pid in found}
+
+    def refuse(_task):
+        raise InputError("no such thing")
+
+    with pytest.raises(InputError, match="no such thing"):
+        list(spread(refuse, [1], engine, jobs=2))
 
 
 def test_grading_goes_on_when_a_worker_is_killed(engine, graded, tmp_path, monkeypatch):
@@ -93,20 +99,9 @@ def test_scores_are_those_of_this_process(engine, tiny_backbone):
         assert mine.scores == pytest.approx(theirs.scores, abs=1e-6)
 
 
-def test_a_task_that_kills_every_worker_is_given_up(monkeypatch):
+def test_a_task_that_kills_every_worker_is_given_up_and_a_backend_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(clusters, "RETRIES", 1)
     with pytest.raises(ClusterError, match="died 1 times over one task"):
         list(spread(lambda _: os.kill(os.getpid(), signal.SIGKILL), [0, 1], jobs=2))
-
-
-def test_errors_of_a_task_are_raised_as_they_are(engine):
-    def refuse(_task):
-        raise InputError("no such thing")
-
-    with pytest.raises(InputError, match="no such thing"):
-        list(spread(refuse, [1], engine, jobs=2))
-
-
-def test_a_backend_that_is_not_there_is_named():
     with pytest.raises(InputError, match="no backend 'cloud'"):
         list(spread(len, [], "cloud"))

@@ -8,10 +8,8 @@ import pytest
 from scipy import stats
 
 from dreamprm_lib.chain_of_functions import split_steps, worked_example
-from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.errors import InputError
+from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.paper_scale import (
-    PUBLISHED,
     PUBLISHED_PROBLEMS,
     compare_splitters,
     discordant_shares,
@@ -19,16 +17,14 @@ from dreamprm_lib.paper_scale import (
     on_three_lines,
     parses,
     places_of_cuts,
-    pool_by_aggregation,
     power_curves,
     published_counts,
     released_cuts,
     released_split,
     settling_sizes,
-    smallest_p_value,
     splitter_summary,
 )
-from dreamprm_lib.study.rows import CandidateScores, Program
+from dreamprm_lib.study.rows import Program
 
 
 def test_published_percentages_are_whole_problems():
@@ -38,15 +34,9 @@ def test_published_percentages_are_whole_problems():
     assert counts.solved["O4-mini-high", "overall"] == 101
     parts = counts.solved.unstack()
     single_runs = parts[counts.exact.unstack().all(axis=1)]
-    assert "DreamPRM-Code" in single_runs.index
+    assert "DreamPRM-Code" in single_runs.index and len(parts) == 7
     assert (single_runs[["easy", "medium", "hard"]].sum(axis=1) == single_runs.overall).all()
     assert sum(PUBLISHED_PROBLEMS[d] for d in ("easy", "medium", "hard")) == PUBLISHED_PROBLEMS["overall"] == 131
-    assert len(PUBLISHED) == 7
-
-
-@pytest.mark.parametrize("solved, baseline, p", [(106, 105, 1.0), (106, 101, 0.0625), (105, 105, 1.0)])
-def test_no_test_could_settle_the_published_differences(solved, baseline, p):
-    assert smallest_p_value(solved, baseline) == pytest.approx(p)
 
 
 def test_without_losses_the_power_is_the_chance_of_six_wins():
@@ -111,7 +101,6 @@ def test_three_functions_become_seven_prefixes_of_which_three_do_not_parse():
         ("def f():\n    if x:\n        y()\n    z()\n", [3, 5]),
         ("x = 1\ny = 2\n", [3]),  # no function, no cut
         ("def f(): pass\ng()", [1, 2]),  # the end of a function: a line straight after it
-        ("", [1]),
     ],
 )
 def test_the_released_rule_on_literals(code, cuts):
@@ -120,8 +109,7 @@ def test_the_released_rule_on_literals(code, cuts):
 
 def test_released_prefixes_are_capped_and_end_with_the_program():
     code = "".join(f"def f{k}():\n    a = 1\n    return a\n\n\n" for k in range(20))
-    prefixes = released_split(code)
-    assert len(prefixes) == 10 and prefixes[-1] == code and all(code.startswith(p) for p in prefixes)
+    assert len(released_split(code)) == 10 and released_split(code)[-1] == code
 
 
 def test_spreading_docstrings_changes_nothing_but_their_blanks():
@@ -169,16 +157,3 @@ def test_a_label_is_put_right_and_a_weight_only_removes_it():
     assert by_label == pytest.approx(0.9, abs=0.02)
     assert toy["weights"].weights[:10].max() == 0 and by_weight < 0.15
     assert toy["labels"].head.scores(states)[1] == pytest.approx(0.1, abs=0.03)
-
-
-PROBLEM = Problem("p", "P", "Add.", "easy", "test", (), ())
-
-
-def test_each_rule_ranks_by_its_own_aggregate():
-    programs = [Program("p", k, "x", ["x"], k == 0, "passed", 1) for k in range(2)]
-    scores = [CandidateScores("prm_cof", "p", 0, [0.2, 0.9]), CandidateScores("prm_cof", "p", 1, [0.7, 0.8])]
-    pool = pool_by_aggregation([PROBLEM], programs, scores)
-    best = {how: pool.best_of(how, 2)[0] for how in pool.scores}
-    assert best == {"mean": 0, "min": 0, "product": 0, "last": 1, "log_odds": 0}
-    with pytest.raises(InputError, match="one reward model, not of 2"):
-        pool_by_aggregation([PROBLEM], programs, [*scores, CandidateScores("orm", "p", 0, [0.1])])

@@ -64,16 +64,12 @@ def alone(tiny_backbone):
     return fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META)
 
 
-def test_two_processes_train_what_one_does(tiny_backbone, alone):
-    """Five examples in groups of three: the shares are uneven."""
-    together = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2), META)
-    np.testing.assert_allclose(all_of(together), all_of(alone), rtol=0, atol=1e-5)
-
-
-def test_sharded_weights_train_what_whole_ones_do(tiny_backbone, alone):
-    """Their labels move by two forward passes, which the norms' float32 keeps a little away from the exact product."""
-    sharded = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2, shard=True), META)
-    np.testing.assert_allclose(all_of(sharded), all_of(alone), rtol=0, atol=1e-2)
+@pytest.mark.parametrize("shard, distance", [(False, 1e-5), (True, 1e-2)])
+def test_two_processes_train_what_one_does(tiny_backbone, alone, shard, distance):
+    """Five examples in groups of three: the shares are uneven.  Where weights are sharded, labels move by two forward
+    passes, which the norms' float32 keeps a little away from the exact product."""
+    together = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2, shard=shard), META)
+    np.testing.assert_allclose(all_of(together), all_of(alone), rtol=0, atol=distance)
 
 
 def test_only_open_labels_move_and_only_after_the_warm_up(tiny_backbone, alone):
@@ -133,10 +129,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_backbone, alone, tmp_pa
         child.wait()
     (state,) = tmp_path.glob("*.pt")
     assert 0 < torch.load(state, weights_only=True)["done"] < 8
-    resumed = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)
-    np.testing.assert_array_equal(all_of(resumed), all_of(alone))
-    complete = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)  # nothing is left to do
-    np.testing.assert_array_equal(all_of(complete), all_of(alone))
+    for _ in ("resumed", "complete"):  # the second time nothing is left to do
+        again = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)
+        np.testing.assert_array_equal(all_of(again), all_of(alone))
 
 
 @pytest.mark.parametrize("iterations, looks", [(0, [0]), (3, [0, 1, 2, 3]), (50, [0, 2, 5, 8, 10, 12, 15, 18, 20])])
@@ -208,15 +203,8 @@ def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, 
         recipe_of("lora", {"colour": 1}, 0)
 
 
-def test_a_process_alone_is_a_group_of_one():
-    total = torch.ones(2)
-    parallel.sum_up([total])
-    assert total.tolist() == [1, 1] and parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]
-    with parallel.joined():
-        assert (parallel.rank(), parallel.size()) == (0, 1)
-
-
 def test_shares_cover_all_items_once_and_even_ones_are_equal(monkeypatch):
+    assert parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]  # a process alone
     monkeypatch.setattr(parallel, "size", lambda: 3)
     shares = []
     for rank in range(3):

@@ -22,12 +22,14 @@ from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands import evaluate
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.engine.backbone import MAX_TOKENS
+from dreamprm_lib.engine.files import from_yaml
 from dreamprm_lib.engine.fine_tuning import recipe_of
 from dreamprm_lib.errors import InputError, StudyError
-from dreamprm_lib.paper_scale import ORIGINAL
 from dreamprm_lib.show.interrupts import KEPT
 from dreamprm_lib.study.folder import SHIPPED, Stage, Study
 from dreamprm_lib.study.rows import Program
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -73,20 +75,18 @@ def ran(monkeypatch):
     names = []
 
     def execute(source, executed, _parameters, **_options):
-        notebook = nbformat.read(source, 4)
-        notebook.metadata["papermill"] = {}
-        nbformat.write(notebook, executed)
+        Path(executed).write_text(Path(source).read_text())
         names.append(Path(source).stem)
         (stage,) = (s for s in runner.STAGES if s.notebook == names[-1])
         for file in stage.writes:
-            (Path(executed).parents[1] / file).write_text("".join(f'{{"restarted": {n}}}\n' for n in (0, 3, 4)) + "{}")
+            (Path(executed).parents[1] / file).write_text("{}")
 
     monkeypatch.setattr(runner.papermill, "execute_notebook", execute)
     return names
 
 
-def seconds_of(study):
-    return {k: v["finished"] for k, v in json.loads((study.folder / "manifest.json").read_text())["stages"].items()}
+def entries(study):
+    return json.loads((study.folder / "manifest.json").read_text())["stages"]
 
 
 def test_parameters_come_from_the_notebook_then_the_profile_then_the_overrides(project):
@@ -94,7 +94,7 @@ def test_parameters_come_from_the_notebook_then_the_profile_then_the_overrides(p
     assert (study.folder / "b.csv").read_text() == "11"
     study = run(project, overrides=runner.parse_overrides(["01.n=3"]))
     assert (study.folder / "b.csv").read_text() == "33"
-    entry = json.loads((study.folder / "manifest.json").read_text())["stages"]["02_second"]
+    entry = entries(study)["02_second"]
     assert entry["parameters"] == {"outputs": "../outputs", "study": "tiny", "n": 2}
     assert set(entry["inputs"]) == {"a.csv"} and set(entry["outputs"]) == {"b.csv"}
 
@@ -123,10 +123,10 @@ def test_a_failed_cell_is_named_and_the_next_run_goes_on_there(project):
     with pytest.raises(StudyError, match="02_second failed in cell 3 with AssertionError: n is too small"):
         run(project, overrides={"02_second": {"n": 0}})
     study = Study(project / "outputs", "tiny")
-    assert set(seconds_of(study)) == {"01_first"} and not (study.folder / "b.csv").exists()
-    done = seconds_of(study)["01_first"]
+    done = entries(study)
+    assert set(done) == {"01_first"} and not (study.folder / "b.csv").exists()
     run(project)
-    assert seconds_of(study)["01_first"] == done and (study.folder / "b.csv").exists()
+    assert entries(study)["01_first"] == done["01_first"] and (study.folder / "b.csv").exists()
 
 
 ASKING = (
@@ -148,12 +148,12 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
         run(project, overrides=settings)
     policy["budget"] = {"dollars": 1}
     study = run(project, overrides=settings)
-    asked = json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["asked"]
+    asked = entries(study)["01_first"]["asked"]
     assert asked == {"answers": 9, "completions": 9, "prompt_tokens": 9, "tokens": 45, "dollars": 0.045}
     assert len(server.bodies) == 9
-    done = seconds_of(study)
+    done = entries(study)
     policy["budget"] = {"dollars": 2}
-    assert seconds_of(run(project, overrides=settings)) == done  # more money is no reason to do it again
+    assert entries(run(project, overrides=settings)) == done  # more money is no reason to do it again
 
 
 SECRET = "sk-0123456789-must-not-be-seen"
@@ -163,9 +163,7 @@ SECRET = "sk-0123456789-must-not-be-seen"
     "policy",
     [
         {"base_url": f"https://host/v1?api-key={SECRET}"},
-        {"base_url": f"https://:{SECRET}@host/v1"},
         {"base_url": "https://host/v1", "key_variable": SECRET},
-        {"base_url": "https://host/v1", "key_variable": "sk_0123456789_must_not_be_seen"},
         {"base_url": "https://host/v1", "api_key": SECRET},
     ],
 )
@@ -177,15 +175,7 @@ def test_a_secret_among_the_settings_is_refused_before_anything_is_written(proje
     with pytest.raises(InputError) as error:
         run(project, overrides={"02_second": {name: policy}})
     written = "".join(p.read_text() for p in (project / "outputs").rglob("*") if p.is_file())
-    shown = str(error.value) + caplog.text + written
-    assert not any(secret in shown for secret in (SECRET, SECRET.replace("-", "_")))
-
-
-def test_how_many_rollouts_began_another_program_stands_in_the_manifest(project, ran, monkeypatch):
-    monkeypatch.setattr(runner, "STAGES", (Stage("01_first", (), ("a.jsonl",)),))
-    (project / "profiles" / "tiny.yaml").write_text("note: one stage\n")
-    study = run(project)
-    assert json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]["restarted"] == 7
+    assert SECRET not in str(error.value) + caplog.text + written
 
 
 def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_server, monkeypatch, capfd):
@@ -205,47 +195,28 @@ def test_the_key_stands_in_no_file_of_a_study_also_when_it_fails(project, fake_s
     assert "planted fault" in executed and any(path.suffix == ".sqlite" for path in written)
 
 
-def test_the_environment_points_a_study_at_another_server(project, fake_server, monkeypatch):
-    server = fake_server(lambda body: ["x"])
-    start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 2  # c\npolicy = {}  # d\nreplay = True  # e\n'
-    write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
-    profile = "01_first: {policy: {model: other}, replay: true}\n02_second: {n: 2}\n"
-    (project / "profiles" / "tiny.yaml").write_text(profile)
-    monkeypatch.setenv("DREAMPRM_BASE_URL", server.base_url)
+@pytest.mark.parametrize(
+    "model, weak, weaker, searched",
+    [("nobody-knows", "", "nobody-knows", 0), ("Qwen/Qwen2.5-Coder-7B-Instruct", "small", "small", 2)],
+)
+def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, model, weak, weaker, searched):
+    """An unknown model is asked carefully; a server without prefill is not searched with."""
+    live = runner.load_profile("live")
+    assert runner.elsewhere(live) == live
+    monkeypatch.setenv("DREAMPRM_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(InputError, match="Set both"):
-        runner.elsewhere(runner.load_profile("tiny"))
-    monkeypatch.setenv("DREAMPRM_MODEL", "llama3.2:3b")
-    study = runner.run(runner.elsewhere(runner.load_profile("tiny")), outputs=project / "outputs")
-    assert [(path, body["model"]) for path, body in server.bodies] == [("/v1/chat/completions", "llama3.2:3b")] * 2
-    entry = json.loads((study.folder / "manifest.json").read_text())["stages"]["01_first"]
-    assert entry["parameters"]["policy"] == {"model": "llama3.2:3b", "base_url": server.base_url}
-    monkeypatch.delenv("DREAMPRM_BASE_URL")
-    monkeypatch.delenv("DREAMPRM_MODEL")
-    assert runner.elsewhere(runner.load_profile("tiny")) == runner.load_profile("tiny")
-
-
-@pytest.mark.parametrize("weak, models", [("", ["large", "large"]), ("small", ["large", "small"])])
-def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, weak, models):
-    for name, value in (("BASE_URL", "http://127.0.0.1:9/v1"), ("MODEL", "large"), ("WEAK_MODEL", weak)):
-        monkeypatch.setenv(f"DREAMPRM_{name}", value)
-    for name in ("live", "quick", "paper"):
+        runner.elsewhere(live)
+    monkeypatch.setenv("DREAMPRM_MODEL", model)
+    monkeypatch.setenv("DREAMPRM_WEAK_MODEL", weak)
+    careful = {} if searched else {"prefill": False, "takes_n": False}
+    for name in ("live", "paper"):
         profile = runner.elsewhere(runner.load_profile(name))
         found = runner.stage_parameters(runner.STAGES[2], profile, {}, {})
-        assert [found[p]["model"] for p in ("policy", "weak_policy")] == models and not found["replay"]
-        assert {found[p]["base_url"] for p in ("policy", "weak_policy")} == {"http://127.0.0.1:9/v1"}
+        assert found["policy"] == {"model": model, "base_url": "http://127.0.0.1:9/v1", **careful}
+        assert found["weak_policy"]["model"] == weaker and not found["replay"]
+    eight = runner.stage_parameters(runner.STAGES[8], runner.elsewhere(live), {}, {})
+    assert eight["search_problems"] == searched
     assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
-
-
-@pytest.mark.parametrize("model, searched", [("nobody-knows", 0), ("Qwen/Qwen2.5-Coder-7B-Instruct", 2)])
-def test_a_server_without_prefill_is_not_searched_with_and_an_unknown_one_is_asked_carefully(
-    monkeypatch, model, searched
-):
-    monkeypatch.setenv("DREAMPRM_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("DREAMPRM_MODEL", model)
-    found = runner.stage_parameters(runner.STAGES[6], runner.elsewhere(runner.load_profile("live")), {}, {})
-    careful = {} if searched else {"prefill": False, "takes_n": False}
-    assert found["policy"] == {"model": model, "base_url": "http://127.0.0.1:9/v1", **careful}
-    assert found["search_problems"] == searched
 
 
 LONG = """
@@ -266,34 +237,7 @@ def test_a_terminal_is_told_how_a_long_cell_goes_and_a_log_is_not_flooded(projec
     assert terminal or said.count("Executing") <= 6
 
 
-def test_an_interrupted_run_keeps_what_was_complete_and_says_so(project, ran, capsys, caplog, monkeypatch):
-    caplog.set_level("INFO", "dreamprm_lib")
-    execute = runner.papermill.execute_notebook
-
-    def interrupted(source, executed, parameters, **options):
-        if Path(source).stem == "02_second":
-            raise KeyboardInterrupt
-        execute(source, executed, parameters, **options)
-
-    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupted)
-    monkeypatch.setattr("dreamprm_lib.commands.run.run", functools.partial(runner.run, outputs=project / "outputs"))
-    assert main(["run", "--profile", "tiny"]) == 1
-    assert "What was complete is kept; the same command goes on from there." in capsys.readouterr().err
-    study = Study(project / "outputs", "tiny")
-    assert set(seconds_of(study)) == {"01_first"} and not (study.folder / "b.csv").exists()
-    monkeypatch.setattr(runner.papermill, "execute_notebook", execute)
-    assert main(["run", "--profile", "tiny"]) == 0
-    assert "[1/2] 01_first: complete, skipped" in caplog.text and (study.folder / "b.csv").exists()
-
-
-SLEEPING = {
-    "asleep": "import time\ntime.sleep(60)",
-    "busy": "while True:\n    pass",
-    "waiting": "import subprocess\nsubprocess.run(['sleep', '60'])",
-}
-
-
-@pytest.mark.parametrize("cell", SLEEPING.values(), ids=SLEEPING)
+@pytest.mark.parametrize("cell", ["while True:\n    pass", "import subprocess\nsubprocess.run(['sleep', '60'])"])
 def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
     """As a terminal sends it: to all processes of the command."""
     code = f"from pathlib import Path\nPath('../started').write_text('')\n{cell}"
@@ -323,32 +267,17 @@ def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():
     assert result.data["text/plain"] == "2"
 
 
-def test_a_stage_that_writes_nothing_is_an_error(project):
-    write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass")
-    with pytest.raises(StudyError, match=r"without writing a\.csv"):
-        run(project)
-
-
 @pytest.mark.parametrize(
     "option, said",
     [
         ("02.colour=1", "no parameter `colour`: known are"),
-        ("09.n=1", "no notebook '09'"),
         ("n=1", "-p takes NOTEBOOK.parameter=value"),
-        ("02.n", "-p takes NOTEBOOK.parameter=value"),
         ("04.layers=twelve", r"04_reward_model: the parameter `layers` is 'twelve': it should be a valid list"),
-        ("04.layers=12", "`layers` is 12"),
         ("04.layers=[2, 2.5]", r"`layers\[1\]` is 2.5: it should be a valid integer"),
         ("04.ridges=[0.1, off]", r"`ridges\[1\]` is 'off': it should be a valid number"),
         ("01.replay=off", "`replay` is 'off': it should be a valid boolean"),
-        ("01.train_limit=many", "`train_limit` is 'many': it should be a valid integer"),
         ("08.uses=1.5", "`uses` is 1.5: it should be a valid integer"),
-        ("05.planted_methods=raw labels", "`planted_methods` is 'raw labels'"),
-        ("01.temperature=12:30", "`temperature` is '12:30'"),
         ("01.temperature=.nan", "`temperature` is nan: it should be a finite number"),
-        ("04.folds=1e1", "`folds` is 10.0"),
-        ("04.seed=true", "`seed` is True"),
-        ("04.dtype=16", "`dtype` is 16: it should be a valid string"),
         ("04.layer=[2]", r"no parameter `layer` \(did you mean `layers`\?\)"),
         ("01.problems=", "`problems` is None"),
         ("04.layers=[12", "-p 04.layers, line 1: not YAML"),
@@ -365,7 +294,7 @@ def test_every_parameter_is_checked_by_the_notebook_s_literal_before_anything_ru
 @pytest.mark.parametrize(
     "option, value",
     [
-        ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("06.policy_parameters=3300000000", 3_300_000_000),
+        ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("08.policy_parameters=3300000000", 3_300_000_000),
         ("04.ridges=[1, 1e-2]", [1, 0.01]), ("03.limit=~", None), ("01.temperature=1", 1), ("04.training=off", "off"),
         ("01.problems=2024-08-01", "2024-08-01"), ("01.policy={extra: {a: 1e2}}", {"extra": {"a": 100.0}}),
     ],
@@ -383,15 +312,11 @@ def test_values_are_yaml_1_2(option, value):
         ("comon: {replay: true}", r"tiny.yaml: there is no notebook 'comon' \(did you mean `common`\?\)"),
         ("02_secnd: {n: 2}", r"no notebook '02_secnd' \(did you mean `02_second`\?\)"),
         ("common: {m: 2}", "in `common` there is no parameter `m` of any notebook: known are n"),
-        ("common: 3", "`common` is 3"),
         ("weights: smollm2", "`weights` is 'smollm2'"),
-        ("note: [a]", r"`note` is \['a'\]"),
-        ("02_second: 5", "the section '02_second' is 5"),
-        ("'02': {n: 1}\n02_second: {n: 2}", "the section '02_second' appears twice"),
+        ("02_second: 5", "`sections.02_second` is 5"),
+        ("'02': {n: 1}\n02_second: {n: 2}", "are of one notebook"),
         ("- a\n- b", r"\['a', 'b'\] where sections"),
-        ("a: [", "tiny.yaml, line 1: not YAML"),
         ("7: {n: 1}", "no notebook '07'"),
-        ("03_third: {n: 2}", "no notebook '03_third'"),
     ],
 )
 def test_what_a_profile_says_is_never_passed_over(project, text, said):
@@ -400,14 +325,14 @@ def test_what_a_profile_says_is_never_passed_over(project, text, said):
         runner.load_profile("tiny")
 
 
-@pytest.mark.parametrize("key", ["02", '"02"', "second", "02_second"])
+@pytest.mark.parametrize("key", ["02", "second"])
 def test_a_section_may_go_by_its_short_name(project, key):
     (project / "profiles" / "tiny.yaml").write_text(f"{key}: {{n: 7}}\ncommon:\n")
     parameters = runner.stage_parameters(runner.STAGES[1], runner.load_profile("tiny"), {}, {})
     assert parameters["n"] == 7
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "", "..", ".", "/x/y", "a\0"])
+@pytest.mark.parametrize("name", ["../evil", "", "..", "/x/y", "a\0"])
 def test_a_study_lies_in_outputs_and_nowhere_else(project, name):
     with pytest.raises(InputError, match="A study's name is that of one folder in outputs/"):
         Study(project / "outputs", name)
@@ -443,7 +368,6 @@ def first_entry(change):
     "damaged",
     [
         lambda manifest: json.dumps(manifest)[:50],
-        lambda manifest: "[]",
         lambda manifest: '{"stages": null}',
         first_entry(lambda entry: 5),
         first_entry(lambda entry: {}),
@@ -475,10 +399,8 @@ ENOUGH = ["train", "train", "meta", "meta", "test"]
     "splits, options, said",
     [
         (["train", "test"], [], "has 1 train problems. A study needs at least 2 train, 2 meta, 1 test problems"),
-        (["train", "train", "meta", "test"], [], "has 1 meta problems"),
         (["train", "train", "meta", "meta"], [], "has 0 test problems"),
         (ENOUGH, ["03.limit=0"], "03: `limit` is 0"),
-        (ENOUGH, ["01.train_limit=-1"], "01: `train_limit` is -1"),
         (ENOUGH, [], "no problem 'alternating-sum' among these 2: known are p0, p1"),
         (ENOUGH, ["01.compared=[p0]", "04.training=lorra"], "`training` is 'lorra'"),
         (ENOUGH, ["01.compared=[]", "05.training=lora", "05.recipe={epoch: 1}"], "`epoch`"),
@@ -498,26 +420,24 @@ def test_validation_says_how_many_problems_a_study_needs(capsys, tmp_path):
     assert "1 train (needed: 2), 0 meta (needed: 2), 1 test (needed: 1)" in capsys.readouterr().out
 
 
-def test_a_notebook_without_the_tag_is_an_error(project):
-    write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass", tags=())
-    with pytest.raises(InputError, match="no cell tagged `parameters`"):
+@pytest.mark.parametrize(
+    "tags, said", [((), "no cell tagged `parameters`"), (["parameters"], r"without writing a\.csv")]
+)
+def test_a_notebook_without_the_tag_or_without_its_table_is_an_error(project, tags, said):
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'study = "x"  # a', "pass", tags)
+    (project / "profiles" / "tiny.yaml").write_text("02_second: {n: 2}\n")
+    with pytest.raises((InputError, StudyError), match=said):
         run(project)
 
 
-def test_the_shipped_profiles_fit_the_notebooks():
-    for name in ("smoke", "quick", "live", "paper"):
-        profile = runner.load_profile(name)
-        for stage in runner.STAGES:
-            runner.stage_parameters(stage, profile, {}, {})
-
-
-@pytest.mark.parametrize("notebook", [s.notebook for s in runner.STAGES])
-def test_a_notebook_run_by_hand_is_part_of_the_default_study(notebook):
+def test_the_shipped_profiles_fit_and_a_notebook_run_by_hand_is_part_of_the_default_study():
     """Its cell's literals, among them the study's name, are the parameters of `quick`."""
-    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
-    nothing = runner.Profile("none", (), {}, {})
-    by_hand, by_profile = (runner.stage_parameters(stage, p, {}, {}) for p in (nothing, runner.load_profile("quick")))
-    assert by_hand == by_profile and by_hand["study"] == "quick"
+    for stage in runner.STAGES:
+        for name in ("smoke", "full", "live", "paper"):
+            runner.stage_parameters(stage, runner.load_profile(name), {}, {})
+        by_hand = runner.stage_parameters(stage, runner.Profile("none"), {}, {})
+        assert by_hand == runner.stage_parameters(stage, runner.load_profile("quick"), {}, {})
+        assert by_hand["study"] == "quick"
 
 
 def test_the_paper_profile_is_the_original_s():
@@ -526,11 +446,11 @@ def test_the_paper_profile_is_the_original_s():
     for chapter in ("04", "05"):
         mine = parameters[chapter]
         mine["recipe"] = asdict(recipe_of(mine["training"], mine["recipe"], mine["seed"]))
-    for fact in ORIGINAL.itertuples():
-        for chapter in fact.chapters.split(", "):
-            found = functools.reduce(lambda group, name: group[name], fact.parameter.split("."), parameters[chapter])
-            assert found == fact.value, fact
-    assert parameters["04"]["losses"] == ["mse"] and parameters["05"]["training"] == "lora"
+    for chapter, facts in from_yaml((ROOT / "tests" / "original.yaml").read_text(), "x").items():
+        for name, value in facts.items():
+            found = functools.reduce(lambda group, part: group[part], name.split("."), parameters[chapter])
+            assert (list(found) if isinstance(value, list) else found) == value, name
+    assert parameters["04"]["losses"] == ["mse"]
     assert parameters["01"]["problems"].endswith("train_before=2024-08-01&test_from=2025-02-01")
     assert MAX_TOKENS == 2048
 
@@ -541,7 +461,6 @@ def test_the_paper_profile_is_the_original_s():
         (["run", "--profile", "none"], 2, "no profile 'none'"),
         (["run", "-p", "04.colour=1"], 2, "no parameter `colour`"),
         (["evaluate", "gone.json"], 2, "no file gone.json"),
-        (["problems", "list", "nowhere"], 2, "No problems at nowhere"),
         (["weights", "fetch", "none"], 2, "none"),
     ],
 )
@@ -555,12 +474,10 @@ TEMPORARY = "out/quick/.table.csv.1f.tmp"
 TROUBLES = [
     (OSError(errno.ENOSPC, "No space left on device", TEMPORARY), "out/quick: no space is left there. Free some"),
     (OSError(errno.ENOSPC, "No space left on device"), "On this disk: no space is left there. Free some"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x/cache"), "/home/x/cache: no space is left there"),
     (
         PermissionError(errno.EACCES, "Permission denied", "out/quick"),
         "out/quick: nothing may be written there. Change",
     ),
-    (OSError(errno.EROFS, "Read-only file system", "/mnt/book/figures"), "/mnt/book/figures: nothing may be written"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "a b.txt"), "a b.txt: no such file or directory"),
     (OSError(errno.ENOSPC, "No space left on device", ".x.tmp", None, "x"), ".: no space is left there"),
 ]
@@ -580,19 +497,14 @@ def test_trouble_with_the_disk_names_the_place_and_the_fix(capsys, monkeypatch, 
     assert said in told and "Errno" not in told and ("See there." in told) == wrapped
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["weights"]])
-def test_arguments_that_do_not_parse_exit_with_2(arguments):
+@pytest.mark.parametrize("arguments, code", [([], 2), (["fly"], 2), (["weights"], 2), (["--help"], 0)])
+def test_arguments_that_do_not_parse_exit_with_2_and_help_names_every_command(capsys, arguments, code):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
-    assert exit_.value.code == 2
-
-
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["--help"])
+    assert exit_.value.code == code
     text = capsys.readouterr().out
-    assert exit_.value.code == 0
-    assert all(word in text for word in ("run", "weights", "record", "problems", "evaluate"))
+    commands = ("run", "weights", "record", "problems", "evaluate", "train", "store", "course")
+    assert code or all(word in text for word in commands)
 
 
 @pytest.fixture
@@ -607,36 +519,23 @@ def shipped(tmp_path):
     return folder
 
 
-CURVE = pd.DataFrame([dict(method="random", samples=0, n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
-WRITERS = {
-    "a table": lambda study: study.write_table("table.csv", pd.DataFrame({"a": [1]})),
-    "rows": lambda study: study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)]),
-    "a figure": lambda study: study.save_figure(plt.figure(), "00_x", "A figure."),
-    "a file in a folder": lambda study: study.path("training/state.pt").write_text("1"),
-    "an evaluation": lambda study: evaluate.write({"curve": CURVE}, study.shipped),
-}
-
-
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("name", ["reference", "linked"])
-def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, write, name):
+def test_a_shipped_study_is_only_read_and_what_starts_from_it_goes_elsewhere(shipped, name):
     if name == "linked":
         (shipped.parent / name).symlink_to(shipped)
     before = {path: path.read_bytes() for path in shipped.rglob("*")}
     study = Study(shipped.parent, name)
     assert study.read_table("table.csv").pass_rate.tolist() == [0.5]
-    write(study)
-    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
-    assert study.folder == shipped.parent / f"{name}-mine" and any(study.folder.rglob("*.*"))
     assert study.existing("labels.jsonl").samefile(shipped / "labels.jsonl")
-
-
-def test_what_was_made_of_a_shipped_study_is_read_before_it(shipped):
-    study = Study(shipped.parent, "reference")
+    study.write("solutions.jsonl", [Program("p", 0, "x\n", ["x\n"], True, "passed", 3)])
+    study.save_figure(plt.figure(), "00_x", "A figure.")
+    study.path("training/state.pt").write_text("1")
+    curve = pd.DataFrame([dict(method="random", samples=0, n=1, pass_rate=0.5, ci_low=0.4, ci_high=0.6)])
+    evaluate.write({"curve": curve}, shipped.parent / name)
     study.write_table("table.csv", pd.DataFrame({"pass_rate": [0.9]}))
-    again = Study(shipped.parent, "reference")
-    assert again.read_table("table.csv").pass_rate.tolist() == [0.9]
-    assert Study(shipped.parent, "other").folder == shipped.parent / "other"
+    assert {path: path.read_bytes() for path in shipped.rglob("*")} == before
+    assert study.folder == shipped.parent / f"{name}-mine" and len([*study.folder.rglob("*.*")]) >= 8
+    assert Study(shipped.parent, name).read_table("table.csv").pass_rate.tolist() == [0.9]  # the own one comes first
 
 
 def test_a_run_into_a_shipped_study_is_refused_before_it_begins(project, ran):
@@ -646,10 +545,6 @@ def test_a_run_into_a_shipped_study_is_refused_before_it_begins(project, ran):
         with pytest.raises(InputError, match=r"tiny is shipped and only read: name another one with --study"):
             run(project, **options)
     assert [p.name for p in (project / "outputs").rglob("*")] == ["tiny", SHIPPED] and not ran
-
-
-def test_the_reference_is_shipped():
-    assert Study(runner.PROJECT / "outputs", "reference").shipped
 
 
 @pytest.mark.parametrize("study, file, maker", [
@@ -671,13 +566,10 @@ def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
     path.write_text(path.read_text() + '{"problem": "q"}\n')
     with pytest.raises(InputError, match=r"solutions\.jsonl, line 2"):
         study.read("solutions.jsonl", Program)
-    with pytest.raises(StudyError, match=r"labels\.jsonl is missing: 02_monte_carlo_labels makes it"):
-        study.existing("labels.jsonl")
 
 
 if __name__ == "__main__":  # the command, in the project of a test
     runner.PROJECT = Path(sys.argv[1])
     runner.STAGES = (Stage("01_first", (), ("a.csv",)),)
-    runner.run.__defaults__ = (*runner.run.__defaults__[:3], runner.PROJECT / "outputs", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(["run", "--profile", "tiny"]))

@@ -24,7 +24,7 @@ import uvicorn
 from faults import IN_A_REPLY, NONSENSE, PASSING, at_random
 
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.commands.serve import Gateway, ServeSettings
+from dreamprm_lib.commands.gateway import Gateway, ServeSettings
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.policy.endpoint import endpoint_from
 from dreamprm_lib.reward_model import Head, RewardModel

@@ -12,11 +12,27 @@ from matplotlib.figure import Figure
 
 from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.candidate_solutions import free_scores, read_lcb
+from dreamprm_lib.commands.run import load_profile, stage_parameters
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.reward_model import RewardModel
-from dreamprm_lib.study.folder import Study
+from dreamprm_lib.show import figures
+from dreamprm_lib.show.report import wide_table
+from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import Program, read_rows
+
+
+def evaluate_command(file: Path, prm: Path | None, profile: str, out: Path | None) -> str:
+    """The table of a file's candidates, and differences to a random choice; tables and figures in the folder `out`."""
+    chapter = stage_parameters(STAGES[6], load_profile(profile), {}, {})
+    pool = read_pool(file, prm, chapter["problems"], chapter["aggregation"])
+    tables = evaluate(pool, chapter["draws"], chapter["seed"])
+    said = [f"Best of {pool.size} in %, with 95 % intervals over problems:", wide_table(tables["table"]).to_string()]
+    if pool.size > 1:  # with one candidate a problem there is nothing to pick
+        said += tables["differences"].verdict.tolist()
+    if out:
+        said.append(f"Tables and figures: {write(tables, out)}")
+    return "\n".join(said)
 
 
 def read_pool(
@@ -47,10 +63,8 @@ def evaluate(pool: tts.Pool, draws: int = 4000, seed: int = 0) -> dict[str, pd.D
 
 
 def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
-    """Write each table as CSV, and its figure as PNG and SVG in `figures/`; the folder, which is not `out` if that is a
-    shipped study."""
-    from dreamprm_lib.show import figures
-
+    """Write each table as CSV, and its figure in `figures/`; the folder, which is not `out` if that is a shipped
+    study."""
     figures.use_style()
     out = Path(os.path.abspath(out))
     study = Study(out.parent, out.name)
@@ -60,9 +74,9 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
         "differences": ("differences", figures.forest_figure, "Paired differences in problems solved"),
     }
     for name, table in tables.items():
-        title, figure, caption = drawn[name]
+        title, draw, caption = drawn[name]
         study.write_table(f"{name}.csv", table)
-        study.save_figure(figure(table), title, f"{caption}, 95 % intervals over problems.")
+        study.save_figure(draw(table), title, f"{caption}, 95 % intervals over problems.")
     return study.folder
 
 

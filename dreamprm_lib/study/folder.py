@@ -14,7 +14,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.engine.files import DATA, from_yaml, read_text, write_atomically
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.study.rows import Row, read_rows, write_rows
 
@@ -28,65 +28,9 @@ class Stage:
     writes: tuple[str, ...] = ()
 
 
-RAW = ("orm.safetensors", "prm_cof.safetensors")
-CORRECTED = (
-    "dreamprm.safetensors",
-    "prm_weights.safetensors",
-    "prm_recalibrated.safetensors",
-    "prm_posterior.safetensors",
-    "prm_likelihood.safetensors",
-    "prm_weak.safetensors",
-    "prm_weak_corrected.safetensors",
-    "prm_weak_recalibrated.safetensors",
-)
-STAGES = (
-    Stage("00_start_here"),
-    Stage("01_chain_of_functions", writes=("solutions.jsonl",)),
-    Stage(
-        "02_monte_carlo_labels",
-        reads=("solutions.jsonl",),
-        writes=("labels.jsonl", "oracle.jsonl", "label_error.csv"),
-    ),
-    Stage("03_candidate_solutions", writes=("candidates.jsonl", "free_scores.jsonl")),
-    Stage(
-        "04_reward_model",
-        reads=("solutions.jsonl", "labels.jsonl"),
-        writes=(*RAW, "layers.csv", "baselines.csv", "calibration.csv", "stack.csv"),
-    ),
-    Stage(
-        "05_label_correction",
-        reads=("solutions.jsonl", "labels.jsonl", "oracle.jsonl", "prm_cof.safetensors"),
-        writes=(*CORRECTED, "corrected_labels.jsonl", "oracle.csv", "bias.csv"),
-    ),
-    Stage(
-        "06_test_time_scaling",
-        reads=("candidates.jsonl", "free_scores.jsonl", "stack.csv", *RAW, *CORRECTED),
-        writes=("scores.jsonl", "curve.csv", "table.csv", "differences.csv", "aggregations.csv"),
-    ),
-    Stage(
-        "07_selection_by_execution",
-        reads=("solutions.jsonl", "candidates.jsonl", "free_scores.jsonl", "scores.jsonl", "prm_cof.safetensors"),
-        writes=("selection.csv", "selection_differences.csv", "frontier.csv", "agreement.csv", "abstention.csv"),
-    ),
-    Stage(
-        "08_cost_and_search",
-        reads=(
-            "solutions.jsonl",
-            "labels.jsonl",
-            "candidates.jsonl",
-            "free_scores.jsonl",
-            "scores.jsonl",
-            "curve.csv",
-            "prm_cof.safetensors",
-        ),
-        writes=("prm_seeds.csv", "costs.csv", "cost_curve.csv", "equal_cost.csv", "purchases.csv", "search.jsonl"),
-    ),
-    Stage("09_paper_scale", reads=("solutions.jsonl", "candidates.jsonl", "scores.jsonl", "differences.csv")),
-    Stage(
-        "10_known_truth",
-        reads=("solutions.jsonl", "candidates.jsonl", "oracle.csv", "prm_cof.safetensors"),
-        writes=("planted.csv", "ablations.csv"),
-    ),
+STAGES = tuple(
+    Stage(notebook, tuple(files.get("reads", ())), tuple(files.get("writes", ())))
+    for notebook, files in from_yaml(read_text(DATA / "stages.yaml"), "stages.yaml").items()
 )
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from scipy.stats import binomtest
 
 import dreamprm_lib.show.figures.primitives as draw
+from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.paper_scale import PLACES
 
 PLACE_COLOR = dict(zip(PLACES, (draw.GREEN, draw.YELLOW, draw.ORANGE, draw.RED, draw.GREY), strict=True))
@@ -18,8 +20,6 @@ PLACE_COLOR = dict(zip(PLACES, (draw.GREEN, draw.YELLOW, draw.ORANGE, draw.RED, 
 
 def published_figure(published: pd.DataFrame) -> Figure:
     """The published overall pass rates with exact 95 % binomial intervals.  Columns: method, solved, problems."""
-    from scipy.stats import binomtest
-
     spans = [binomtest(row.solved, row.problems).proportion_ci(0.95) for row in published.itertuples()]
     rows = published.assign(
         group="", label=published.method, panel="solved", middle=published.solved / published.problems, color=draw.BLUE,
@@ -31,11 +31,9 @@ def published_figure(published: pd.DataFrame) -> Figure:
                       va="center", fontsize=10)  # fmt: skip
     axes.margins(x=0.15)
     draw.in_percent(axes.xaxis)
-    solved = published.solved.sort_values(ascending=False)
-    first, second = (published.method[k] for k in solved.index[:2])
-    gap = solved.iloc[0] - solved.iloc[1]
-    ahead = f"{gap} problem{'' if gap == 1 else 's'} of {published.problems.iloc[0]}"
-    return draw.finished(figure, f"Published on LiveCodeBench: {first} is {ahead} ahead of {second}")
+    first, second = published.nlargest(2, "solved").itertuples()
+    ahead = f"{counted(first.solved - second.solved, 'problem')} of {first.problems}"
+    return draw.finished(figure, f"Published on LiveCodeBench: {first.method} is {ahead} ahead of {second.method}")
 
 
 def costs_figure(costs: pd.DataFrame) -> Figure:
@@ -82,17 +80,13 @@ def places_figure(prefixes: pd.DataFrame) -> Figure:
     """Prefixes a program by where they end, a bar a splitter.  Columns: splitter, program, place."""
     counts = prefixes.groupby(["splitter", "place"]).size().unstack(fill_value=0)
     counts = counts.div(prefixes.groupby("splitter").program.nunique(), axis=0)
+    shown = {place: color for place, color in PLACE_COLOR.items() if place in counts}
     figure, grid = draw.panels(1, 1, 1.8 + 0.5 * len(counts))
     axes = grid[0, 0]
-    left = np.zeros(len(counts))
-    shown = {place: color for place, color in PLACE_COLOR.items() if place in counts}
-    for place, color in shown.items():
-        axes.barh(counts.index, counts[place], left=left, color=color, height=0.6)
-        for y, (start, width) in enumerate(zip(left, counts[place], strict=True)):
-            if width > 0.15:
-                axes.text(start + width / 2, y, f"{width:.1f}", ha="center", va="center", fontsize=10)
-        left += counts[place]
-    axes.set(xlabel="prefixes a program (mean)")
+    counts[list(shown)].plot.barh(stacked=True, color=shown, width=0.6, legend=False, ax=axes)
+    for bars in axes.containers:
+        axes.bar_label(bars, fmt=lambda width: f"{width:.1f}" if width > 0.15 else "", label_type="center", fontsize=10)
+    axes.set(xlabel="prefixes a program (mean)", ylabel="")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     draw.key(figure, shown, columns=3)
