@@ -15,7 +15,6 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
     "long program": (lambda: diagrams.prefixes([f"function_with_a_long_name_{k}" for k in range(8)], [3] * 8), "8"),
     "rollouts": (lambda: diagrams.rollouts(["main", "solve"], [True, False, True, True]), "its label is 3/4"),
     "one rollout": (lambda: diagrams.rollouts(["main"] * 4, [False]), "its label is 0/1"),
-    "noise": (lambda: diagrams.binomial_noise(0.2, (1, 4, 16)), "off by 0.40 if n = 1, and by 0.10 if n = 16"),
     "pooled": (lambda: diagrams.pooled_draws((1, 2), 3, 4, False), "4 of 8 pass, where rollouts alone say 3 of 4"),
     "verdict": (diagrams.verdict_path, "expected\noutput"),
     "subsets": (lambda: diagrams.counting_subsets(POOL, 2), "pass@2 = 7/10"),

@@ -109,7 +109,6 @@ DRAWINGS = {
     ),
     "planted map": lambda: figures.planted_map(PLANTED),
     "planted": lambda: figures.planted_figure(PLANTED),
-    "planted bars": lambda: figures.planted_bars(PLANTED[PLANTED.bias == "none"]),
     "curve": lambda: figures.curve_figure(rates(n=[1, 2, 4])),
     "curves after samples": lambda: figures.curve_figure(rates((0, 1, 2), n=[1, 2, 4])),
     "search": lambda: figures.search_figure(
@@ -152,7 +151,6 @@ DRAWINGS = {
     "rounds": lambda: game.rounds_figure([game.Round(PROBLEMS[0], tuple(PROGRAMS[:2]), (0.3, 0.6))] * 2),
     "pulls": lambda: figures.pulls_figure(0.9, 0.0, (0, 1), (0.5, 0.9)),
     "power": lambda: figures.power_figure(power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
-    "distribution": lambda: figures.distribution_figure(np.array([0, 0.5, 1]), np.array([0.2, 0.5, 0.3]), 0.4),
     "distributions": lambda: figures.distribution_grid([2, 4], 0.3),
 }
 
@@ -242,17 +240,6 @@ def test_a_method_has_one_colour_in_every_figure(method):
 
 
 @pytest.mark.parametrize(
-    "methods", [["raw labels", "meta only", "recalibrated", "corrected"], ["corrected", "weights"]]
-)
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_colour_of_known_truth_means_the_same_in_both_figures(methods, order):
-    table = pd.concat([PLANTED.iloc[:1].assign(method=m, ranking=0.9) for m in methods[::order]])
-    bars, points = figures.planted_bars(table).axes[0], figures.planted_figure(table).axes[0]
-    drawn = [mpl.colors.to_hex(c.lines[0].get_color()) for c in points.containers]
-    assert [mpl.colors.to_hex(patch.get_facecolor()) for patch in bars.patches] == drawn
-
-
-@pytest.mark.parametrize(
     "after, said, counts",
     [
         ([0.2, 0.5, 0.9], "no label moved", {"3"}),
@@ -265,14 +252,14 @@ def test_labels_that_moved_are_counted_by_whether_they_came_nearer(after, said, 
     before = np.array([0.2, 0.5, 0.9])
     figure = figures.movement_figure({"corrected": (before, np.array(after))}, np.array([0.0, 0.4, 1.0]))
     assert finding(figure) == f"corrected: {said}"
-    assert {t.get_text() for t in figure.axes[0].texts} == counts
+    assert {t.get_text() for t in figure.axes[0].texts} - {""} == counts
 
 
 ONE_OF_A_THING = {
     "headroom": lambda: figures.headroom_figure(PROBLEMS[:1], PROGRAMS[:1]),
     "difficulty": lambda: figures.difficulty_figure(rates(difficulty=["easy"], n=[4], problems=[1])),
     "labels": lambda: figures.labels_figure(LABELS[3:]),
-    "distribution": lambda: figures.distribution_figure(np.array([0, 1]), np.array([0.4, 0.6]), 0.6),
+    "distribution": lambda: figures.distribution_grid([1], 0.6),
     "noise": lambda: figures.noise_figure(np.array([0.25]), np.array([0.3]), 4, 16),
 }
 
@@ -323,7 +310,7 @@ def test_an_explorer_is_drawn_again_when_a_control_moves():
 
     def render(n, name):
         drawn.append((n, name))
-        return figures.distribution_figure(np.array([0, 1]), np.array([0.5, 0.5]), n / 10)
+        return figures.distribution_grid([n], 0.5)
 
     control = widgets.slider(1, 8, "n", 3)
     box = widgets.explorer(render, n=control, name=widgets.choice(["a", "b"], "name", "b"))

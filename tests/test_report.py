@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from dreamprm_lib.show import report
-from dreamprm_lib.show.findings import METHODS, NO_SAMPLES, answer_of, grouped_verdicts
+from dreamprm_lib.show.findings import NO_SAMPLES, answer_of, grouped_verdicts
+from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.study.folder import Stage, Study
 from dreamprm_lib.test_time_scaling import verdict
 
@@ -71,7 +72,7 @@ def html(study, monkeypatch):
     for name, texts in cells.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
         nbformat.write(notebook, study.path(f"notebooks/{name}.ipynb"))
-    for name in (*sorted(FIGURES), "02_0_by_hand", "06_curve"):
+    for name in (*sorted(FIGURES), "06_curve"):
         study.save_figure(Figure(), name, f"Caption of {name}.")
 
     def written(manifest=MANIFEST):
@@ -83,7 +84,7 @@ def html(study, monkeypatch):
 def test_the_report_has_the_main_figures_first_and_the_others_in_the_order_of_their_text(html):
     text = html()
     assert "<h2>2 · Monte-Carlo labels</h2>" in text and "7 ·" not in text
-    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == ["06_curve", *FIGURES, "02_0_by_hand"]
+    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == ["06_curve", *FIGURES]
     assert text.index("In short") < text.index("Caption of 06_curve") < text.index("What may be concluded")
 
 
@@ -110,11 +111,11 @@ def test_the_report_tells_costs_where_there_are_any(html):
 
 def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     answer = answer_of(study)
-    first, prm, correction = answer.headline()
+    first, prm, correction = answer.headline
     assert "16 programs" in first and "30 %" in first and "80 %" in first
     assert "is better than a random choice, while running the 2 public samples" in prm and "gains 40.0 points" in prm
     assert "may be worse than leaving them as they are" in correction
-    room, early, samples, late, labels = answer.findings()
+    room, early, samples, late, labels = answer.findings
     assert "30 % of the problems (25 % to 35 %)" in room and "50.0 points" in room
     assert "`prm_cof` is better than a random choice: +10.0 points (+2.0 to +20.0)" in early and "-1.0 points" in early
     assert "gains 40.0 points (+30.0 to +50.0)" in samples
@@ -129,14 +130,14 @@ def test_the_stack_is_told_where_a_study_has_it(tmp_path):
     ]
     answer = answer_of(complete(Study(tmp_path, "s"), DIFFERENCES + stack))
     said = "is better than a random choice (gains 30.0 points), and cannot be told apart from the log-probability alone"
-    assert said in " ".join(answer.headline())
-    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings()[1]
+    assert said in " ".join(answer.headline)
+    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings[1]
 
 
 def test_a_study_without_samples_and_log_probabilities_says_less(tmp_path):
     rows = [row for row in DIFFERENCES if row["samples"] == 0 and row["method"] != "mean_logprob"]
     answer = answer_of(complete(Study(tmp_path, "s"), rows))
-    assert len(answer.findings()) == 3 and "sample" not in " ".join([*answer.headline(), *answer.findings()])
+    assert len(answer.findings) == 3 and "sample" not in " ".join([*answer.headline, *answer.findings])
 
 
 def test_every_verdict_is_said_once_under_its_question(study):
@@ -158,5 +159,5 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     assert "| `prm_cof` | 40.0 (35–45) |" in text and "| `random` | 70.0 (65–75) |" in text
     assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
     assert "| `corrected, stopped early` | 0.080, times 4.00 (3.00–6.00) |" in text
-    assert all(f"- `{name}`: {METHODS[name]}." in text for name in ("random", "prm_cof", "oracle"))
+    assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")
