@@ -1,15 +1,15 @@
 """Schematic drawings of the course: each shows one mechanism, and its title says what to see in it.
 
-All of them are made of the few pieces at the top, on a white canvas ten units wide; what is the same whatever the data
-stands in `data/drawings.yaml`.  At the width of a phone (390 pixels) their letters are still eight pixels high.  A
-drawing takes real data where there are any.  Charts with axes are in `show.figures`.
+All of them are made of the few pieces at the top, on a white canvas ten units wide.  What looks the same whatever the
+data stands in `data/drawings.yaml`, and `drawing` draws it.  At the width of a phone (390 pixels) their letters are
+still eight pixels high.  Charts with axes are in `show.figures`.
 """
 
 from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ WIDTH, INCHES, LETTERS = 10.0, 6.4, 11  # of a canvas: units, inches, points
 PALE, FULL = 0.16, 0.42  # how much of its colour fills a box
 CODE: dict[str, Any] = {"family": "DejaVu Sans Mono"}
 SMALL: dict[str, Any] = {"fontsize": LETTERS - 1}
-FIXED = Path(__file__).parents[1] / "data" / "drawings.yaml"
+FILE = Path(__file__).parents[1] / "data" / "drawings.yaml"
+
+TILES = {  # mark, colour and share of the colour: programs that pass and fail, the parts of a mask, an empty place
+    "y": ("✓", BLUE, PALE), "n": ("✗", RED, PALE), "Y": ("✓", BLUE, FULL), "N": ("✗", RED, FULL),
+    "S": ("", GREY, FULL), "A": ("", BLUE, FULL), "B": ("", ORANGE, FULL), ".": ("", "#dddddd", PALE),
+}  # fmt: skip
 
 Point = tuple[float, float]
 
@@ -66,26 +71,28 @@ def box(
     write(axes, corner[0] + size[0] / 2, corner[1] + size[1] / 2, text, **font)
 
 
-def tile(axes: Axes, x: float, y: float, passed: bool, side: float = 0.44, fill: float = PALE) -> None:
-    """A small square around (x, y): a program that passes or fails."""
-    mark, color = ("✓", BLUE) if passed else ("✗", RED)
-    box(axes, (x - side / 2, y - side / 2), (side, side), "", color, fill)
-    write(axes, x, y, mark, color=color, weight="bold")
+def tiles(axes: Axes, x: float, y: float, row: str, pitch: float = 0.62, side: float = 0.44) -> None:
+    """Small squares, the first around (x, y), one for each letter of `row` (see `TILES`)."""
+    for k, letter in enumerate(row):
+        mark, color, fill = TILES[letter]
+        box(axes, (x + pitch * k - side / 2, y - side / 2), (side, side), "", color, fill)
+        write(axes, x + pitch * k, y, mark, color=color, weight="bold")
+
+
+def verdicts(passed: Iterable[bool]) -> str:
+    """The tiles of programs that pass or fail."""
+    return "".join("y" if ok else "n" for ok in passed)
 
 
 def arrow(
-    axes: Axes, *ways: Sequence[float], color: str = INK, bend: float = 0, dash: str = "-", head: str = "-|>"
-) -> None:
+    axes: Axes, ways: Iterable[Sequence[float]], color: str = INK, bend: float = 0, dash: str = "-",
+    head: str = "-|>", width: float = 1.5,
+) -> None:  # fmt: skip
     """Arrows, each from its first point (x, y) to its second; `bend` curves them to the right."""
     style: dict[str, Any] = {"arrowstyle": head, "mutation_scale": 13, "shrinkA": 1, "shrinkB": 1, "linestyle": dash}
-    style |= {"color": color, "lw": 1.5, "zorder": 2, "connectionstyle": f"arc3,rad={bend}"}
+    style |= {"color": color, "lw": width, "zorder": 2, "connectionstyle": f"arc3,rad={bend}", "capstyle": "butt"}
     for x0, y0, x1, y1 in ways:
         axes.add_patch(FancyArrowPatch((x0, y0), (x1, y1), **style))
-
-
-def bar(axes: Axes, *ways: Sequence[float]) -> None:
-    """Lines with an end mark on either side, which say what belongs together."""
-    arrow(axes, *ways, head="|-|,widthA=0.35,widthB=0.35")
 
 
 def strip(axes: Axes, x: float, top: float, width: float, names: Sequence[str], heights: Sequence[float]) -> None:
@@ -96,21 +103,24 @@ def strip(axes: Axes, x: float, top: float, width: float, names: Sequence[str], 
         box(axes, (x, top + 0.03), (width, height - 0.06), text, STEP_COLORS[k % len(STEP_COLORS)], **CODE)
 
 
+def drawing(name: str, **words: Any) -> Figure:
+    """The drawing that `data/drawings.yaml` has under this name, with `words` filled in."""
+    return drawn(fixed(name), **words)
+
+
 def fixed(name: str) -> dict[str, Any]:
-    """What `data/drawings.yaml` says of a drawing."""
-    return from_yaml(read_text(FIXED), FIXED)[name]
+    """What `data/drawings.yaml` says of a drawing: title, height, and by kind the arguments of its pieces."""
+    return from_yaml(read_text(FILE), FILE)[name]
 
 
-def drawn(plan: Mapping[str, Any], **words: Any) -> tuple[Figure, Axes]:
-    """A drawing as its plan says, `words` filled in."""
+def drawn(plan: Mapping[str, Any], **words: Any) -> Figure:
+    """A drawing as its plan says, with `words` filled in."""
     figure, axes = canvas(plan["title"].format(**words), plan["height"])
-    for one in plan["boxes"]:
-        box(axes, **one | {"text": one.get("text", "").format(**words)})
-    arrow(axes, *plan.get("arrows", ()))
-    bar(axes, *plan.get("bars", ()))
-    for one in plan["texts"]:
-        write(axes, **one | {"text": one["text"].format(**words)})
-    return figure, axes
+    pieces: dict[str, Callable] = {"boxes": box, "arrows": arrow, "tiles": tiles, "texts": write}
+    for kind, piece in pieces.items():
+        for one in plan.get(kind, ()):
+            piece(axes, **one | ({"text": one["text"].format(**words)} if "text" in one else {}))
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------- the drawings
@@ -121,7 +131,7 @@ def pipeline(chapter: int) -> Figure:
     plan = fixed("pipeline")
     if chapter:
         plan["boxes"][chapter - 1] |= {"color": ORANGE, "fill": FULL}
-    return drawn(plan, title=plan["titles"][chapter])[0]
+    return drawn(plan, title=plan["titles"][chapter])
 
 
 def chat_prompt(roles: Sequence[str], texts: Sequence[str]) -> Figure:
@@ -162,40 +172,12 @@ def rollouts(names: Sequence[str], passed: Sequence[bool]) -> Figure:
     write(axes, 1.55, (height - block) / 2 - 0.3, "the prefix, kept as it is", color=GREY)
     for k, ok in enumerate(passed):
         y = height - height * (k + 0.5) / total
-        arrow(axes, (3.05, height / 2, 4.3, y), (6.7, y, 7.15, y), color=GREY)
+        arrow(axes, [(3.05, height / 2, 4.3, y), (6.7, y, 7.15, y)], GREY)
         box(axes, (4.35, y - 0.23), (2.3, 0.46), f"ending {k + 1}", **SMALL)
-        tile(axes, 7.45, y, ok)
-    bar(axes, (7.95, 0.1, 7.95, height - 0.1))
+        tiles(axes, 7.45, y, verdicts([ok]))
+    arrow(axes, [(7.95, 0.1, 7.95, height - 0.1)], head="|-|,widthA=0.35,widthB=0.35")
     write(axes, 8.15, height / 2, f"c = {count}\nn = {total}\nc/n = {count / total:.2f}", ha="left")
     return figure
-
-
-def pooled_draws(prior: tuple[int, int], passes: int, rollouts: int, verdict: bool) -> Figure:
-    """The posterior label as a share of draws: those that the prior is worth, the rollouts, and the own verdict."""
-    groups = {
-        "prior belief": [True] * prior[0] + [False] * prior[1],
-        "rollouts": [True] * passes + [False] * (rollouts - passes),
-        "own verdict": [verdict],
-    }
-    draws = list(itertools.chain(*groups.values()))
-    title = f"The posterior label counts all draws: {sum(draws)} of {len(draws)} pass, where rollouts alone say "
-    figure, axes = canvas(title + f"{passes} of {rollouts}", 1.9)
-    room = 8.4 / max(len(draws), 9)
-    x = 0.1
-    for name, group in groups.items():
-        for j, ok in enumerate(group):
-            tile(axes, x + room * (j + 0.5), 1.35, ok, 0.5, PALE if len(group) > 1 else FULL)
-        end = x + room * len(group)
-        bar(axes, (x + 0.1, 0.9, end - 0.1, 0.9))
-        write(axes, (x + end) / 2, 0.7, textwrap.fill(name, max(12, 4 * len(group))), va="top")
-        write(axes, end + 0.35, 1.35, "" if name == "own verdict" else "+", fontsize=15)
-        x = end + 0.7
-    return figure
-
-
-def verdict_path() -> Figure:
-    """What a verdict passes through: the judge keeps the expected output, a fresh process gets program and input."""
-    return drawn(fixed("verdict_path"))[0]
 
 
 def counting_subsets(passed: Sequence[bool], k: int) -> Figure:
@@ -205,81 +187,11 @@ def counting_subsets(passed: Sequence[bool], k: int) -> Figure:
     title = f"{good} of the {len(ways)} ways to draw {k} contain a program that passes: pass@{k} = {good}/{len(ways)}"
     figure, axes = canvas(title, 1.35 + 0.85 * rows)
     write(axes, 0.1, 0.85 + 0.85 * rows, "the pool", ha="left")
-    for i, ok in enumerate(passed):
-        tile(axes, 2.1 + 0.62 * i, 0.85 + 0.85 * rows, ok)
+    tiles(axes, 2.1, 0.85 + 0.85 * rows, verdicts(passed))
     for number, way in enumerate(ways):
         x, y = 0.15 + 1.96 * (number % 5), 0.85 * (rows - 1 - number // 5)
         box(axes, (x, y + 0.08), (1.76, 0.7), "", BLUE if any(way) else GREY)
-        for j, ok in enumerate(way):
-            tile(axes, x + 0.4 + 0.56 * j, y + 0.43, ok, 0.4)
-    return figure
-
-
-def tree_and_mask(steps: Sequence[int]) -> Figure:
-    """Candidates (their numbers of steps) as branches of one statement, and the mask that lets one pass read them."""
-    nodes = [("S", GREY, -1, 0)]
-    for branch, count in enumerate(steps):
-        color = STEP_COLORS[branch % len(STEP_COLORS)]
-        nodes += [(f"{chr(65 + branch)}{step + 1}", color, branch, step) for step in range(count)]
-    title = f"One pass reads {len(steps)} candidates: a step sees the statement (S) and its own program, nothing else"
-    figure, axes = canvas(title, 4.9)
-    box(axes, (0.1, 2.1), (1.75, 0.8), "S: statement", GREY, FULL)
-    side = 3.6 / len(nodes)
-    for row, (name, color, branch, step) in enumerate(nodes):
-        x, y, low = 2.35 + 0.95 * step, 4.6 - 4.2 * (branch + 0.5) / len(steps), 1.0 + side * (len(nodes) - 1 - row)
-        if branch >= 0:
-            arrow(axes, (x - 0.29, y, x, y) if step else (1.88, 2.5, x, y), color=GREY)
-            box(axes, (x, y - 0.3), (0.66, 0.6), name, color)
-        for column, (_, seen, other, before) in enumerate(nodes):
-            sees = other < 0 or (other == branch and before <= step)
-            cell = (6.3 + side * column, low), (side * 0.86, side * 0.86), ""
-            box(axes, *cell, *((seen, FULL) if sees else ("#dddddd", PALE)))
-        write(axes, 6.05, low + side * 0.43, name, ha="right", **SMALL)
-        write(axes, 6.3 + side * (row + 0.43), 0.75, name, **SMALL)
-    write(axes, 9.9, 0.25, "a row sees its coloured columns", ha="right", color=GREY)
-    return figure
-
-
-def pairs_within(problems: Mapping[str, Sequence[tuple[float, bool]]]) -> Figure:
-    """Scores and verdicts of candidates by problem: pairs within a problem are compared, pairs across are not."""
-    right = [a > b for rows in problems.values() for a, ok in rows if ok for b, other in rows if not other]
-    title = f"Only pairs within one problem count: here {sum(right)} of {len(right)} are in the right order"
-    figure, axes = canvas(title, 1.9 * len(problems) + 0.2)
-    places = []
-    for number, (name, candidates) in enumerate(problems.items()):
-        y = 1.9 * (len(problems) - 1 - number) + 1.05
-        axes.hlines(y, 2.2, 9.8, color=GREY, lw=1)
-        write(axes, 0.1, y, textwrap.fill(name, 14), ha="left")
-        good, bad = ([2.4 + 7.2 * score for score, ok in candidates if ok == want] for want in (True, False))
-        places.append((y, good, bad))
-        for a, b in itertools.product(good, bad):
-            color, bend = (BLUE, -0.35) if a > b else (RED, 0.35)
-            arrow(axes, (b, y + 0.25, a, y + 0.25), color=color, bend=bend)
-        for x, ok in (*((x, True) for x in good), *((x, False) for x in bad)):
-            tile(axes, x, y, ok)
-    (upper, _, bad), (lower, good, _) = places[:2]
-    arrow(axes, (bad[0], upper - 0.25, good[0], lower + 0.25), color=GREY, dash=":")
-    for x, side, text in ((2.2, "left", "low score"), (9.8, "right", "high score")):
-        write(axes, x, 0.2, text, ha=side, color=GREY)
-    write(axes, 6.0, 0.2, "dotted: across problems, ignored", color=GREY)
-    return figure
-
-
-def two_levels(before: Sequence[float], after: Sequence[float]) -> Figure:
-    """The two levels of label correction: labels before and after the clean outcomes have pulled at them."""
-    figure, axes = drawn(fixed("two_levels"))
-    for k, (old, new) in enumerate(zip(before, after, strict=True)):
-        x = 0.6 + 0.62 * k
-        axes.vlines(x, 0.85, 1.85, color="#c4c4c4", lw=6)
-        axes.hlines(0.85 + old, x - 0.15, x + 0.15, color=INK, lw=2.5)
-        if abs(new - old) > 0.06:
-            arrow(axes, (x, 0.85 + old, x, 0.85 + new), color=RED)
-    end = 0.6 + 0.62 * len(before)
-    arrow(axes, (end, 1.35, 6.35, 1.35))
-    write(axes, (end + 6.35) / 2, 1.6, "train")
-    for k, ok in enumerate((True, False, False, True, False)):
-        tile(axes, 0.75 + 0.62 * k, 3.95, ok)
-    arrow(axes, (6.4, 3.6, 2.2, 2.0), color=RED, bend=-0.12)
+        tiles(axes, x + 0.4, y + 0.43, verdicts(way), 0.56, 0.4)
     return figure
 
 
@@ -301,7 +213,8 @@ def best_of(scores: Sequence[Sequence[float]], passed: Sequence[bool]) -> Figure
             corner, size = (1.1 + width * step, y + 0.1), (width - 0.08, 0.52)
             box(axes, corner, size, f"{score:.2f}", BLUE, 0.05 + 0.6 * score, **SMALL)
         write(axes, 7.6, y + 0.36, f"{means[k]:.2f}", weight="bold" if k == pick else "normal")
-        tile(axes, 9.3, y + 0.36, passed[k], fill=FULL if k == pick else PALE)
+        verdict = verdicts([passed[k]])
+        tiles(axes, 9.3, y + 0.36, verdict.upper() if k == pick else verdict)
     return figure
 
 
@@ -336,7 +249,7 @@ def beam_search(levels: Sequence[Sequence[float]], width: int) -> Figure:
         places = [4.3 - 4.0 * (i + 0.5) / len(level) for i in range(len(level))]
         for i, score in enumerate(level):
             color, fill = (BLUE, FULL) if i in kept else (GREY, PALE)
-            arrow(axes, (*beginnings[i * len(beginnings) // len(level)], x, places[i]), color=color)
+            arrow(axes, [(*beginnings[i * len(beginnings) // len(level)], x, places[i])], color)
             box(axes, (x, places[i] - 0.24), (1.2, 0.48), f"{score:.2f}", color, fill)
         write(axes, x + 0.6, 0.15, f"function {k + 1}", color=GREY)
         beginnings = [(x + 1.2, places[i]) for i in sorted(kept)]
@@ -364,4 +277,4 @@ def problem_grid(problems: int, solved: Mapping[str, int]) -> Figure:
 def paired_table(wins: int, losses: int, agree: int) -> Figure:
     """Two methods on the same problems: the exact McNemar test looks at those that only one of them solves."""
     p = mcnemar(wins, losses)
-    return drawn(fixed("paired_table"), wins=wins, losses=losses, agree=agree, differ=wins + losses, p=p)[0]
+    return drawing("paired_table", wins=wins, losses=losses, agree=agree, differ=wins + losses, p=p)

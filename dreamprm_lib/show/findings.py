@@ -21,7 +21,7 @@ NO_SAMPLES = "random without samples"  # the baseline of what the public samples
 
 
 @dataclass(frozen=True)
-class Answer:
+class Summary:
     """`headline`: the answer in a few sentences that need no knowledge of the methods.  `findings`: one item a
     question, with 95 % intervals."""
 
@@ -29,7 +29,7 @@ class Answer:
     findings: list[str]
 
 
-def answer_of(study: Study) -> Answer:
+def answer_of(study: Study) -> Summary:
     """What the tables of a complete study say; nothing of a stack, log-probabilities or samples if it has none."""
     table, differences, oracle = (study.read_table(f"{name}.csv") for name in ("table", "differences", "oracle"))
     overall = table[(table.difficulty == "overall") & (table.samples == 0)]
@@ -49,7 +49,7 @@ def answer_of(study: Study) -> Answer:
         moved=_row(labels, rollouts=shared_rollouts(oracle)),
     )
     headline, findings = ([line for line in part.splitlines() if line] for part in text.split("---"))
-    return Answer(headline, findings)
+    return Summary(headline, findings)
 
 
 def _row(table: pd.DataFrame, **wanted: Any) -> Any:

@@ -9,7 +9,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.findings import answer_of, grouped_verdicts, shared_rollouts
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.show.templates import filled
@@ -32,15 +30,6 @@ CORRECTIONS = {
     "recalibrated": "recalibrated",
 }
 ASKED = {"completions": "completions asked for", "prompt_tokens": "tokens in", "tokens": "tokens out"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the report shows it: `data` is base64, `width` is in CSS pixels, so that text has one size in all."""
-
-    data: str
-    caption: str
-    width: int
 
 
 def write_report(study: Study, manifest: dict) -> Path:
@@ -83,7 +72,7 @@ def _results(study: Study, manifest: dict) -> dict[str, Any]:
         "profile": manifest["profile"],
         "note": manifest.get("note", ""),
         "answer": answer_of(study),
-        "tables": wide_tables(table),
+        "tables": [(samples, part.n.max(), wide_table(part)) for samples, part in table.groupby("samples")],
         "groups": grouped_verdicts(study.read_table("differences.csv")),
         "methods": {name: about["takes"] for name, about in METHODS.items() if name in set(table.method)},
     }
@@ -95,15 +84,6 @@ def wide_table(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(cell=cell, group=[f"{r.difficulty} ({r.problems})" for r in table.itertuples()])
     wide = table.pivot(index="method", columns="group", values="cell")
     return wide.loc[table.method.unique(), table.group.unique()].rename_axis(index=None, columns="best-of-N in %")
-
-
-def wide_tables(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """A `wide_table` for each number of samples that selectors ran first, with what to say above it."""
-    found = []
-    for samples, part in table.groupby("samples"):
-        first = f"After {counted(samples, 'public sample')}" if samples else "Without running any public sample"
-        found.append((f"{first}, best of {part.n.max()}:", wide_table(part)))
-    return found
 
 
 def planted_table(planted: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +109,7 @@ def oracle_table(oracle: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(index=CORRECTIONS).rename_axis(index=None, columns="method")
 
 
-def _chapters(study: Study) -> Iterator[tuple[str, list[Picture]]]:
+def _chapters(study: Study) -> Iterator[tuple[str, list[dict]]]:
     """Each chapter's title, and its figures in the order of its text, but those that were shown before."""
     for stage in STAGES:
         notebook = nbformat.read(study.existing(f"notebooks/{stage.notebook}.ipynb"), 4)
@@ -140,10 +120,12 @@ def _chapters(study: Study) -> Iterator[tuple[str, list[Picture]]]:
         yield title, [_picture(path) for path in files if path.exists()]
 
 
-def _picture(path: Path) -> Picture:
+def _picture(path: Path) -> dict[str, Any]:
+    """A figure as the report shows it: `data` is base64, `width` is in CSS pixels, so that text has one size in all."""
     with Image.open(path) as image:
-        width = round(96 * image.width / image.info.get("dpi", (96, 96))[0])
-        return Picture(base64.b64encode(path.read_bytes()).decode(), image.info.get("Description", path.stem), width)
+        width = round(96 * image.width / image.info["dpi"][0])
+        caption = image.info["Description"]
+    return {"data": base64.b64encode(path.read_bytes()).decode(), "caption": caption, "width": width}
 
 
 def _stages(manifest: dict) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Texts of `data/templates`, filled in, and how numbers, comparisons and tables are written in them."""
+"""Texts of `data/templates`, filled in, and how sentences and tables are written in them."""
 
 from __future__ import annotations
 
@@ -23,57 +23,26 @@ def filled(template: str, **words: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "counted": counted,
-        "percent": lambda share: f"{100 * share:.0f} %",
-        "relation": _relation,
-        "gain": _gain,
-        "limits": _limits,
-        "points": _points,
-        "times": _times,
-        "code": _code,
-        "html_table": _html_table,
-        "markdown_table": _markdown_table,
-    }
+    filters = {"counted": counted, "code": code, "html_table": html_table, "markdown_table": markdown_table}
+    environment.filters |= filters
     return environment.get_template(template).render(**words)
 
 
-def _relation(row: Any) -> str:
-    """What the verdict says of a comparison, between the names of its two methods."""
-    return row.verdict.split("`")[2].strip()
-
-
-def _gain(row: Any) -> str:
-    return f"{'gains' if row.difference >= 0 else 'loses'} {abs(100 * row.difference):.1f} points"
-
-
-def _limits(row: Any) -> str:
-    return f"{100 * row.ci_low:+.1f} to {100 * row.ci_high:+.1f}"
-
-
-def _points(row: Any) -> str:
-    return f"{100 * row.difference:+.1f} points ({_limits(row)})"
-
-
-def _times(row: Any) -> str:
-    """How many times as large an error became."""
-    return f"{1 - row.gain:.1f} ({1 - row.gain_high:.1f} to {1 - row.gain_low:.1f})"
-
-
-def _code(sentence: str) -> Markup:
+def code(sentence: str) -> Markup:
     """Back-quoted words as <code>; a line may break after the underscore of a method's name."""
     parts = str(escape(sentence)).split("`")
     marked = [f"<code>{part.replace('_', '_<wbr>')}</code>" if k % 2 else part for k, part in enumerate(parts)]
     return Markup("".join(marked))
 
 
-def _html_table(table: pd.DataFrame, **options: Any) -> Markup:
+def html_table(table: pd.DataFrame, **options: Any) -> Markup:
     """A table in which a line may break after the underscore of a method's name, and nowhere in an interval."""
     text = table.to_html(border=0, **options).replace("–", "&#8288;–&#8288;")  # word joiners
     return Markup(re.sub(r"_(?=[\w ]*</th>)", "_<wbr>", text))
 
 
-def _markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table whose rows have names of methods or the like."""
     lines = [[table.columns.name, *table.columns], ["---"] * (1 + len(table.columns))]
     lines += [[f"`{name}`", *cells] for name, cells in zip(table.index, table.values, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -40,21 +41,7 @@ def use_style() -> None:
     say, when they are interrupted, what is kept."""
     explain_interrupts()
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    mpl.rcParams.update(
-        {
-            "figure.facecolor": "white",
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.labelsize": 11,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "#e6e6e6",
-            "svg.fonttype": "none",
-            "pdf.fonttype": 42,
-        }
-    )
+    plt.style.use(Path(__file__).parents[2] / "data" / "house.mplstyle")
 
 
 def method_style(method: str) -> tuple[str, str]:
@@ -105,10 +92,8 @@ def dot(
     """A dot with its interval in the row `at`, or, if `upright`, at x = `at`; hollow with `mfc="white"`."""
     error = np.clip([[value - low], [high - value]], 0, None)
     marks: dict[str, Any] = {"fmt": "o", "ms": 7, "elinewidth": 2, "color": color, "zorder": 3} | options
-    if upright:
-        axes.errorbar(at, value, yerr=error, **marks)
-    else:
-        axes.errorbar(value, at, xerr=error, **marks)
+    x, y, direction = (at, value, "yerr") if upright else (value, at, "xerr")
+    axes.errorbar(x, y, **marks | {direction: error})
 
 
 def dot_figure(table: pd.DataFrame, names: Mapping[Any, str], row_height: float = 0.3) -> tuple[Figure, list[Axes]]:
