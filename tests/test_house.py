@@ -15,17 +15,8 @@ from dreamprm_lib.engine.files import from_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dreamprm_lib"
-CHAPTERS = [
-    "chain_of_functions",
-    "monte_carlo_labels",
-    "candidate_solutions",
-    "reward_model",
-    "label_correction",
-    "known_truth",
-    "step_search",
-    "test_time_scaling",
-    "paper_scale",
-]
+CHAPTERS = ["chain_of_functions", "monte_carlo_labels", "candidate_solutions", "reward_model", "label_correction"]
+CHAPTERS += ["known_truth", "step_search", "test_time_scaling", "paper_scale"]
 WITHOUT_A_NOTEBOOK = {"known_truth", "step_search"}  # chapters 5 and 6 have them
 FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3, "steps": 4}
 FLOORS |= {name: 5 + number for number, name in enumerate(CHAPTERS)}
@@ -49,24 +40,18 @@ def imports(path, module):
             yield from (n.name for n in node.names if n.name.split(".")[0] == "dreamprm_lib")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    module = ".".join(["dreamprm_lib", *path.relative_to(PACKAGE).with_suffix("").parts])
-    own = room(module)
-    assert own in FLOORS, f"{module} has no room"
-    for other in imports(path, module):
-        below = FLOORS[room(other)] < FLOORS[own]
-        assert below or room(other) == own, f"{module} imports {other}"
-
-
-def test_no_module_stands_on_itself():
+def test_imports_point_down_and_no_module_stands_on_itself():
     """Nor on one that stands on it, through any number of others; imports for types alone count too."""
     parts = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
     paths = {".".join(["dreamprm_lib", *own]): path for path, own in parts.items()}
     graph = {}
     for module, path in paths.items():
-        named = {name if name in paths else name.rpartition(".")[0] for name in imports(path, module)}
-        graph[module] = (named & paths.keys()) - {module}
+        assert room(module) in FLOORS, f"{module} has no room"
+        found = list(imports(path, module))
+        for other in found:
+            below = FLOORS[room(other)] < FLOORS[room(module)]
+            assert below or room(other) == room(module), f"{module} imports {other}"
+        graph[module] = {name if name in paths else name.rpartition(".")[0] for name in found} & paths.keys() - {module}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
@@ -109,19 +94,13 @@ def name_of(requirement):
 def test_the_three_lists_of_packages_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    pinned = dict(
-        line.split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line and line[0] != "#"
-    )
-    pinned = {name_of(name): version for name, version in pinned.items()}
+    pins = re.findall(r"^([^#\s]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = {name_of(name): version for name, version in pins}
     assert pinned["torch"] == "2.13.0"
     for requirement in wanted:
         assert name_of(requirement) in pinned, requirement
-        lowest = requirement.split(">=")[1]
-        assert tuple(map(int, lowest.split("."))) <= tuple(
-            int(part) for part in re.findall(r"\d+", pinned[name_of(requirement)])
-        )
+        lowest, pin = requirement.split(">=")[1], pinned[name_of(requirement)]
+        assert [int(n) for n in lowest.split(".")] <= [int(n) for n in re.findall(r"\d+", pin)]
     conda = from_yaml((ROOT / "environment.yml").read_text(), "x")["dependencies"]
     assert {"pip": ["-c constraints.txt", "-e .[test]"]} in conda
     assert any(entry.startswith("python=3.1") for entry in conda if isinstance(entry, str))
