@@ -29,8 +29,8 @@ def wrapped(text: str, indent: str = "") -> str:
 def with_findings(readme: str, study: Study) -> str:
     """The README with the headline and the findings of a study between their marks."""
     answer = answer_of(study)
-    items = [wrapped(f"{number}. {said}", "   ") for number, said in enumerate(answer.findings(), 1)]
-    texts = {"headline": wrapped(" ".join(answer.headline())), "findings": "\n".join(items)}
+    items = [wrapped(f"{number}. {said}", "   ") for number, said in enumerate(answer.findings, 1)]
+    texts = {"headline": wrapped(" ".join(answer.headline)), "findings": "\n".join(items)}
     for name, text in texts.items():
         start, end = f"<!-- {name}: computed -->\n", f"\n<!-- {name} ends -->"
         before, after = readme.split(start)[0], readme.split(end)[1]

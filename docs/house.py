@@ -50,13 +50,14 @@ def contents() -> dict[str, list[str]]:
 
 def imported(source: str) -> set[tuple[str, ...]]:
     """The library's modules that a text imports, each given by its parts."""
-    found = set()
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dreamprm_lib":
-            base = tuple(node.module.split(".")[1:])
-            for name in node.names:
-                places = ((*base, name.name), base, (*base, name.name, "__init__"), (*base, "__init__"))
-                found |= {next(place for place in places if place in modules())}
+        names = [name.name for name in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        within = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for top, *parts in (f"{within}{name}".split(".") for name in names):
+            if top == "dreamprm_lib":
+                places = (parts, parts[:-1], [*parts, "__init__"], [*parts[:-1], "__init__"])
+                found |= {next(place for place in map(tuple, places) if place in modules())}
     return found
 
 

@@ -58,7 +58,7 @@ def test_every_relative_link_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
 
 
-def test_the_words_of_the_project_are_used_in_the_docs():
+def test_the_words_of_the_glossary_are_used_in_the_docs_or_the_code():
     words = re.findall(r"^- \*\*(.+?)\*\*:", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     pages = " ".join(path.read_text() for path in PAGES if path.name != "glossary.md").lower()
     code = " ".join(path.read_text() for path in (ROOT / "dreamprm_lib").rglob("*.py"))
@@ -71,10 +71,6 @@ def test_make_student_builds_the_edition_where_there_is_none_and_opens_it():
     build, lab = said.rstrip().splitlines()[-2:]
     assert build == "test -d course/student || .venv/bin/python -m dreamprm_lib course build"
     assert lab == ".venv/bin/jupyter lab --notebook-dir=course/student"
-
-
-def test_the_chapters_of_the_book_are_those_of_the_reference_run():
-    assert (ROOT / "docs" / "chapters").resolve() == ROOT / "outputs" / "reference" / "notebooks"
 
 
 def test_binder_has_the_python_and_the_pins_of_the_other_environments():

@@ -35,22 +35,15 @@ def test_the_manifest_describes_the_tables():
             assert file_digest(REFERENCE.shipped / file) == digest, file
 
 
-def test_the_readme_and_the_results_page_are_what_the_reference_run_gives(generate):
-    for path, text in generate.results(REFERENCE).items():
+def test_what_the_docs_compute_is_what_the_reference_run_and_the_imports_give(generate):
+    for path, text in (generate.results(REFERENCE) | {generate.PICTURE: generate.house.svg()}).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
 
 
-def test_the_picture_of_the_house_is_what_the_imports_give(generate):
-    assert generate.PICTURE.read_text() == generate.house.svg(), "run `python docs/generate.py`"
-
-
-def test_the_readme_is_short_and_leads_with_the_finding():
+def test_the_readme_is_short_leads_with_the_finding_and_describes_its_picture():
     assert 700 <= len(README.split()) <= 900
     title, mark, *_ = README.split("\n\n", 1)[1].partition("<!-- headline: computed -->")
     assert title == "" and mark and "| `prm_cof` |" not in README
     assert len(re.findall(r"^\d\. ", README.partition("<!-- findings: computed -->")[2], re.MULTILINE)) == 5
-
-
-def test_every_picture_has_a_description():
     pictures = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", README)
     assert len(pictures) == 1 and all(len(text) > 100 and (ROOT / path).exists() for text, path in pictures)

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from dreamprm_lib.show import report
-from dreamprm_lib.show.findings import METHODS, NO_SAMPLES, answer_of, grouped_verdicts
+from dreamprm_lib.show.findings import NO_SAMPLES, STACK, answer_of, grouped_verdicts
+from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.study.folder import Stage, Study
 from dreamprm_lib.test_time_scaling import verdict
 
@@ -71,7 +72,7 @@ def html(study, monkeypatch):
     for name, texts in cells.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
         nbformat.write(notebook, study.path(f"notebooks/{name}.ipynb"))
-    for name in (*sorted(FIGURES), "02_0_by_hand", "06_curve"):
+    for name in (*sorted(FIGURES), "06_curve"):
         study.save_figure(Figure(), name, f"Caption of {name}.")
 
     def written(manifest=MANIFEST):
@@ -80,17 +81,13 @@ def html(study, monkeypatch):
     return written
 
 
-def test_the_report_has_the_main_figures_first_and_the_others_in_the_order_of_their_text(html):
+def test_the_report_is_one_file_with_its_figures_in_order_and_its_tables_and_sentences_marked_up(html):
     text = html()
     assert "<h2>2 · Monte-Carlo labels</h2>" in text and "7 ·" not in text
-    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == ["06_curve", *FIGURES, "02_0_by_hand"]
+    assert re.findall(r"<figcaption>Caption of (\w+)\.", text) == ["06_curve", *FIGURES]
     assert text.index("In short") < text.index("Caption of 06_curve") < text.index("What may be concluded")
-
-
-def test_the_report_is_one_file_whose_tables_and_sentences_are_marked_up(html):
-    text = html()
     assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
-    assert "Without running any public sample" in text and "After 2 public samples" in text
+    assert "Without running any public sample, best of 16" in text and "After 2 public samples" in text
     assert "<th>prm_<wbr>cof</th>" in text and "40.0 (35&#8288;–&#8288;45)" in text
     assert "<code>prm_<wbr>cof</code> is better than <code>random</code>" in text
     assert "&lt;i&gt;" in html(MANIFEST | {"note": "<i>"})
@@ -101,20 +98,17 @@ def test_the_report_tells_costs_where_there_are_any(html):
     assert "dollars" not in html(MANIFEST | {"stages": {"02": free}})
     paid = {"02": MANIFEST["stages"]["02"], "03": {"seconds": 1.5, "tokens": 7}}
     cells = re.findall(r"<td>([^<]*)</td>", html(MANIFEST | {"stages": paid}).partition("How it was run")[2])
-    assert cells == [
-        "02", "1.5", "7", "4", "30", "9", "0.2500",
-        "03", "1.5", "7", "0", "0", "0", "",
-        "all", "3.0", "14", "4", "30", "9", "0.2500",
-    ]  # fmt: skip
+    assert cells[:7] == ["02", "1.5", "7", "4", "30", "9", "0.2500"]
+    assert cells[7:] == ["03", "1.5", "7", "0", "0", "0", "", "all", "3.0", "14", "4", "30", "9", "0.2500"]
 
 
 def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     answer = answer_of(study)
-    first, prm, correction = answer.headline()
+    first, prm, correction = answer.headline
     assert "16 programs" in first and "30 %" in first and "80 %" in first
     assert "is better than a random choice, while running the 2 public samples" in prm and "gains 40.0 points" in prm
     assert "may be worse than leaving them as they are" in correction
-    room, early, samples, late, labels = answer.findings()
+    room, early, samples, late, labels = answer.findings
     assert "30 % of the problems (25 % to 35 %)" in room and "50.0 points" in room
     assert "`prm_cof` is better than a random choice: +10.0 points (+2.0 to +20.0)" in early and "-1.0 points" in early
     assert "gains 40.0 points (+30.0 to +50.0)" in samples
@@ -122,34 +116,28 @@ def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     assert "may be worse than training on raw ones" in labels and "by 4.0 (3.0 to 6.0)" in labels
 
 
-def test_the_stack_is_told_where_a_study_has_it(tmp_path):
-    stack = [
-        compared("prm_cof + mean_logprob", "random", 0, 0.3, 0.2, 0.4, 0.001),
-        compared("prm_cof + mean_logprob", "mean_logprob", 0, 0.15, -0.02, 0.3),
-    ]
-    answer = answer_of(complete(Study(tmp_path, "s"), DIFFERENCES + stack))
+def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_and_log_probabilities(tmp_path):
+    stack = [compared(STACK, "random", 0, 0.3, 0.2, 0.4, 0.001), compared(STACK, "mean_logprob", 0, 0.15, -0.02, 0.3)]
+    more = answer_of(complete(Study(tmp_path, "more"), DIFFERENCES + stack))
     said = "is better than a random choice (gains 30.0 points), and cannot be told apart from the log-probability alone"
-    assert said in " ".join(answer.headline())
-    assert "`prm_cof + mean_logprob`, is better than a random choice (+30.0 points (+20.0 to" in answer.findings()[1]
-
-
-def test_a_study_without_samples_and_log_probabilities_says_less(tmp_path):
+    assert said in " ".join(more.headline)
+    assert f"`{STACK}`, is better than a random choice (+30.0 points (+20.0 to" in more.findings[1]
     rows = [row for row in DIFFERENCES if row["samples"] == 0 and row["method"] != "mean_logprob"]
-    answer = answer_of(complete(Study(tmp_path, "s"), rows))
-    assert len(answer.findings()) == 3 and "sample" not in " ".join([*answer.headline(), *answer.findings()])
+    less = answer_of(complete(Study(tmp_path, "less"), rows))
+    assert len(less.findings) == 3 and "sample" not in " ".join([*less.headline, *less.findings])
 
 
 def test_every_verdict_is_said_once_under_its_question(study):
-    differences = study.read_table("differences.csv")
-    groups = grouped_verdicts(differences)
-    said = {question: (len(first), len(later)) for question, first, later in groups}
-    assert sorted(v for _, first, later in groups for v in first + later) == sorted(differences.verdict)
-    assert said == {
-        "What do the public samples give?": (1, 0),
-        "Do reward models choose better than chance?": (1, 1),
-        "Do selectors that need no training?": (1, 0),
-        "Is anything better than training on raw labels?": (1, 0),
-        "What about labels of a weaker model, and combinations?": (2, 0),
+    verdicts = study.read_table("differences.csv").verdict
+    groups = grouped_verdicts(study.read_table("differences.csv"))
+    assert sorted(v for _, first, later in groups for v in first + later) == sorted(verdicts)
+    counts = {question.split()[-1]: (len(first), len(later)) for question, first, later in groups}
+    assert counts == {
+        "give?": (1, 0),
+        "chance?": (1, 1),
+        "training?": (1, 0),
+        "labels?": (1, 0),
+        "combinations?": (2, 0),
     }
 
 
@@ -158,5 +146,5 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     assert "| `prm_cof` | 40.0 (35–45) |" in text and "| `random` | 70.0 (65–75) |" in text
     assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
     assert "| `corrected, stopped early` | 0.080, times 4.00 (3.00–6.00) |" in text
-    assert all(f"- `{name}`: {METHODS[name]}." in text for name in ("random", "prm_cof", "oracle"))
+    assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

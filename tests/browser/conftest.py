@@ -116,14 +116,9 @@ def free_port():
 
 @contextlib.contextmanager
 def serving(lab, log):
-    places = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-    }
-    environment = {**os.environ, **{name: str(lab.folder / place) for name, place in places.items()}}
+    places = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    environment = os.environ | {name: str(lab.folder / name.lower()) for name in places}
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(lab.folder / "settings")
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
     command += ["--ip=127.0.0.1", f"--port={lab.url.rpartition(':')[2]}", "--ServerApp.port_retries=0"]
@@ -135,10 +130,7 @@ def serving(lab, log):
         yield
     finally:
         server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        server.wait(60)
 
 
 def answers(url):

@@ -11,11 +11,10 @@ from dreamprm_lib.show.figures.known_truth import (
     bias_figure,
     movement_figure,
     oracle_figure,
-    planted_bars,
     planted_figure,
     planted_map,
 )
-from dreamprm_lib.show.figures.labels import distribution_figure, distribution_grid, labels_figure, noise_figure
+from dreamprm_lib.show.figures.labels import distribution_grid, labels_figure, noise_figure
 from dreamprm_lib.show.figures.paper_scale import (
     costs_figure,
     cuts_figure,

@@ -41,8 +41,7 @@ def correction_figure(
 
 def formula_figure(formula: Sequence[float], numeric: Sequence[float]) -> Figure:
     """Derivatives by a formula against the same by nudging, a point a label; on the line they agree."""
-    figure, grid = draw.panels(1, 1, 4.4)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4.4)
     ends = [min(*formula, 0), max(*formula, 0)]
     axes.plot(ends, ends, color=draw.INK, lw=1)
     axes.plot(formula, numeric, "o", color=draw.BLUE, alpha=0.7)

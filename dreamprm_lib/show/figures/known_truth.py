@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.evidence.statistics import counted, mean_with_interval
 
-RANKING, ERROR = "ranking of held-out states", "squared label error"
+PANELS = {"ranking": "ranking of held-out states", "label_mse": "squared label error"}
 FAMILIES = {
     "labels as they are": draw.GREY,
     "outcomes used otherwise": draw.BLUE,
@@ -26,18 +27,20 @@ def family(method: str) -> str:
     return "outcomes used otherwise" if method in ("meta only", "joint", "recalibrated") else "labels as they are"
 
 
-def _in_families(methods: pd.Series) -> pd.Series:
-    return methods.map(family).map(list(FAMILIES).index)
-
-
-def _over_worlds(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean and 95 % interval over worlds of `ranking` and `label_mse`: columns of `by`, panel, middle, low, high."""
+def _worlds_figure(table: pd.DataFrame, group: str, label: str, finding: str) -> Figure:
+    """Mean and 95 % interval over worlds of each panel, a heading a `group`, a row a `label`, coloured by method."""
     rows = [
-        (*names, panel, *mean_with_interval(part[panel]))
-        for names, part in table.groupby(by, sort=False)
-        for panel in ("ranking", "label_mse")
+        (*names, FAMILIES[family(names[-1])], panel, *mean_with_interval(part[panel]))
+        for names, part in table.assign(group=table[group], label=table[label]).groupby(
+            ["group", "label", "method"], sort=False
+        )
+        for panel in PANELS
     ]
-    return pd.DataFrame(rows, columns=[*by, "panel", "middle", "low", "high"])
+    columns = ["group", "label", "method", "color", "panel", "middle", "low", "high"]
+    figure, _ = draw.dot_figure(pd.DataFrame(rows, columns=columns), PANELS, 0.25)
+    shown = set(table.method.map(family))
+    draw.key(figure, {name: color for name, color in FAMILIES.items() if name in shown}, columns=3)
+    return draw.finished(figure, finding)
 
 
 def _best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -46,23 +49,20 @@ def _best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"method": means.idxmax(axis=1), "gain": means.max(axis=1) - means[table.method.iloc[0]]})
 
 
+def _where_it_pays(gains: pd.Series) -> str:
+    """The largest gain on raw labels and the next one, by bias."""
+    first, *others = gains.sort_values(ascending=False).items()
+    said = f"Clean outcomes gain {first[1]:+.2f} in ranking with bias `{first[0]}`"
+    return said + (f", at most {others[0][1]:+.2f} elsewhere" if others else "")
+
+
 def planted_figure(table: pd.DataFrame) -> Figure:
     """Known truth: ranking of held-out states, and label error, by bias and method, 95 % intervals over worlds.
 
     `table`: columns bias, method, seed, ranking, label_mse; the first method is the raw labels.
     """
-    rows = _over_worlds(table, ["bias", "method"])
-    rows = rows.assign(group="bias: " + rows.bias, label=rows.method, color=rows.method.map(family).map(FAMILIES))
-    figure, _ = draw.dot_figure(rows, {"ranking": RANKING, "label_mse": ERROR}, 0.25)
-    draw.key(figure, {name: FAMILIES[name] for name in FAMILIES if name in set(table.method.map(family))}, columns=3)
-    return draw.finished(figure, _where_it_pays(_best_gains(table, ["bias"]).gain, "bias `{}`"))
-
-
-def _where_it_pays(gains: pd.Series, what: str) -> str:
-    """The largest gain on raw labels and the next one, by the index of the gains."""
-    gains = gains.sort_values(ascending=False)
-    said = f"Clean outcomes gain {gains.iloc[0]:+.2f} in ranking with {what.format(gains.index[0])}"
-    return said + (f", at most {gains.iloc[1]:+.2f} elsewhere" if len(gains) > 1 else "")
+    finding = _where_it_pays(_best_gains(table, ["bias"]).gain)
+    return _worlds_figure(table.assign(bias="bias: " + table.bias), "bias", "method", finding)
 
 
 def planted_map(table: pd.DataFrame) -> Figure:
@@ -71,41 +71,24 @@ def planted_map(table: pd.DataFrame) -> Figure:
     `table`: columns bias, rollouts, meta, method, seed, ranking; the first method is the raw labels.
     """
     best = _best_gains(table, ["bias", "rollouts", "meta"])
+    name = best.method.str.removeprefix("corrected, ")
+    best["words"] = (name + "\n" + best.gain.map("{:+.2f}".format)).where(best.gain >= 0.005, "no gain")
     biases = list(table.bias.unique())
-    rollouts, sizes = sorted(table.rollouts.unique()), sorted(table.meta.unique())
     lines = -(-len(biases) // 2)
-    height = 1.2 + lines * (0.6 + 0.42 * len(rollouts))
+    height = 1.2 + lines * (0.6 + 0.42 * table.rollouts.nunique())
     figure, grid = draw.panels(lines, min(len(biases), 2), height, sharex=True, sharey=True)
     for axes in grid.flat[len(biases) :]:
         axes.axis("off")
     for bias, axes in zip(biases, grid.flat, strict=False):
-        gain = best.gain[bias].unstack().loc[rollouts, sizes].to_numpy()
-        axes.imshow(gain, cmap="Greens", vmin=0, vmax=0.35, aspect="auto")
-        for (i, j), value in np.ndenumerate(gain):
-            name = best.method[bias, rollouts[i], sizes[j]].replace("corrected, ", "")
-            words, ink = (f"{name}\n{value:+.2f}", draw.INK) if value >= 0.005 else ("no gain", draw.GREY)
-            axes.text(j, i, words, ha="center", va="center", fontsize=9, color=ink)
-        axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
-        axes.set_yticks(range(len(rollouts)), rollouts)
+        gain, words = (best[column][bias].unstack().sort_index() for column in ("gain", "words"))
+        sns.heatmap(gain, annot=words, fmt="", vmin=0, vmax=0.35, cmap="Greens", cbar=False, ax=axes,
+                    annot_kws={"fontsize": 9})  # fmt: skip
+        axes.set(xlabel="", ylabel="")
+        axes.tick_params(axis="y", rotation=0)
         axes.set_title(f"bias: {bias}", weight="bold")
-        axes.grid(False)
     figure.supxlabel("clean outcomes", fontsize=11)
     figure.supylabel("rollouts a label", fontsize=11)
-    return draw.finished(figure, _where_it_pays(best.gain.groupby("bias").max(), "bias `{}`"))
-
-
-def planted_bars(table: pd.DataFrame) -> Figure:
-    """One planted world: ranking of held-out states and label error, a bar a method."""
-    figure, grid = draw.panels(1, 2, 1.6 + 0.3 * len(table), sharey=True)
-    colors = [FAMILIES[family(method)] for method in table.method]
-    for axes, what, name in zip(grid[0], ("ranking", "label_mse"), (RANKING, ERROR), strict=True):
-        axes.barh(table.method, table[what], color=colors)
-        axes.set(xlabel=name)
-        axes.grid(False, axis="y")
-    grid[0, 0].set(xlim=(0.5, 1))
-    grid[0, 0].invert_yaxis()
-    best = table.sort_values("ranking").iloc[-1]
-    return draw.finished(figure, f"Bias `{best.bias}`: {best.method} ranks best, {best.ranking:.2f}")
+    return draw.finished(figure, _where_it_pays(best.gain.groupby("bias").max()))
 
 
 def ablation_figure(table: pd.DataFrame) -> Figure:
@@ -113,17 +96,12 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
 
     `table`: columns ablation, value, method, seed, ranking, label_mse; bars are 95 % intervals over worlds.
     """
-    rows = _over_worlds(table, ["ablation", "value", "method"])
-    color = rows.method.map({"raw labels": draw.GREY, "corrected": draw.GREEN})
-    rows = rows.assign(group=rows.ablation, label=rows.value.astype(str), color=color)
-    figure, _ = draw.dot_figure(rows, {"ranking": RANKING, "label_mse": ERROR}, 0.25)
-    draw.key(figure, {"corrected": draw.GREEN, "raw labels": draw.GREY})
     means = table.groupby(["ablation", "value", "method"]).ranking.mean().unstack()
-    gain = means["corrected"] - means["raw labels"]
-    spread = (gain.groupby("ablation").max() - gain.groupby("ablation").min()).sort_values()
-    most = gain[spread.index[-1]]
-    said = f"`{spread.index[-1]}` changes the gain most ({most.min():+.2f} to {most.max():+.2f})"
-    return draw.finished(figure, f"{said}, `{spread.index[0]}` least")
+    gain = (means["corrected"] - means["raw labels"]).groupby("ablation").agg(["min", "max"])
+    order = (gain["max"] - gain["min"]).sort_values().index
+    most = gain.loc[order[-1]]
+    said = f"`{order[-1]}` changes the gain most ({most['min']:+.2f} to {most['max']:+.2f}), `{order[0]}` least"
+    return _worlds_figure(table, "ablation", "value", said)
 
 
 def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
@@ -134,30 +112,25 @@ def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
     rollouts that both have.
     """
     n = max(set(own.rollouts) & set(weak.rollouts))
-    sources = {"own": own[own.rollouts == n], "weaker": weak[weak.rollouts == n]}
-    rows = pd.DataFrame(
-        [
-            (what, r["method"], r[what], r[f"{what}_low"], r[f"{what}_high"], color, face, shift)
-            for (color, face, shift), part in zip(
-                ((draw.BLUE, draw.BLUE, -0.15), (draw.RED, "white", 0.15)), sources.values(), strict=True
-            )
-            for r in part.to_dict("records")
-            for what in ("mse", "ranking")
-        ],
-        columns=["panel", "label", "middle", "low", "high", "color", "face", "shift"],
-    )
-    rows = rows.assign(group=rows.label.map(family)).sort_values("label", key=_in_families, kind="stable")
-    names = {"mse": f"{ERROR} (small is good)", "ranking": "rank correlation (large is good)"}
-    figure, drawn = draw.dot_figure(rows, names, 0.34)
+    names = {"mse": f"{PANELS['label_mse']} (small is good)", "ranking": "rank correlation (large is good)"}
+    sources = {"own": (own, draw.BLUE, draw.BLUE, -0.15), "weaker": (weak, draw.RED, "white", 0.15)}
+    rows, raw, said = [], [], []
+    for name, (table, color, face, shift) in sources.items():
+        part = table[table.rollouts == n].rename(columns={"method": "label"})
+        look = {"group": part.label.map(family), "color": color, "face": face, "shift": shift}
+        for what in names:
+            values = part.rename(columns={what: "middle", f"{what}_low": "low", f"{what}_high": "high"})
+            rows.append(values.assign(panel=what, **look)[["label", "panel", "middle", "low", "high", *look]])
+        best, first = part.loc[part.mse.idxmin()], part[part.label == "raw labels"].iloc[0]
+        raw.append((first, color))
+        said.append(f"{name}: {best.label} ({best.mse:.3f}; raw {first.mse:.3f})")
+    by_family = pd.concat(rows).sort_values("group", key=lambda x: x.map([*FAMILIES].index), kind="stable")
+    figure, drawn = draw.dot_figure(by_family, names, 0.34)
     for what, axes in zip(names, drawn, strict=True):
-        for part, color in zip(sources.values(), (draw.BLUE, draw.RED), strict=True):
-            axes.axvline(part.set_index("method")[what]["raw labels"], color=color, lw=1, ls=":")
+        for first, color in raw:
+            axes.axvline(first[what], color=color, lw=1, ls=":")
     draw.key(figure, {"own rollouts": draw.BLUE, "a weaker policy's": draw.RED})
     drawn[0].set_title("dotted: raw labels")
-    said = []
-    for name, part in sources.items():
-        best, raw = part.loc[part.mse.idxmin()], part.set_index("method").mse["raw labels"]
-        said.append(f"{name}: {best.method} ({best.mse:.3f}; raw {raw:.3f})")
     return draw.finished(figure, f"Nearest to the oracle with {counted(n, 'rollout')}, " + ", ".join(said))
 
 
@@ -169,27 +142,21 @@ def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: n
     kinds = {"nearer to the oracle": draw.GREEN, "farther from it": draw.RED, "not moved": draw.PALE}
     figure, grid = draw.panels(1, 2, 1.6 + 0.62 * len(moves), sharey=True, width_ratios=(1.6, 1))
     left, right = grid[0]
-    said = []
+    counts, said = [], []
     for y, (method, (before, after)) in enumerate(moves.items()):
         old, new = np.abs(before - truth), np.abs(after - truth)
         moved = np.abs(after - before) > 1e-3
-        counts = [int((moved & (new < old)).sum()), int((moved & (new >= old)).sum()), int((~moved).sum())]
-        for count, start, color in zip(counts, np.cumsum([0, *counts]), kinds.values(), strict=False):
-            left.barh(y, count, left=start, height=0.6, color=color)
-            if count:
-                ink = draw.INK if color == draw.PALE else "white"
-                left.text(start + count / 2, y, str(count), ha="center", va="center", color=ink, weight="bold")
+        nearer = int((moved & (new < old)).sum())
+        counts.append((nearer, moved.sum() - nearer, (~moved).sum()))
         right.plot([old.mean(), new.mean()], [y, y], color=draw.INK, lw=1.5)
         right.plot(old.mean(), y, "o", color=draw.GREY, ms=8)
         if moved.any():
             right.plot(new.mean(), y, "o", color=draw.GREEN if new.mean() < old.mean() else draw.RED, ms=8)
-        said.append(
-            f"{method}: {counts[0]} nearer, {counts[1]} farther" if moved.any() else f"{method}: no label moved"
-        )
-    left.set_yticks(range(len(moves)), list(moves))
-    left.set(xlabel=f"{counted(len(truth), 'label')}", ylim=(len(moves) - 0.5, -0.5), xlim=(0, max(len(truth), 1)))
-    left.grid(False)
-    right.set(xlabel="mean distance from the oracle,\nbefore (grey) and after")
+        moves_said = f"{nearer} nearer, {counts[-1][1]} farther" if moved.any() else "no label moved"
+        said.append(f"{method}: {moves_said}")
+    draw.stacked(left, pd.DataFrame(counts, list(moves), list(kinds)), kinds, lambda _, count: f"{count or ''}")
+    left.set(xlabel=f"{counted(len(truth), 'label')}", xlim=(0, max(len(truth), 1)))
+    right.set(xlabel="mean distance,\nbefore (grey) and after")
     right.set_xlim(0, 1.25 * right.get_xlim()[1])
     draw.key(figure, kinds, columns=3)
     return draw.finished(figure, "; ".join(said))

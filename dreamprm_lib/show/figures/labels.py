@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binom
 
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.evidence.statistics import counted, mean_with_interval
@@ -24,32 +24,30 @@ def labels_figure(labels: Sequence[StepLabel]) -> Figure:
     table["passes"] = table.program.map(table[table.clean].set_index("program").label.gt(0.5))
     figure, grid = draw.panels(1, 2, 3.6)
     left, right = grid[0]
-    edges = np.linspace(-0.05, 1.05, 12)
-    parts = [table.label[~table.clean], table.label[table.clean]]
-    left.hist(parts, edges, color=[draw.BLUE, draw.GREY])
+    from_rollouts = table.label[~table.clean]
+    left.hist([from_rollouts, table.label[table.clean]], np.linspace(-0.05, 1.05, 12), color=[draw.BLUE, draw.GREY])
     left.set(xlabel="label (share of rollouts that pass)", ylabel="steps", title=counted(len(labels), "label"))
     ends = []
-    for passes, name, color in ((True, "program\npasses", draw.GREEN), (False, "program\nfails", draw.RED)):
-        part = table[(table.passes == passes) & (table.step <= FIRST_STEPS)]
+    first = table[table.step <= FIRST_STEPS]
+    for passes, part in first.groupby("passes"):
+        name, color = ("program\npasses", draw.GREEN) if passes else ("program\nfails", draw.RED)
         means = part.groupby("step").label.mean()
         right.plot(means.index, means, color=color, lw=1.5)
         for step, values in part.groupby("step").label:
             draw.dot(right, step, *mean_with_interval(values), color, upright=True)
-        if len(means):
-            ends.append((name, means.index[-1], means.iloc[-1], color))
+        ends.append((name, means.index[-1], means.iloc[-1], color))
     right.set(xlabel="step", ylabel="mean label (95 %)", ylim=(-0.03, 1.05), title="Value along the chain")
-    right.set_xticks(range(1, int(min(table.step.max(), FIRST_STEPS)) + 1))
+    right.set_xticks(range(1, first.step.max() + 1))
     draw.end_labels(right, ends)
     draw.key(figure, {"from rollouts": draw.BLUE, "last step: the verdict": draw.GREY})
-    extreme = parts[0].isin([0, 1]).mean() if len(parts[0]) else 0
+    extreme = from_rollouts.isin([0, 1]).mean() if len(from_rollouts) else 0
     said = f"{draw.percentage(extreme)} of the labels from rollouts are 0 or 1"
     return draw.finished(figure, f"{said}, as all verdicts are")
 
 
 def noise_figure(few: np.ndarray, many: np.ndarray, n_few: int, n_many: int) -> Figure:
     """Labels from few rollouts against those from many, same prefixes, with the binomial band that noise explains."""
-    figure, grid = draw.panels(1, 1, 4.8)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4.8)
     values = np.linspace(0, 1, 101)
     band = 1.96 * np.sqrt(values * (1 - values) * (1 / n_few - 1 / n_many))
     axes.fill_between(values, values - band, values + band, color=draw.PALE)
@@ -65,27 +63,17 @@ def noise_figure(few: np.ndarray, many: np.ndarray, n_few: int, n_many: int) -> 
     return draw.finished(figure, f"{words} on average (against {n_many})")
 
 
-def distribution_figure(labels: np.ndarray, share: np.ndarray, value: float) -> Figure:
-    """The exact distribution of a Monte-Carlo label around the true value."""
-    figure, grid = draw.panels(1, 1, 3)
-    _draw_distribution(grid[0, 0], labels, share, value)
-    grid[0, 0].set(ylabel="probability")
-    return draw.finished(figure)
-
-
 def distribution_grid(rollouts: Sequence[int], value: float) -> Figure:
-    """The same for several numbers of rollouts, side by side."""
-    from scipy.stats import binom
-
+    """The exact distribution of a label around the true value, and one standard deviation to either side, for several
+    numbers of rollouts."""
     figure, grid = draw.panels(1, len(rollouts), 3, sharey=True)
+    said = []
     for axes, n in zip(grid[0], rollouts, strict=True):
-        _draw_distribution(axes, np.arange(n + 1) / n, binom(n, value).pmf(np.arange(n + 1)), value)
+        label = binom(n, value)
+        axes.bar(np.arange(n + 1) / n, label.pmf(np.arange(n + 1)), width=0.6 / max(n, 4), color=draw.BLUE, zorder=2)
+        axes.axvspan(value - label.std() / n, value + label.std() / n, color=draw.PALE, zorder=1)
+        axes.axvline(value, color=draw.RED, lw=2)
+        axes.set(xlabel=f"label (line: true value {value:.2f})", xlim=(-0.1, 1.1), title=counted(n, "rollout"))
+        said.append(f"{label.std() / n:.2f} after {counted(n, 'rollout')}")
     grid[0, 0].set(ylabel="probability")
-    return draw.finished(figure, f"More rollouts, a narrower label: what a state of value {value:g} may get")
-
-
-def _draw_distribution(axes: Axes, labels: np.ndarray, share: np.ndarray, value: float) -> None:
-    axes.bar(labels, share, width=0.6 / max(len(labels) - 1, 4), color=draw.BLUE)
-    axes.axvline(value, color=draw.RED, lw=2)
-    axes.set(xlabel=f"label (line: true value {value:.2f})", xlim=(-0.1, 1.1))
-    axes.set_title(counted(len(labels) - 1, "rollout"))
+    return draw.finished(figure, f"A label of a prefix of value {value:g} is typically off by {', '.join(said)}")

@@ -7,7 +7,8 @@ is computed; names are written next to what they name, and a key, where one is n
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ from matplotlib.ticker import PercentFormatter
 
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.interrupts import explain_interrupts
+from dreamprm_lib.show.methods import METHODS
 
 WIDTH = 7.2  # inches
 BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, _, YELLOW, SKY = (
@@ -30,22 +32,7 @@ BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, _, YELLOW, SKY = (
 )
 HUES = (BLUE, ORANGE, GREEN, RED, PINK, BROWN, SKY)
 INK, GREY, PALE = "#222222", "#8a8a8a", "#dddddd"
-METHOD_STYLE = {  # colour and marker of the methods that stand out, in every figure; no two share either
-    "random": ("#555555", "o"),
-    "orm": (ORANGE, "s"),
-    "prm_cof": (BLUE, "^"),
-    "dreamprm_code": (GREEN, "P"),
-    "mean_logprob": (RED, "p"),
-    "consensus": (BROWN, "h"),
-    "prm_cof x consensus": (PINK, "D"),
-    "prm_cof + mean_logprob": ("#7b2d8b", "d"),
-    "majority": (SKY, "<"),
-    "b4": ("#00755e", ">"),
-    "all three": ("#9e6b00", "H"),
-    "beam search": ("#8c0800", "v"),
-    "prm": ("#001c7f", "X"),
-    "oracle": ("#000000", "*"),
-}
+METHOD_STYLE = {name: (about["color"], about["marker"]) for name, about in METHODS.items() if "color" in about}
 OTHER_STYLE = (GREY, ".")
 
 
@@ -54,21 +41,7 @@ def use_style() -> None:
     say, when they are interrupted, what is kept."""
     explain_interrupts()
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    mpl.rcParams.update(
-        {
-            "figure.facecolor": "white",
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.labelsize": 11,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "#e6e6e6",
-            "svg.fonttype": "none",
-            "pdf.fonttype": 42,
-        }
-    )
+    plt.style.use(Path(__file__).parents[2] / "data" / "house.mplstyle")
 
 
 def method_style(method: str) -> tuple[str, str]:
@@ -97,6 +70,12 @@ def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figu
     return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", **options)
 
 
+def panel(height: float) -> tuple[Figure, Axes]:
+    """A figure of the house's width with a single panel."""
+    figure, grid = panels(1, 1, height)
+    return figure, grid[0, 0]
+
+
 def finished(figure: Figure, finding: str = "") -> Figure:
     """The figure under its finding, taken from pyplot's list, so that a notebook shows it once: where it is the value
     of a cell."""
@@ -113,10 +92,8 @@ def dot(
     """A dot with its interval in the row `at`, or, if `upright`, at x = `at`; hollow with `mfc="white"`."""
     error = np.clip([[value - low], [high - value]], 0, None)
     marks: dict[str, Any] = {"fmt": "o", "ms": 7, "elinewidth": 2, "color": color, "zorder": 3} | options
-    if upright:
-        axes.errorbar(at, value, yerr=error, **marks)
-    else:
-        axes.errorbar(value, at, xerr=error, **marks)
+    x, y, direction = (at, value, "yerr") if upright else (value, at, "xerr")
+    axes.errorbar(x, y, **marks | {direction: error})
 
 
 def dot_figure(table: pd.DataFrame, names: Mapping[Any, str], row_height: float = 0.3) -> tuple[Figure, list[Axes]]:
@@ -146,6 +123,17 @@ def dot_figure(table: pd.DataFrame, names: Mapping[Any, str], row_height: float 
     for k in headings:
         first.get_yticklabels()[k].set_fontweight("bold")
     return figure, list(grid[0])
+
+
+def stacked(axes: Axes, table: pd.DataFrame, colors: Mapping, words: Callable[[Any, float], str]) -> None:
+    """A bar a row, from the top down, of a part a column in its colour, with `words(column, length)` in each part."""
+    table.plot.barh(stacked=True, width=0.6, color=[colors[c] for c in table], edgecolor="white", legend=False, ax=axes)
+    for bars, column in zip(axes.containers, table, strict=True):
+        ink = INK if sum(mpl.colors.to_rgb(colors[column])) > 1.8 else "white"
+        labels = [words(column, length) for length in table[column]]
+        axes.bar_label(bars, labels, label_type="center", color=ink, fontsize=11)  # type: ignore[arg-type]
+    axes.invert_yaxis()
+    axes.grid(False)
 
 
 def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]], size: float = 10) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,36 +16,32 @@ from dreamprm_lib.evidence.statistics import counted
 
 def tree_mask_figure(mask: np.ndarray, names: Sequence[str]) -> Figure:
     """Who sees whom in a tree of tokens.  `mask` [tokens, tokens] bool, rows see columns; `names`: their segments."""
-    figure, grid = draw.panels(1, 1, 6)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(6)
     axes.imshow(mask, cmap=mpl.colors.ListedColormap(["#f2f2f2", draw.BLUE]), aspect="equal")
-    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    for start in starts[1:]:
+    places = pd.Series(range(len(names))).groupby(pd.Index(names), sort=False)
+    for start in places.min():
         axes.axhline(start - 0.5, color="white", lw=2)
         axes.axvline(start - 0.5, color="white", lw=2)
-    middles = [(a + b - 1) / 2 for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
-    axes.set_yticks(middles, [names[s] for s in starts])
-    axes.set_xticks(middles, [names[s] for s in starts], rotation=45, ha="right")
+    axes.set_yticks(places.mean(), places.groups)
+    axes.set_xticks(places.mean(), places.groups, rotation=45, ha="right")
     axes.set(xlabel="is seen", ylabel="sees")
     axes.tick_params(length=0)
     axes.grid(False)
     return draw.finished(figure, "Each token sees its ancestors and nothing else")
 
 
-def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, object]) -> Figure:
+def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, Any]) -> Figure:
     """Cross-validated within-problem ranking, with the interval of the chosen line.
 
     `table`: columns x, hue, ranking, ci_low, ci_high.
     """
-    figure, grid = draw.panels(1, 1, 4)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4)
     ends = []
     for name, part in table.groupby(hue, sort=False):
-        color = draw.BLUE if name == chosen[hue] else draw.GREY
-        axes.plot(part[x], part.ranking, "o-", color=color, lw=2.5 if color == draw.BLUE else 1, ms=4)
+        color, width, band = (draw.BLUE, 2.5, 0.12) if name == chosen[hue] else (draw.GREY, 1, 0)
+        axes.plot(part[x], part.ranking, "o-", color=color, lw=width, ms=4)
+        axes.fill_between(part[x], part.ci_low, part.ci_high, color=color, alpha=band, lw=0)
         ends.append((f"{hue} {name}", part[x].iloc[-1], part.ranking.iloc[-1], color))
-        if name == chosen[hue]:
-            axes.fill_between(part[x], part.ci_low, part.ci_high, color=draw.BLUE, alpha=0.12, lw=0)
     axes.axhline(0.5, color=draw.INK, lw=1, ls=":")
     axes.annotate("chance", (table[x].min(), 0.5), xytext=(0, 4), textcoords="offset points", fontsize=10)
     axes.axvline(chosen[x], color=draw.BLUE, lw=1, ls="--")
@@ -89,14 +86,12 @@ def calibration_figure(curves: Mapping[str, pd.DataFrame], errors: pd.DataFrame)
         left.scatter(table.score, table.outcome, s=area, color=colors[when], zorder=3, alpha=0.8)
     left.set(xlabel="mean step score (area: steps)", ylabel="programs that pass")
     left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title="Reliability")
-    groups = errors.drop_duplicates("group")
-    places = {group: k for k, group in enumerate(groups.group)}
+    rows = errors.group + " (" + errors.steps.astype(str) + ")"
     for when, part in errors.groupby("when", sort=False):
-        right.plot(part.error, part.group.map(places), "o", color=colors[when], ms=8, alpha=0.85)
-    right.set_yticks(range(len(groups)), [f"{row.group} ({row.steps})" for row in groups.itertuples()])
-    right.set(xlabel="expected calibration error", title="By group (steps)", ylim=(len(groups) - 0.5, -0.5))
+        right.plot(part.error, rows[part.index], "o", color=colors[when], ms=8, alpha=0.85)
+    right.set(xlabel="expected calibration error", title="By group (steps)", ylim=(rows.nunique() - 0.5, -0.5))
     right.set_xlim(0, 1.1 * max(errors.error.max(), 0.01))
     draw.key(figure, colors)
-    first = errors[errors.group == groups.group.iloc[0]].set_index("when").error
-    said = ", ".join(f"{when} {error:.2f}" for when, error in first.items())
-    return draw.finished(figure, f"Calibration error of {groups.group.iloc[0]}: {said}")
+    first = errors[errors.group == errors.group.iloc[0]]
+    said = ", ".join(f"{row.when} {row.error:.2f}" for row in first.itertuples())
+    return draw.finished(figure, f"Calibration error of {errors.group.iloc[0]}: {said}")
