@@ -183,25 +183,10 @@ def _in_parallel(work, jobs: Sequence[tuple], what: str) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------- the oracle
 
 
-@dataclass(frozen=True)
-class States:
-    """Prefixes that were finished many times: features [m, width], their problems, whether each of the rollouts of the
-    policy that wrote them passed [m, n] bool, and the same of a weaker policy [m, w] bool."""
-
-    features: np.ndarray
-    problems: list[str]
-    outcomes: np.ndarray
-    weak: np.ndarray
-
-    def labelled(self, known: np.ndarray) -> StepTable:
-        """These states with the share of passes in some rollouts of each [m, n] as labels, which may move."""
-        size = len(self.problems)
-        movable, rollouts = np.full(size, True), np.full(size, known.shape[1])
-        return StepTable(self.features, known.mean(axis=1), np.array(self.problems), movable, rollouts)
-
-
 def oracle_comparison(
-    states: States,
+    states: StepTable,
+    outcomes: np.ndarray,
+    by_weak: np.ndarray,
     clean: StepTable,
     meta: StepTable,
     rollouts: Sequence[int],
@@ -213,7 +198,8 @@ def oracle_comparison(
 ) -> pd.DataFrame:
     """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
 
-    For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn again
+    `states` are prefixes that were finished many times, `outcomes` say whether each of the rollouts of the policy that
+    wrote them passed [m, n] bool, and `by_weak` the same of a weaker policy [m, w] bool.  For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn again
     (with `weak`, in n of the weaker policy's); the rest of its own policy's rollouts are the oracle, which no method
     sees.  `clean` are the training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method,
     state, problem, label (the method's, or its score of the state), passes and trials (of the oracle).
@@ -222,12 +208,10 @@ def oracle_comparison(
 
     def one(n: int, number: int) -> list[dict]:
         rng = np.random.default_rng([seed, number, n])
-        order = rng.permuted(np.tile(np.arange(states.outcomes.shape[1]), (len(states.problems), 1)), axis=1)
-        shuffled = np.take_along_axis(states.outcomes, order, axis=1)
-        known, oracle = (
-            (rng.permuted(states.weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
-        )
-        train = states.labelled(known).followed_by(clean)
+        order = rng.permuted(np.tile(np.arange(outcomes.shape[1]), (len(states), 1)), axis=1)
+        shuffled = np.take_along_axis(outcomes, order, axis=1)
+        known, oracle = (rng.permuted(by_weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
+        train = states.with_rollouts(known).followed_by(clean)
         rows = []
         for name, method in chosen.items():
             outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
@@ -242,7 +226,7 @@ def oracle_comparison(
                     "label": float(after[i]),
                 }
                 | {"passes": int(oracle[i].sum()), "trials": oracle.shape[1]}
-                for i, problem in enumerate(states.problems)
+                for i, problem in enumerate(states.problem.tolist())
             ]
         return rows
 
@@ -295,18 +279,25 @@ def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray
 # ------------------------------------------------------------------------------------------------- a real bias
 
 
-def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+def bias_table(
+    problems: Sequence[str],
+    outcomes: np.ndarray,
+    by_weak: np.ndarray,
+    traits: Mapping[str, Sequence],
+    draws: int = 4000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """How far the weaker policy passes less often than the one that wrote the prefixes, by kinds of prefix.
 
-    `traits` name a group for each state.  Columns: trait, group, states, problems, value and weak (mean shares of
+    Rollouts as in `oracle_comparison`; `traits` name a group for each state.  Columns: trait, group, states, problems, value and weak (mean shares of
     passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
     """
-    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     rows = []
     for trait, groups in traits.items():
         for group in dict.fromkeys(sorted(groups)):
             mine = np.array([g == group for g in groups])
-            names = [p for p, m in zip(states.problems, mine, strict=True) if m]
+            names = [p for p, m in zip(problems, mine, strict=True) if m]
             drawn = problem_weights(names, draws, seed) @ (weak - value)[mine]
             bias, low, high = with_interval(drawn)
             rows.append(
@@ -317,7 +308,9 @@ def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000
     return pd.DataFrame(rows)
 
 
-def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+def bias_spread(
+    problems: Sequence[str], outcomes: np.ndarray, by_weak: np.ndarray, draws: int = 4000, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
     """Is the weaker policy's bias a constant share of the value, or does it vary with the state?
 
     `share`: its passes to those of the policy itself.  `spread`: the standard deviation, between states, of what the
@@ -325,15 +318,15 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     states of a problem have in common, by the products of two states of one problem, whose noise is independent.  Each
     with its 95 % bootstrap interval over problems.
     """
-    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     noise_of_value, noise_of_weak = (
-        rate * (1 - rate) / (n - 1) for rate, n in ((value, states.outcomes.shape[1]), (weak, states.weak.shape[1]))
+        rate * (1 - rate) / (n - 1) for rate, n in ((value, outcomes.shape[1]), (weak, by_weak.shape[1]))
     )
-    weights = problem_weights(states.problems, draws, seed)
+    weights = problem_weights(list(problems), draws, seed)
     share = (weights @ weak) / (weights @ value)
     rest = weak - share[:, None] * value
     variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
-    problem, names = pd.factorize(np.asarray(states.problems))
+    problem, names = pd.factorize(np.asarray(problems))
     member = np.eye(len(names))[problem]
     size = member.sum(axis=0)
     weight = weights @ member / size  # of a state of each problem

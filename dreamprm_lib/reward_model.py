@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -40,7 +39,7 @@ from dreamprm_lib.steps import StepTable, in_order, viewed
 from dreamprm_lib.study.rows import Program, StepLabel
 
 if TYPE_CHECKING:
-    from dreamprm_lib.engine.fine_tuning import Example, FineTuned
+    from dreamprm_lib.engine.fine_tuning import FineTuned
 
 FORMAT = "dreamprm-reward-model-4"
 # A small PRM that is shipped (SmolLM2-135M, layer 2): the tour uses it, and it steered the recorded searches.
@@ -341,23 +340,9 @@ def training_programs(
     return in_order(train), in_order(meta)
 
 
-def examples(problems: Mapping[str, Problem], programs: Sequence[Program], table: StepTable) -> list[Example]:
-    """Problems (by id), programs and the labels of their step table as fine-tuning reads them."""
-    from dreamprm_lib.engine.fine_tuning import Example  # brings torch's training and peft
-
-    found, first = [], 0
-    for name in dict.fromkeys(p.problem for p in programs):
-        mine = [p for p in programs if p.problem == name]
-        ends = first + np.cumsum([len(p.steps) for p in mine])
-        cuts, first = [first, *ends], int(ends[-1])
-        label, movable = ([column[a:b].tolist() for a, b in pairwise(cuts)] for column in (table.label, table.movable))
-        found.append(Example(problems[name], [p.steps for p in mine], label, movable))
-    return found
-
-
-def training_examples(
+def training_tables(
     problems: Mapping[str, Problem], solutions: Sequence[Program], labels: Sequence[StepLabel], method: str
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[StepTable, StepTable]:
     """What a method is fine-tuned on, and the clean outcomes that teach its labels.
 
     `orm` learns from whole programs alone, `prm_cof` from every labelled step, `dreamprm_code` from the same steps and
@@ -367,10 +352,7 @@ def training_examples(
         raise InputError(f"{method!r} is not fine-tuned: choose one of {', '.join(FINE_TUNED)}.")
     train, meta = training_programs(problems, solutions, labels)
     table = StepTable.join(problems, train, labels)
-    taught = examples(problems, train, table.with_outcomes() if method == "orm" else table)
-    if method != "dreamprm_code":
-        return taught, []
-    return taught, examples(problems, meta, StepTable.join(problems, meta).with_outcomes())
+    return table.with_outcomes() if method == "orm" else table, StepTable.join(problems, meta).with_outcomes()
 
 
 def aggregate(steps: Sequence[float], how: str = "mean") -> float:
