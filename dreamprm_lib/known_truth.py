@@ -199,10 +199,11 @@ def oracle_comparison(
     """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
 
     `states` are prefixes that were finished many times, `outcomes` say whether each of the rollouts of the policy that
-    wrote them passed [m, n] bool, and `by_weak` the same of a weaker policy [m, w] bool.  For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn again
-    (with `weak`, in n of the weaker policy's); the rest of its own policy's rollouts are the oracle, which no method
-    sees.  `clean` are the training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method,
-    state, problem, label (the method's, or its score of the state), passes and trials (of the oracle).
+    wrote them passed [m, n] bool, and `by_weak` the same of a weaker policy [m, w] bool.  For each seed and number of
+    rollouts n, a state's label is the share of passes in n of its rollouts, drawn again (with `weak`, in n of the
+    weaker policy's); the rest of its own policy's rollouts are the oracle, which no method sees.  `clean` are the
+    training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method, state, problem, label
+    (the method's, or its score of the state), passes and trials (of the oracle).
     """
     chosen = {name: METHODS[name] for name in methods}
 
@@ -289,8 +290,8 @@ def bias_table(
 ) -> pd.DataFrame:
     """How far the weaker policy passes less often than the one that wrote the prefixes, by kinds of prefix.
 
-    Rollouts as in `oracle_comparison`; `traits` name a group for each state.  Columns: trait, group, states, problems, value and weak (mean shares of
-    passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
+    Rollouts as in `oracle_comparison`; `traits` name a group for each state.  Columns: trait, group, states, problems,
+    value and weak (mean shares of passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
     """
     value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     rows = []

@@ -102,7 +102,10 @@ class Correction:
 
 
 class Scorer(Protocol[Fitted]):
-    """A model between its two scorer.  Held-out rows are looked at `looks` times at most; `processes` share the work."""
+    """A model between its two levels.
+
+    Held-out rows are looked at `looks` times at most; `processes` share the work.
+    """
 
     @property
     def looks(self) -> int: ...

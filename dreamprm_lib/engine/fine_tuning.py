@@ -237,7 +237,9 @@ class LoraScorer:
             self.keep(last=done + 1 == steps)
         return kept
 
-    def _step(self, group: Sequence[Pack], labels: torch.Tensor) -> tuple[float, list[tuple[Pack, float, torch.Tensor]]]:
+    def _step(
+        self, group: Sequence[Pack], labels: torch.Tensor
+    ) -> tuple[float, list[tuple[Pack, float, torch.Tensor]]]:
         """One step of AdamW on the mean loss of a group: that loss, and this process's packs with their shares in it
         and their logits before the step."""
         read, total = [], torch.zeros(1, dtype=torch.float64)

@@ -4,8 +4,8 @@ One lower step from parameters φ with labels y and weights w, and its consequen
 
     φ' = φ - η P ∇φ L(z(φ), y, w),        v = P ∇φ' L_meta(φ').
 
-Labels and weights enter the step through the loss's gradient by the logits z alone.  So, with u = Dᵥ z the derivative of
-the logits along v,
+Labels and weights enter the step through the loss's gradient by the logits z alone.  So, with u = Dᵥ z the derivative
+of the logits along v,
 
     ∂L_meta/∂(y, w) = -η ∂/∂(y, w) ⟨∇z L(z, y, w), u⟩.
 
