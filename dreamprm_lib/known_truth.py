@@ -175,9 +175,10 @@ def _in_words(value: object) -> str:
 
 
 def _in_parallel(work, jobs: Sequence[tuple], what: str) -> pd.DataFrame:
-    """Rows of `work(*job)` for all jobs, in their order, by all processors."""
+    """The rows of `work(*job)` for all jobs, in their order, by all processors."""
     found = Parallel(n_jobs=-1, return_as="generator")(delayed(work)(*job) for job in jobs)
-    return pd.DataFrame([row for rows in tqdm(found, total=len(jobs), desc=what, unit="world") for row in rows])
+    tables = map(pd.DataFrame, tqdm(found, total=len(jobs), desc=what, unit="world"))
+    return pd.concat(tables, ignore_index=True)
 
 
 # ------------------------------------------------------------------------------------------------- the oracle
@@ -207,29 +208,20 @@ def oracle_comparison(
     """
     chosen = {name: METHODS[name] for name in methods}
 
-    def one(n: int, number: int) -> list[dict]:
+    def one(n: int, number: int) -> pd.DataFrame:
         rng = np.random.default_rng([seed, number, n])
         order = rng.permuted(np.tile(np.arange(outcomes.shape[1]), (len(states), 1)), axis=1)
         shuffled = np.take_along_axis(outcomes, order, axis=1)
         known, oracle = (rng.permuted(by_weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
         train = states.with_rollouts(known).followed_by(clean)
-        rows = []
+        tables = []
         for name, method in chosen.items():
             outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
             after = outcome.head.scores(train.states) if outcome.labels is None else outcome.labels
-            rows += [
-                {
-                    "rollouts": n,
-                    "seed": number,
-                    "method": name,
-                    "state": i,
-                    "problem": problem,
-                    "label": float(after[i]),
-                }
-                | {"passes": int(oracle[i].sum()), "trials": oracle.shape[1]}
-                for i, problem in enumerate(states.problem.tolist())
-            ]
-        return rows
+            columns = {"state": range(len(states)), "problem": states.problem, "label": after[: len(states)]}
+            seen = {"passes": oracle.sum(axis=1), "trials": oracle.shape[1]}
+            tables.append(pd.DataFrame({"rollouts": n, "seed": number, "method": name} | columns | seen))
+        return pd.concat(tables)
 
     return _in_parallel(one, list(product(rollouts, range(seeds))), "labels beside the oracle")
 

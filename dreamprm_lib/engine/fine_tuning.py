@@ -145,7 +145,7 @@ def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Pack:
+class LabelledPack:
     """Programs of a problem that are read in one pass: its arguments, the rows of their steps in the table, and which
     of those have a label.  The loss of a pack is the mean over them."""
 
@@ -238,8 +238,8 @@ class LoraScorer:
         return kept
 
     def _step(
-        self, group: Sequence[Pack], labels: torch.Tensor
-    ) -> tuple[float, list[tuple[Pack, float, torch.Tensor]]]:
+        self, group: Sequence[LabelledPack], labels: torch.Tensor
+    ) -> tuple[float, list[tuple[LabelledPack, float, torch.Tensor]]]:
         """One step of AdamW on the mean loss of a group: that loss, and this process's packs with their shares in it
         and their logits before the step."""
         read, total = [], torch.zeros(1, dtype=torch.float64)
@@ -329,7 +329,7 @@ class LoraScorer:
 
     # ---------------------------------------------------------------------------------------------- the model
 
-    def logits(self, pack: Pack, parameters: Parameters | None = None) -> torch.Tensor:
+    def logits(self, pack: LabelledPack, parameters: Parameters | None = None) -> torch.Tensor:
         """Logits [steps] of a pack, by the model as it is or with other values of what trains."""
         device = self.scorer.head.weight.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "mixed"):
@@ -357,7 +357,7 @@ class LoraScorer:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         return {name: p.grad for name, p in self.trained.items() if p.grad is not None}
 
-    def _group(self, packs: Sequence[Pack], turn: int, place: int, size: int) -> list[Pack]:
+    def _group(self, packs: Sequence[LabelledPack], turn: int, place: int, size: int) -> list[LabelledPack]:
         """The group at a place of the order that packs have in this turn."""
         generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
         order = torch.randperm(len(packs), generator=generator)
@@ -450,7 +450,7 @@ def _with_lora(model, recipe: Recipe) -> StepScorer:
     return scorer.train()
 
 
-def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, tokenizer, device) -> list[Pack]:
+def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, tokenizer, device) -> list[LabelledPack]:
     """The packs of a table that have a label, problem by problem."""
     found = []
     for name in dict.fromkeys(table.problem):
@@ -462,5 +462,5 @@ def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, to
             mine = np.concatenate([programs[owner] for owner in pack.owners])
             if not np.isnan(table.label[mine]).all():
                 arguments = torch.from_numpy(np.concatenate(pack.ends)), pack.inputs(device)
-                found.append(Pack(arguments, torch.from_numpy(mine), torch.from_numpy(~np.isnan(table.label[mine]))))
+                found.append(LabelledPack(arguments, torch.from_numpy(mine), torch.from_numpy(~np.isnan(table.label[mine]))))
     return found
