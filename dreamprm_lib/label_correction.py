@@ -353,13 +353,13 @@ def recalibrate(
     The strength of the penalty is chosen among `ridges` by held-out loss over meta problems, the strongest one that is
     not clearly worse than the best.  Returns the sum, which is a head again, and the ridge.
     """
-    return by_held_out_loss(lambda rows, ridge: _recalibrated(raw, rows, ridge), meta, ridges, folds, rng)
 
+    def fit(rows: StepTable, ridge: float) -> Head:
+        base = raw.mapped(*platt(raw.logits(rows.states), rows.label))
+        change = fit_head(rows.states, rows.label, ridge, offset=base.logits(rows.states), like=raw)
+        return Head(base.weight + change.weight, base.bias + change.bias, raw.mean, raw.scale)
 
-def _recalibrated(raw: Head, meta: StepTable, ridge: float) -> Head:
-    base = raw.mapped(*platt(raw.logits(meta.states), meta.label))
-    change = fit_head(meta.states, meta.label, ridge, offset=base.logits(meta.states), like=raw)
-    return Head(base.weight + change.weight, base.bias + change.bias, raw.mean, raw.scale)
+    return by_held_out_loss(fit, meta, ridges, folds, rng)
 
 
 def by_held_out_loss(
@@ -394,10 +394,12 @@ def shrunken(rows: StepTable) -> np.ndarray:
     return (rows.label * rows.rollouts + a) / (rows.rollouts + a + b)
 
 
-def confident(rows: StepTable) -> np.ndarray:
-    """The rows whose label is clearly on one side of 1/2 (90 % interval), and those that may not move [m] bool."""
+def confident(rows: StepTable) -> StepTable:
+    """The rows whose label is clearly on one side of 1/2 (90 % interval), and those that may not move; all, if there is
+    no such row."""
     low, high = wilson_interval(rows.label * rows.rollouts, rows.rollouts, 0.9)
-    return ~rows.movable | (low > 0.5) | (high < 0.5)
+    kept = ~rows.movable | (low > 0.5) | (high < 0.5)
+    return rows.take(kept) if kept.any() else rows
 
 
 def outcome_losses(head: Head, rows: StepTable, loss: str = "cross_entropy") -> np.ndarray:
@@ -409,9 +411,8 @@ def outcome_losses(head: Head, rows: StepTable, loss: str = "cross_entropy") -> 
     if loss != PAIRWISE:
         return np.logaddexp(0, z) - rows.label * z
     pairs = Pairs.within(rows.problem)
-    gap = z[pairs.first] - z[pairs.second]
-    y, other = rows.label[pairs.first], rows.label[pairs.second]
-    losses = pairs.share * (y * (1 - other) * np.logaddexp(0, -gap) + other * (1 - y) * np.logaddexp(0, gap))
+    labels = torch.tensor(rows.label)
+    losses = pairs.losses(torch.tensor(z), labels, torch.ones_like(labels)).numpy()
     ends = np.concatenate([pairs.first, pairs.second])
     return len(rows) * np.bincount(ends, np.tile(losses / 2, 2), minlength=len(rows))
 
@@ -434,33 +435,26 @@ class Outcome:
 Method = Callable[[StepTable, StepTable, Correction, np.random.Generator], Outcome]
 
 
-def _raw(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
-    return Outcome(fit_rows(train, settings.ridge, settings.loss), train.label)
+def _fitted(to: Callable[[StepTable], StepTable]) -> Method:
+    """The fit to what `to` makes of the training rows."""
 
-
-def _relabelled(rule: Callable[[StepTable], np.ndarray]) -> Method:
     def method(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
-        rows = train.relabelled(rule(train))
-        return Outcome(fit_rows(rows, settings.ridge, settings.loss), rows.label)
+        rows = to(train)
+        return Outcome(fit_rows(rows, settings.ridge, settings.loss), rows.label if len(rows) == len(train) else None)
 
     return method
 
 
-def _confident(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
-    kept = confident(train)
-    return Outcome(fit_rows(train.take(kept) if kept.any() else train, settings.ridge, settings.loss))
+def _chosen(rows: Callable[[StepTable, StepTable], StepTable], ridges: Sequence[float]) -> Method:
+    """The fit to rows made of the training rows and some of the meta rows, with the ridge that the others choose."""
 
+    def method(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
+        def fit(part: StepTable, ridge: float) -> Head:
+            return fit_rows(rows(train, part), ridge, settings.loss)
 
-def _meta_only(_train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
-    fit = partial(fit_rows, loss=settings.loss)
-    return Outcome(by_held_out_loss(fit, meta, RIDGES, 3, rng, settings.loss)[0])
+        return Outcome(by_held_out_loss(fit, meta, ridges, 3, rng, settings.loss)[0])
 
-
-def _joint(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
-    def both(rows: StepTable, ridge: float) -> Head:
-        return fit_rows(train.followed_by(rows), ridge, settings.loss)
-
-    return Outcome(by_held_out_loss(both, meta, (0.01, 0.05, 0.2, 1.0), 3, rng, settings.loss)[0])
+    return method
 
 
 def _recalibration(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
@@ -481,13 +475,13 @@ def correction_method(learn: str, priors: Sequence[float] = (0.0,), stopped: boo
 
 
 METHODS: dict[str, Method] = {
-    "raw labels": _raw,
-    "hard labels (any pass)": _relabelled(lambda rows: (rows.label > 0).astype(float)),
-    "hard labels (majority)": _relabelled(lambda rows: (rows.label > 0.5).astype(float)),
-    "shrunken labels": _relabelled(shrunken),
-    "confident labels": _confident,
-    "meta only": _meta_only,
-    "joint": _joint,
+    "raw labels": _fitted(lambda rows: rows),
+    "hard labels (any pass)": _fitted(lambda rows: rows.relabelled((rows.label > 0).astype(float))),
+    "hard labels (majority)": _fitted(lambda rows: rows.relabelled((rows.label > 0.5).astype(float))),
+    "shrunken labels": _fitted(lambda rows: rows.relabelled(shrunken(rows))),
+    "confident labels": _fitted(confident),
+    "meta only": _chosen(lambda _, meta: meta, RIDGES),
+    "joint": _chosen(StepTable.followed_by, (0.01, 0.05, 0.2, 1.0)),
     "recalibrated": _recalibration,
     "corrected": correction_method("labels"),
     "corrected, likelihood": correction_method("labels", PRIORS),

@@ -83,7 +83,6 @@ class Head:
         """The head whose logit is `stretch` times this one's plus `shift`."""
         return Head(stretch * self.weight, stretch * self.bias + shift, self.mean, self.scale)
 
-
     @classmethod
     def bare(cls, weight: np.ndarray, bias: float) -> Head:
         """A head on features as they are."""
@@ -100,20 +99,19 @@ def fit_head(
     features: np.ndarray,
     labels: np.ndarray,
     ridge: float,
-    weights: np.ndarray | None = None,
     offset: np.ndarray | None = None,
     like: Head | None = None,
     loss: str = "cross_entropy",
     problems: Sequence[str] = (),
 ) -> Head:
-    """The head that minimises a mean weighted loss to soft labels plus `ridge/2 · |weight|²`.
+    """The head that minimises a mean loss to soft labels plus `ridge/2 · |weight|²`.
 
-    `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
-    and not trained; `like` gives mean and scale instead of these features' own.  `loss` is cross-entropy, `pairwise`
-    (`engine.losses.Pairs`, within the `problems` [m], which is cross-entropy of the gaps between logits; the bias is
-    then 0), whose problems are convex, or `mse`, the squared error of the score (the original's), which is not.  All
-    are solved by Newton's method with conjugate
-    gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number, by its row.
+    `features` [m, width]; `labels` [m] in [0, 1]; `offset` [m] is added to the logits and not trained; `like` gives
+    mean and scale instead of these features' own.  `loss` is cross-entropy, `pairwise` (`engine.losses.Pairs`, within
+    the `problems` [m], which is cross-entropy of the gaps between logits; the bias is then 0), whose problems are
+    convex, or `mse`, the squared error of the score (the original's), which is not.  All are solved by Newton's method
+    with conjugate gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number, by its
+    row.
     """
     check_loss(loss, HEAD_LOSSES)
     features, labels = numbers("features", features, finite=True), numbers("labels", labels)
@@ -123,17 +121,16 @@ def fit_head(
         raise InputError(f"A head needs one label for each feature row, not {len(labels)} for {len(features)}.")
     mean, scale = (like.mean, like.scale) if like else standardiser(features)
     x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
-    w = np.ones(len(x)) if weights is None else numbers("weights", weights, finite=True)
     shift = np.zeros(len(x)) if offset is None else numbers("offset", offset, finite=True)
     penalty = np.append(np.full(x.shape[1] - 1, ridge), 0.0)  # the bias is free
     gaps = identity(len(x), format="csr")  # what the loss reads of the logits
-    share = w / len(x)
+    share = np.full(len(x), 1 / len(x))
     if loss == PAIRWISE:
         pairs = Pairs.within(problems)
         rows, ends = np.tile(np.arange(len(pairs.share)), 2), np.append(pairs.first, pairs.second)
         gaps = csr_matrix((np.repeat([1.0, -1.0], len(pairs.share)), (rows, ends)), (len(pairs.share), len(x)))
         up, down = (labels[i] * (1 - labels[j]) for i, j in ((pairs.first, pairs.second), (pairs.second, pairs.first)))
-        share = pairs.share * w[pairs.first] * w[pairs.second] * (up + down)
+        share = pairs.share * (up + down)
         labels = np.divide(up, up + down, out=np.zeros(len(up)), where=up + down > 0)
     steep = (lambda p: 2 * p * (1 - p)) if loss == "mse" else np.ones_like
 
@@ -215,8 +212,8 @@ class RewardModel:
         write_atomically(Path(path), _in_order(save(tensors, metadata)))
 
     @classmethod
-    def load(cls, path: Path | str, dtype: str | None = None) -> RewardModel:
-        """Read a checkpoint; `dtype` overrides the precision that it was trained in.
+    def load(cls, path: Path | str) -> RewardModel:
+        """Read a checkpoint.
 
         Raises `WeightsError` if it is no such file, holds what no training gives (NaN, a scale of zero, shapes that do
         not fit), or was made with other weights under the backbone's name.
@@ -239,7 +236,7 @@ class RewardModel:
             template = row_of(Template, from_json(said.template, path), path)
             about = from_json(said.about, path)
             backbone = Backbone(
-                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), dtype or said.dtype
+                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), said.dtype
             )
         except InputError as error:
             raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error

@@ -45,9 +45,7 @@ def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatc
     written = {(x.problem, x.sample, x.step): x.after for x in study.read("corrected_labels.jsonl", CorrectedLabel)}
     table = StepTable.join(of_id, rolled)
     keys = zip(table.problem, table.sample, table.step, strict=True)
-    assert written == dict(
-        zip(keys, again.labels, strict=True)
-    )  # the labels are those of the model that is written
+    assert written == dict(zip(keys, again.labels, strict=True))  # the labels are those of the model that is written
     np.testing.assert_array_equal(corrected.head.weight, again.head.weight)
     with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
         states = sum(not x.clean for x in labels)

@@ -29,10 +29,10 @@ pytestmark = pytest.mark.usefixtures("float32_backbones")
 def test_the_gradient_vanishes_at_the_fitted_head(loss):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 5)) * [1, 10, 0.1, 1, 0], rng.random(40)
-    w, offset = rng.random(40) * 2, rng.standard_normal(40)
-    head = rm.fit_head(x, y, 0.3, weights=w, offset=offset, loss=loss)
+    offset = rng.standard_normal(40)
+    head = rm.fit_head(x, y, 0.3, offset=offset, loss=loss)
     p = 1 / (1 + np.exp(-(head.logits(x) + offset)))
-    by_logit = w * (p - y) * (2 * p * (1 - p) if loss == "mse" else 1)
+    by_logit = (p - y) * (2 * p * (1 - p) if loss == "mse" else 1)
     slope = head.standardise(x).T @ by_logit / 40 + 0.3 * head.weight
     assert np.abs(slope).max() < 1e-6 and abs(by_logit.mean()) < 1e-6
     mean = rm.fit_head(np.zeros((4, 2)), np.array([0.0, 0.25, 0.5, 0.25]), 1.0, loss=loss)
@@ -136,7 +136,6 @@ def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint, ragged_prog
     scores = loaded.score(PROBLEM, ragged_programs)
     assert scores == model.score(PROBLEM, ragged_programs) and loaded.about == {"ridge": 0.3}
     assert loaded.backbone.dtype == "float32"
-    assert rm.RewardModel.load(path, "bfloat16").score(PROBLEM, ragged_programs)[0] == pytest.approx(scores[0], abs=0.1)
     assert [len(s) for s in scores] == [3, 1, 2, 0] and all(0 <= x <= 1 for s in scores for x in s)
 
 
@@ -195,16 +194,15 @@ def test_each_method_s_tables():
         ({"labels": (3, np.nan)}, "labels: row 3 holds nan"),
         ({"labels": (0, 7.0)}, "labels: row 0 holds 7"),
         ({"labels": (2, -0.5)}, "labels: row 2 holds -0.5"),
-        ({"weights": (1, np.nan)}, "weights: row 1 holds nan"),
         ({"offset": (3, np.inf)}, "offset: row 3 holds inf"),
     ],
 )
 def test_a_head_is_fitted_to_numbers_alone(change, said):
-    given = {"features": np.eye(4), "labels": np.array([0, 1, 0, 1.0]), "weights": np.ones(4), "offset": np.zeros(4)}
+    given = {"features": np.eye(4), "labels": np.array([0, 1, 0, 1.0]), "offset": np.zeros(4)}
     for name, (row, value) in change.items():
         given[name][row] = value
     with pytest.raises(InputError, match=said):
-        rm.fit_head(given["features"], given["labels"], 1.0, given["weights"], given["offset"])
+        rm.fit_head(given["features"], given["labels"], 1.0, given["offset"])
     with pytest.raises(InputError, match="not 3 for 2"):
         rm.fit_head(np.zeros((2, 1)), np.zeros(3), 1.0)
     with pytest.raises(InputError, match="no loss 'hinge'"):

@@ -176,8 +176,9 @@ class StepScorer(torch.nn.Module):
 
 
 class LoraScorer:
-    """A head with low-rank matrices in the backbone beneath it, fitted by a recipe to the texts of whole programs, whose
-    steps without a label are read too.
+    """A head with low-rank matrices in the backbone beneath it, fitted by a recipe to the texts of whole programs.
+
+    Steps without a label are read too.
 
     `problems` by id.  `saved` is a folder that keeps how far each training got, in a file named by all that it depends
     on; if its file is there, training goes on.  The order of packs follows from the seed and the number of the step.
@@ -210,7 +211,9 @@ class LoraScorer:
             raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
         tables = [table for table in (train, meta, held_out) if table is not None]
         for table in tables:
-            _refuse_strange_labels(table)
+            for row in np.flatnonzero(~(np.isnan(table.label) | ((0 <= table.label) & (table.label <= 1))))[:1]:
+                where = f"{table.problem[row]}, step {table.step[row]}"
+                raise InputError(f"{where}: the label {table.label[row]} lies outside [0, 1].")
         torch.manual_seed(recipe.seed)
         tokenizer, model = open_model.__wrapped__(backbone.name, backbone.dtype, max(backbone.layers))  # of our own
         self.scorer = _with_lora(model, recipe)
@@ -411,12 +414,6 @@ class LoraScorer:
         return kept
 
 
-def _refuse_strange_labels(table: Steps) -> None:
-    for problem, step, label in zip(table.problem, table.step, table.label, strict=True):
-        if not (0 <= label <= 1 or np.isnan(label)):
-            raise InputError(f"{problem}, step {step}: the label {label} lies outside [0, 1].")
-
-
 def _fingerprint(
     backbone: Backbone, problems: Mapping[str, Problem], recipe: Recipe, tables: Sequence[Steps], about: str
 ) -> str:
@@ -462,5 +459,7 @@ def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, to
             mine = np.concatenate([programs[owner] for owner in pack.owners])
             if not np.isnan(table.label[mine]).all():
                 arguments = torch.from_numpy(np.concatenate(pack.ends)), pack.inputs(device)
-                found.append(LabelledPack(arguments, torch.from_numpy(mine), torch.from_numpy(~np.isnan(table.label[mine]))))
+                found.append(
+                    LabelledPack(arguments, torch.from_numpy(mine), torch.from_numpy(~np.isnan(table.label[mine])))
+                )
     return found
