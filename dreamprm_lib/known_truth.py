@@ -39,14 +39,13 @@ RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on
 
 @dataclass(frozen=True)
 class Trial:
-    """A planted world, split: training rows and their true values [m], clean outcomes, and states held out with their
-    true values [h]."""
+    """A planted world, split: training rows, their true values [m], clean outcomes, and states that are held out, whose
+    labels are their true values."""
 
     train: StepTable
-    train_values: np.ndarray
+    values: np.ndarray
     meta: StepTable
-    held_out: np.ndarray
-    held_out_values: np.ndarray
+    held_out: StepTable
 
 
 def split_world(
@@ -72,8 +71,7 @@ def split_world(
         rows(train_rows, world.labels[train_rows], world.rollouts, True),
         world.values[train_rows],
         rows(meta_rows, rng.binomial(1, world.values[meta_rows]).astype(float), 1, False),
-        world.features[held_out],
-        world.values[held_out],
+        rows(held_out, world.values[held_out], 0, False),
     )
 
 
@@ -89,16 +87,10 @@ def compare(
     found = []
     for name, method in methods.items():
         outcome = method(trial.train, trial.meta, settings, np.random.default_rng(seed))
-        scores = outcome.head.scores(trial.held_out)
-        labels = outcome.head.scores(trial.train.states) if outcome.labels is None else outcome.labels
-        found.append(
-            {
-                "method": name,
-                "ranking": pair_ranking(scores, trial.held_out_values),
-                "label_mse": float(np.mean((labels - trial.train_values) ** 2)),
-                "value_mse": float(np.mean((scores - trial.held_out_values) ** 2)),
-            }
-        )
+        scores, values = outcome.head.scores(trial.held_out.states), trial.held_out.label
+        errors = {"label_mse": outcome.labels_of(trial.train) - trial.values, "value_mse": scores - values}
+        squares = {measure: float(np.mean(error**2)) for measure, error in errors.items()}
+        found.append({"method": name, "ranking": pair_ranking(scores, values)} | squares)
     return found
 
 
@@ -217,8 +209,8 @@ def oracle_comparison(
         tables = []
         for name, method in chosen.items():
             outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
-            after = outcome.head.scores(train.states) if outcome.labels is None else outcome.labels
-            columns = {"state": range(len(states)), "problem": states.problem, "label": after[: len(states)]}
+            label = outcome.labels_of(train)[: len(states)]
+            columns = {"state": range(len(states)), "problem": states.problem, "label": label}
             seen = {"passes": oracle.sum(axis=1), "trials": oracle.shape[1]}
             tables.append(pd.DataFrame({"rollouts": n, "seed": number, "method": name} | columns | seen))
         return pd.concat(tables)

@@ -431,6 +431,10 @@ class Outcome:
     head: Head
     labels: np.ndarray | None = None
 
+    def labels_of(self, train: StepTable) -> np.ndarray:
+        """The method's labels of the training rows [m], or else its scores of them."""
+        return self.head.scores(train.states) if self.labels is None else self.labels
+
 
 Method = Callable[[StepTable, StepTable, Correction, np.random.Generator], Outcome]
 

@@ -23,7 +23,7 @@ def test_a_comparison_holds_states_out_and_tells_each_method():
     assert rows[0]["ranking"] > 0.9 and all(0 <= row[k] < 0.5 for row in rows for k in ("label_mse", "value_mse"))
     leaky = kt.split_world(planted, np.random.default_rng(2), 60, train_size=50, leaky=True)
     assert len(leaky.train) == 50
-    np.testing.assert_array_equal(leaky.meta.states, leaky.held_out[:60])
+    np.testing.assert_array_equal(leaky.meta.states, leaky.held_out.states[:60])
 
 
 def test_the_table_of_planted_worlds_is_the_same_in_any_order():
