@@ -240,27 +240,6 @@ class _Learned:
         self.state["variable"][rows] = moved if learn == "formula" else moved.clamp(0, LEARNED[learn])
 
 
-def choose_iterations(
-    scorer: Scorer, train: StepTable, meta: StepTable, settings: Correction, folds: int, rng: np.random.Generator
-) -> tuple[int, pd.Series]:
-    """How long to correct: the iteration with the least loss on meta problems that are held out, over `folds` folds.
-
-    Free labels that run to convergence only learn the meta set; this stops them.  Where the best iteration is not
-    better than none by more than one standard error over problems, there is nothing to correct, and it is 0.  Returns
-    the iteration and the mean held-out loss by iteration.
-    """
-    fold = folds_by_problem(meta.problem, folds, rng)
-    parts = []
-    for k in np.unique(fold):
-        outside = np.flatnonzero(fold == k)
-        found = correct(scorer, train, meta.take(fold != k), settings, meta.take(outside)).held_out
-        parts.append(found.set_axis(outside, axis="columns"))
-    losses = pd.concat(parts, axis="columns").dropna(axis="columns").sort_index(axis="columns")
-    curve, problems = losses.mean(axis="columns"), meta.problem[losses.columns]
-    best = int(curve.idxmin())
-    return (best if _clearly_less(losses.loc[best], losses.loc[0], problems) else 0), curve
-
-
 def choose(
     scorer: Scorer,
     train: StepTable,
@@ -269,12 +248,27 @@ def choose(
     folds: int,
     rng: np.random.Generator,
 ) -> tuple[Correction, pd.Series]:
-    """The settings, and the number of iterations, with the least loss on held-out meta problems; and their mean loss
-    by iteration."""
-    seed = int(rng.integers(2**32))  # the same folds for all
-    tried = [(c, *choose_iterations(scorer, train, meta, c, folds, np.random.default_rng(seed))) for c in candidates]
-    best, stop, curve = min(tried, key=lambda found: found[2][found[1]])
-    return replace(best, iterations=stop), curve
+    """The settings and the number of iterations with the least loss on meta problems that are held out, over `folds`
+    folds; and their mean held-out loss by iteration.
+
+    Free labels that run to convergence only learn the meta set; this stops them.  Where the best iteration is not
+    better than none by more than one standard error over problems, there is nothing to correct, and it is 0.
+    """
+    fold = folds_by_problem(meta.problem, folds, np.random.default_rng(int(rng.integers(2**32))))
+    tried = []
+    for settings in candidates:
+        parts = []
+        for k in np.unique(fold):
+            outside = np.flatnonzero(fold == k)
+            found = correct(scorer, train, meta.take(fold != k), settings, meta.take(outside)).held_out
+            parts.append(found.set_axis(outside, axis="columns"))
+        losses = pd.concat(parts, axis="columns").dropna(axis="columns").sort_index(axis="columns")
+        curve = losses.mean(axis="columns")
+        stop = int(curve.idxmin())
+        if not _clearly_less(losses.loc[stop], losses.loc[0], meta.problem[losses.columns]):
+            stop = 0
+        tried.append((replace(settings, iterations=stop), curve))
+    return min(tried, key=lambda found: found[1][found[0].iterations])
 
 
 # ------------------------------------------------------------------------------------------------- two scorers
@@ -381,7 +375,7 @@ def by_held_out_loss(
     return fit(meta, chosen), chosen
 
 
-def _clearly_less(losses: np.ndarray, others: np.ndarray, problems: np.ndarray) -> bool:
+def _clearly_less(losses: np.ndarray | pd.Series, others: np.ndarray | pd.Series, problems: np.ndarray) -> bool:
     """Whether the mean of `losses` [m] is less than that of `others` by more than one standard error over problems."""
     gain = pd.Series(others - losses).groupby(problems).sum()
     return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
