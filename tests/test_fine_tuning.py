@@ -58,36 +58,38 @@ def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, template):
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_the_derivative_through_a_backbone_is_that_of_finite_differences(tiny_backbone, loss):
-    """In float64, after a step, so that head and LoRA are not zero: nudge each label of the next one, its
+    """In float64, after a step, so that head and LoRA are not zero: nudge each label and weight of the next one, its
     preconditioner and the rest of its move held as they were."""
     recipe = Recipe(Lora(rank=2), epochs=0, loss=loss, learning_rate=1e-2, precision="double")
     scorer = LoraScorer(Backbone(tiny_backbone, (3,)), PROBLEMS, recipe)
-    y, w = torch.tensor(TABLE.label), torch.ones(len(TABLE))
+    y, w = torch.tensor(TABLE.label), torch.linspace(0.5, 1.5, len(TABLE), dtype=torch.float64)
     scorer.begin(TABLE, META, None, None, y)
     scorer.differentiated(0, y, w)
     before = {name: p.detach().clone() for name, p in scorer.trained.items()}
-    found, _ = scorer.differentiated(1, y, w)
+    found = scorer.differentiated(1, y, w)
 
-    def gradient(labels):
+    def gradient(labels, weights):
         def mean_loss(phi):
-            return sum(pack.loss(scorer.logits(pack, phi), labels, loss) for pack in scorer.packs) / 2
+            return sum(pack.loss(scorer.logits(pack, phi), labels, weights, loss) for pack in scorer.packs) / 2
 
         return torch.func.grad(mean_loss)(before)
 
-    usual = gradient(y)
+    usual = gradient(y, w)
 
-    def meta_after(labels):
-        change = scorer.precondition({name: g - usual[name] for name, g in gradient(labels).items()})
+    def meta_after(labels, weights):
+        change = scorer.precondition({name: g - usual[name] for name, g in gradient(labels, weights).items()})
         after = {name: p.detach() - recipe.learning_rate * change[name] for name, p in scorer.trained.items()}
         (pack,) = scorer.meta
-        return pack.loss(scorer.logits(pack, after), torch.tensor(META.label), "cross_entropy").item()
+        return pack.loss(scorer.logits(pack, after), torch.tensor(META.label), torch.ones(3), "cross_entropy").item()
 
     known = ~y.isnan()
-    assert known.sum() == 5 and found[~known].isnan().all() and found[known].abs().min() > 0
+    assert known.sum() == 5 and all(slopes[~known].isnan().all() and slopes[known].all() for slopes in found)
     for row in torch.nonzero(known)[:, 0]:
-        nudge = 1e-3 * torch.eye(len(y), dtype=torch.float64)[row]
-        numeric = (meta_after(y + nudge) - meta_after(y - nudge)) / 2e-3
-        assert found[row].item() == pytest.approx(numeric, rel=2e-3)  # norms compute in float32
+        d = 1e-3 * torch.eye(len(y), dtype=torch.float64)[row]
+        by_label = (meta_after(y + d, w) - meta_after(y - d, w)) / 2e-3
+        by_weight = (meta_after(y, w + d) - meta_after(y, w - d)) / 2e-3
+        # norms compute in float32
+        assert [slopes[row].item() for slopes in found] == pytest.approx([by_label, by_weight], rel=2e-3, abs=1e-6)
 
 
 def test_checkpointing_changes_no_result_and_the_shared_backbone_stays_as_it_was(tiny_backbone):

@@ -153,10 +153,10 @@ class LabelledPack:
     rows: torch.Tensor
     known: torch.Tensor
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, loss: str) -> torch.Tensor:
-        """The mean loss of logits [steps] to the labels of the whole table."""
-        target = labels[self.rows[self.known]].to(logits)
-        return sample_losses(logits[self.known], target, loss).mean()
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, loss: str) -> torch.Tensor:
+        """The mean loss of logits [steps] to the labels of the whole table, with its weights."""
+        target, weight = (column[self.rows[self.known]].to(logits) for column in (labels, weights))
+        return (weight * sample_losses(logits[self.known], target, loss)).mean()
 
 
 class StepScorer(torch.nn.Module):
@@ -234,14 +234,14 @@ class LoraScorer:
         for done in tqdm(range(self.done, steps), initial=self.done, total=steps, desc="fine-tuning", unit="step"):
             epoch, place = divmod(done, groups)
             group = self._group(self.packs, epoch, place, self.recipe.accumulation)
-            self.losses[-1] += self._step(group, labels)[0] * len(group) / len(self.packs)
+            self.losses[-1] += self._step(group, labels, torch.ones_like(labels))[0] * len(group) / len(self.packs)
             if place + 1 == groups:
                 self.losses.append(0.0)
             self.keep(last=done + 1 == steps)
         return kept
 
     def _step(
-        self, group: Sequence[LabelledPack], labels: torch.Tensor
+        self, group: Sequence[LabelledPack], labels: torch.Tensor, weights: torch.Tensor
     ) -> tuple[float, list[tuple[LabelledPack, float, torch.Tensor]]]:
         """One step of AdamW on the mean loss of a group: that loss, and this process's packs with their shares in it
         and their logits before the step."""
@@ -249,7 +249,7 @@ class LoraScorer:
         self.optimiser.zero_grad()
         for pack, part in parallel.share(group, self.recipe.shard):
             logits = self.logits(pack)
-            loss = part / len(group) * pack.loss(logits, labels, self.recipe.loss)
+            loss = part / len(group) * pack.loss(logits, labels, weights, self.recipe.loss)
             loss.backward()
             read.append((pack, part / len(group), logits.detach()))
             total += loss.item()
@@ -267,7 +267,7 @@ class LoraScorer:
     # ---------------------------------------------------------------------------------------------- the upper level
 
     def differentiated(
-        self, turn: int, labels: torch.Tensor, _weights: torch.Tensor
+        self, turn: int, labels: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A further step, and the derivative of the meta loss after it by the label and the weight of each row [rows];
         NaN for rows that had no part in it."""
@@ -275,7 +275,7 @@ class LoraScorer:
         rounds, place = divmod(turn, -(-len(self.packs) // size))
         before = {name: p.detach().clone() for name, p in self.trained.items()}
         group = self._group(self.packs, self.recipe.epochs + rounds, place, size)
-        _, read = self._step(group, labels)
+        _, read = self._step(group, labels, weights)
         v = self.precondition(self.meta_gradient(turn))
         along = two_forwards if self.recipe.shard else forward_mode  # FSDP knows no forward mode
         slopes = torch.zeros(2, len(labels), dtype=torch.float64)
@@ -285,9 +285,9 @@ class LoraScorer:
             def loss(z: torch.Tensor, y: torch.Tensor, w: torch.Tensor, share: float = share) -> torch.Tensor:
                 return share * (w * sample_losses(z, y, self.recipe.loss)).mean()
 
-            z, y = logits[known], labels[rows].to(logits)
+            z, (y, w) = logits[known], (column[rows].to(logits) for column in (labels, weights))
             derivative = along(partial(self.logits, pack), before, v)[known]
-            found = torch.stack(by_sample(loss, z, y, torch.ones_like(y), derivative))
+            found = torch.stack(by_sample(loss, z, y, w, derivative))
             slopes[:, rows] -= self.recipe.learning_rate * found.double().cpu()
         parallel.sum_up([slopes])
         taken = torch.cat([pack.rows[pack.known] for pack in group])
@@ -301,7 +301,9 @@ class LoraScorer:
         self.optimiser.zero_grad()
         group = self._group(self.meta, turn, 0, self.recipe.iteration_accumulation)
         for pack, part in parallel.share(group, self.recipe.shard):
-            (part / len(group) * pack.loss(self.logits(pack), self.outcomes[0], "cross_entropy")).backward()
+            labels = self.outcomes[0]
+            loss = pack.loss(self.logits(pack), labels, torch.ones_like(labels), "cross_entropy")
+            (part / len(group) * loss).backward()
         gradient = self._gradient()
         parallel.sum_up(list(gradient.values()))
         return gradient
