@@ -107,11 +107,10 @@ def by_sample(
     loss: BatchLoss, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, derivative: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """∂/∂(y, w) ⟨∇z L(z, y, w), u⟩: by label and by weight [n], from the logits' derivative u [n] along v."""
-
-    def slope_along(labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return grad(loss)(logits, labels, weights) @ derivative
-
-    return grad(slope_along, argnums=(0, 1))(labels, weights)
+    z, y, w = (t.detach().requires_grad_() for t in (logits, labels, weights))
+    (slope,) = torch.autograd.grad(loss(z, y, w), z, create_graph=True)
+    by_label, by_weight = torch.autograd.grad(slope @ derivative, (y, w))
+    return by_label, by_weight
 
 
 def forward_mode(forward: Forward, parameters: Parameters, direction: Parameters) -> torch.Tensor:
