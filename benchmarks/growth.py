@@ -15,16 +15,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_tokenizer
-from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, _prepared, _Training
+from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe
 from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program
 
@@ -61,20 +63,25 @@ def tokens_of_a_judge() -> dict[str, float]:
     rows = Study(Path(__file__).parent.parent / "outputs", "reference").read("candidates.jsonl", Program)
     problems = {p.id: p for p in load_problems("starter")}
     names = list(dict.fromkeys(row.problem for row in rows))[:4]
-    programs = {name: [row.steps for row in rows if row.problem == name and row.steps][:4] for name in names}
-    examples = [Example(problems[n], p, [[0.5] * len(steps) for steps in p]) for n, p in programs.items()]
+    programs = {name: [row for row in rows if row.problem == name and row.steps][:4] for name in names}
+    table = StepTable.join(problems, [row for mine in programs.values() for row in mine])
+    table = replace(table, label=np.full(len(table), 0.5))
+    train, meta = (table.take(np.isin(table.problem, part)) for part in (names[:2], names[2:]))
     tokenizer, backbone = open_tokenizer(BACKBONE), Backbone(BACKBONE, (LAYERS,), dtype="float32")
-    tokens = sum(Tree.of(tokenizer, Template().root(e.problem), "", e.programs).tokens for e in examples[:2])
-    recipe = Recipe(Lora(), epochs=0, iterations=4, iteration_accumulation=64)
-    scorer, batches, _ = _prepared(backbone, examples, recipe)
-    train, meta = ([b for b in batches if (b["example"] < 2) == own] for own in (True, False))
-    costs = {}
+    roots = [Template().root(problems[n]) for n in names[:2]]
+    trees = [Tree.of(tokenizer, r, "", [p.steps for p in programs[n]]) for r, n in zip(roots, names[:2], strict=True)]
+    tokens = sum(tree.tokens for tree in trees)
+    labels = torch.tensor(train.label)
+    costs, recipe = {}, Recipe(Lora(), epochs=0, accumulation=64, iteration_accumulation=64)
+    once, twice = (LoraScorer(backbone, problems, replace(recipe, epochs=n)) for n in (1, 2))
+    scorer = LoraScorer(backbone, problems, recipe)
+    scorer.begin(train, meta, None, None, labels)
     with torch.no_grad():
-        costs["scored"] = cpu_seconds(lambda: [scorer(b["ends"], b["inputs"]) for b in train]) / tokens
-    for name, outcomes in (("trained", []), ("corrected", meta)):
-        training = _Training(scorer, train, outcomes, recipe)
-        training.step()  # warm
-        costs[name] = cpu_seconds(training.step) / tokens
+        costs["scored"] = cpu_seconds(lambda: [scorer.logits(pack) for pack in scorer.packs]) / tokens
+    one, two = (cpu_seconds(lambda s=s: s.begin(train, None, None, None, labels)) for s in (once, twice))
+    costs["trained"] = (two - one) / tokens
+    scorer.differentiated(0, labels, labels)  # warm
+    costs["corrected"] = cpu_seconds(lambda: scorer.differentiated(1, labels, labels)) / tokens
     return costs
 
 

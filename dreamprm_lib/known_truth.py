@@ -39,14 +39,13 @@ RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on
 
 @dataclass(frozen=True)
 class Trial:
-    """A planted world, split: training rows and their true values [m], clean outcomes, and states held out with their
-    true values [h]."""
+    """A planted world, split: training rows, their true values [m], clean outcomes, and states that are held out, whose
+    labels are their true values."""
 
     train: StepTable
-    train_values: np.ndarray
+    values: np.ndarray
     meta: StepTable
-    held_out: np.ndarray
-    held_out_values: np.ndarray
+    held_out: StepTable
 
 
 def split_world(
@@ -72,8 +71,7 @@ def split_world(
         rows(train_rows, world.labels[train_rows], world.rollouts, True),
         world.values[train_rows],
         rows(meta_rows, rng.binomial(1, world.values[meta_rows]).astype(float), 1, False),
-        world.features[held_out],
-        world.values[held_out],
+        rows(held_out, world.values[held_out], 0, False),
     )
 
 
@@ -89,16 +87,10 @@ def compare(
     found = []
     for name, method in methods.items():
         outcome = method(trial.train, trial.meta, settings, np.random.default_rng(seed))
-        scores = outcome.head.scores(trial.held_out)
-        labels = outcome.head.scores(trial.train.states) if outcome.labels is None else outcome.labels
-        found.append(
-            {
-                "method": name,
-                "ranking": pair_ranking(scores, trial.held_out_values),
-                "label_mse": float(np.mean((labels - trial.train_values) ** 2)),
-                "value_mse": float(np.mean((scores - trial.held_out_values) ** 2)),
-            }
-        )
+        scores, values = outcome.head.scores(trial.held_out.states), trial.held_out.label
+        errors = {"label_mse": outcome.labels_of(trial.train) - trial.values, "value_mse": scores - values}
+        squares = {measure: float(np.mean(error**2)) for measure, error in errors.items()}
+        found.append({"method": name, "ranking": pair_ranking(scores, values)} | squares)
     return found
 
 
@@ -175,33 +167,19 @@ def _in_words(value: object) -> str:
 
 
 def _in_parallel(work, jobs: Sequence[tuple], what: str) -> pd.DataFrame:
-    """Rows of `work(*job)` for all jobs, in their order, by all processors."""
+    """The rows of `work(*job)` for all jobs, in their order, by all processors."""
     found = Parallel(n_jobs=-1, return_as="generator")(delayed(work)(*job) for job in jobs)
-    return pd.DataFrame([row for rows in tqdm(found, total=len(jobs), desc=what, unit="world") for row in rows])
+    tables = map(pd.DataFrame, tqdm(found, total=len(jobs), desc=what, unit="world"))
+    return pd.concat(tables, ignore_index=True)
 
 
 # ------------------------------------------------------------------------------------------------- the oracle
 
 
-@dataclass(frozen=True)
-class States:
-    """Prefixes that were finished many times: features [m, width], their problems, whether each of the rollouts of the
-    policy that wrote them passed [m, n] bool, and the same of a weaker policy [m, w] bool."""
-
-    features: np.ndarray
-    problems: list[str]
-    outcomes: np.ndarray
-    weak: np.ndarray
-
-    def labelled(self, known: np.ndarray) -> StepTable:
-        """These states with the share of passes in some rollouts of each [m, n] as labels, which may move."""
-        size = len(self.problems)
-        movable, rollouts = np.full(size, True), np.full(size, known.shape[1])
-        return StepTable(self.features, known.mean(axis=1), np.array(self.problems), movable, rollouts)
-
-
 def oracle_comparison(
-    states: States,
+    states: StepTable,
+    outcomes: np.ndarray,
+    by_weak: np.ndarray,
     clean: StepTable,
     meta: StepTable,
     rollouts: Sequence[int],
@@ -213,38 +191,29 @@ def oracle_comparison(
 ) -> pd.DataFrame:
     """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
 
-    For each seed and number of rollouts n, a state's label is the share of passes in n of its rollouts, drawn again
-    (with `weak`, in n of the weaker policy's); the rest of its own policy's rollouts are the oracle, which no method
-    sees.  `clean` are the training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method,
-    state, problem, label (the method's, or its score of the state), passes and trials (of the oracle).
+    `states` are prefixes that were finished many times, `outcomes` say whether each of the rollouts of the policy that
+    wrote them passed [m, n] bool, and `by_weak` the same of a weaker policy [m, w] bool.  For each seed and number of
+    rollouts n, a state's label is the share of passes in n of its rollouts, drawn again (with `weak`, in n of the
+    weaker policy's); the rest of its own policy's rollouts are the oracle, which no method sees.  `clean` are the
+    training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method, state, problem, label
+    (the method's, or its score of the state), passes and trials (of the oracle).
     """
     chosen = {name: METHODS[name] for name in methods}
 
-    def one(n: int, number: int) -> list[dict]:
+    def one(n: int, number: int) -> pd.DataFrame:
         rng = np.random.default_rng([seed, number, n])
-        order = rng.permuted(np.tile(np.arange(states.outcomes.shape[1]), (len(states.problems), 1)), axis=1)
-        shuffled = np.take_along_axis(states.outcomes, order, axis=1)
-        known, oracle = (
-            (rng.permuted(states.weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
-        )
-        train = states.labelled(known).followed_by(clean)
-        rows = []
+        order = rng.permuted(np.tile(np.arange(outcomes.shape[1]), (len(states), 1)), axis=1)
+        shuffled = np.take_along_axis(outcomes, order, axis=1)
+        known, oracle = (rng.permuted(by_weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
+        train = states.with_rollouts(known).followed_by(clean)
+        tables = []
         for name, method in chosen.items():
             outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
-            after = outcome.head.scores(train.states) if outcome.labels is None else outcome.labels
-            rows += [
-                {
-                    "rollouts": n,
-                    "seed": number,
-                    "method": name,
-                    "state": i,
-                    "problem": problem,
-                    "label": float(after[i]),
-                }
-                | {"passes": int(oracle[i].sum()), "trials": oracle.shape[1]}
-                for i, problem in enumerate(states.problems)
-            ]
-        return rows
+            label = outcome.labels_of(train)[: len(states)]
+            columns = {"state": range(len(states)), "problem": states.problem, "label": label}
+            seen = {"passes": oracle.sum(axis=1), "trials": oracle.shape[1]}
+            tables.append(pd.DataFrame({"rollouts": n, "seed": number, "method": name} | columns | seen))
+        return pd.concat(tables)
 
     return _in_parallel(one, list(product(rollouts, range(seeds))), "labels beside the oracle")
 
@@ -295,18 +264,25 @@ def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray
 # ------------------------------------------------------------------------------------------------- a real bias
 
 
-def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+def bias_table(
+    problems: Sequence[str],
+    outcomes: np.ndarray,
+    by_weak: np.ndarray,
+    traits: Mapping[str, Sequence],
+    draws: int = 4000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """How far the weaker policy passes less often than the one that wrote the prefixes, by kinds of prefix.
 
-    `traits` name a group for each state.  Columns: trait, group, states, problems, value and weak (mean shares of
-    passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
+    Rollouts as in `oracle_comparison`; `traits` name a group for each state.  Columns: trait, group, states, problems,
+    value and weak (mean shares of passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
     """
-    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     rows = []
     for trait, groups in traits.items():
         for group in dict.fromkeys(sorted(groups)):
             mine = np.array([g == group for g in groups])
-            names = [p for p, m in zip(states.problems, mine, strict=True) if m]
+            names = [p for p, m in zip(problems, mine, strict=True) if m]
             drawn = problem_weights(names, draws, seed) @ (weak - value)[mine]
             bias, low, high = with_interval(drawn)
             rows.append(
@@ -317,7 +293,9 @@ def bias_table(states: States, traits: Mapping[str, Sequence], draws: int = 4000
     return pd.DataFrame(rows)
 
 
-def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+def bias_spread(
+    problems: Sequence[str], outcomes: np.ndarray, by_weak: np.ndarray, draws: int = 4000, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
     """Is the weaker policy's bias a constant share of the value, or does it vary with the state?
 
     `share`: its passes to those of the policy itself.  `spread`: the standard deviation, between states, of what the
@@ -325,15 +303,15 @@ def bias_spread(states: States, draws: int = 4000, seed: int = 0) -> dict[str, t
     states of a problem have in common, by the products of two states of one problem, whose noise is independent.  Each
     with its 95 % bootstrap interval over problems.
     """
-    value, weak = states.outcomes.mean(axis=1), states.weak.mean(axis=1)
+    value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     noise_of_value, noise_of_weak = (
-        rate * (1 - rate) / (n - 1) for rate, n in ((value, states.outcomes.shape[1]), (weak, states.weak.shape[1]))
+        rate * (1 - rate) / (n - 1) for rate, n in ((value, outcomes.shape[1]), (weak, by_weak.shape[1]))
     )
-    weights = problem_weights(states.problems, draws, seed)
+    weights = problem_weights(list(problems), draws, seed)
     share = (weights @ weak) / (weights @ value)
     rest = weak - share[:, None] * value
     variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
-    problem, names = pd.factorize(np.asarray(states.problems))
+    problem, names = pd.factorize(np.asarray(problems))
     member = np.eye(len(names))[problem]
     size = member.sum(axis=0)
     weight = weights @ member / size  # of a state of each problem

@@ -18,7 +18,7 @@ from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.evidence.statistics import mcnemar_power, problems_needed
-from dreamprm_lib.label_correction import Corrected, Correction, correct
+from dreamprm_lib.label_correction import Corrected, Correction, LinearScorer, correct
 from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.rows import Program
 
@@ -195,7 +195,7 @@ def splitter_summary(prefixes: pd.DataFrame) -> pd.DataFrame:
 
 def labels_and_weights_toy(
     value: float = 0.9, label: float = 0.0, other: float = 0.1, rows: int = 10, iterations: int = 200
-) -> dict[str, Corrected]:
+) -> dict[str, Corrected[Head]]:
     """Two states of known value, corrected by labels and by weights: a `Corrected` for each.
 
     The first has the feature 1, the value `value`, and wrong labels (`label`), which may move; the second has the
@@ -209,4 +209,6 @@ def labels_and_weights_toy(
     train = StepTable(features, noisy, names, movable=np.arange(2 * rows) < rows)
     meta = StepTable(features, passed, names)
     settings = Correction(iterations=iterations, meta_lr=0.02, smoothing=0.0, ridge=0.01)
-    return {learn: correct(train, meta, replace(settings, learn=learn)) for learn in ("labels", "weights")}
+    return {
+        learn: correct(LinearScorer(), train, meta, replace(settings, learn=learn)) for learn in ("labels", "weights")
+    }

@@ -9,10 +9,9 @@ matrices can be trained with the head (`engine/fine_tuning.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,8 +22,8 @@ from pydantic import Field, Json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix
-from scipy.special import expit
+from scipy.sparse import csr_matrix, identity
+from scipy.special import expit, logit
 
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
@@ -40,7 +39,7 @@ from dreamprm_lib.steps import StepTable, in_order, viewed
 from dreamprm_lib.study.rows import Program, StepLabel
 
 if TYPE_CHECKING:
-    from dreamprm_lib.engine.fine_tuning import Example, FineTuned
+    from dreamprm_lib.engine.fine_tuning import FineTuned
 
 FORMAT = "dreamprm-reward-model-4"
 # A small PRM that is shipped (SmolLM2-135M, layer 2): the tour uses it, and it steered the recorded searches.
@@ -48,7 +47,13 @@ SMALL_PRM = Path(str(resources.files("dreamprm_lib"))) / "data" / "small_prm.saf
 HEAD = ("weight", "bias", "mean", "scale")
 HEAD_LOSSES = (*LOSSES, PAIRWISE)
 FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
-AGGREGATIONS = ("mean", "min", "product", "last", "log_odds")
+AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "min": np.min,
+    "product": np.prod,
+    "last": lambda p: p[-1],
+    "log_odds": lambda p: np.mean(logit(np.clip(p, 1e-6, 1 - 1e-6))),
+}
 
 
 # ------------------------------------------------------------------------------------------------- the head
@@ -78,6 +83,11 @@ class Head:
         """The head whose logit is `stretch` times this one's plus `shift`."""
         return Head(stretch * self.weight, stretch * self.bias + shift, self.mean, self.scale)
 
+    @classmethod
+    def bare(cls, weight: np.ndarray, bias: float) -> Head:
+        """A head on features as they are."""
+        return cls(weight, bias, np.zeros(len(weight)), np.ones(len(weight)))
+
 
 def standardiser(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale [width] of features [m, width]; a constant feature has scale 1."""
@@ -89,19 +99,19 @@ def fit_head(
     features: np.ndarray,
     labels: np.ndarray,
     ridge: float,
-    weights: np.ndarray | None = None,
     offset: np.ndarray | None = None,
     like: Head | None = None,
     loss: str = "cross_entropy",
     problems: Sequence[str] = (),
 ) -> Head:
-    """The head that minimises a mean weighted loss to soft labels plus `ridge/2 · |weight|²`.
+    """The head that minimises a mean loss to soft labels plus `ridge/2 · |weight|²`.
 
-    `features` [m, width]; `labels` [m] in [0, 1]; `weights` [m] >= 0 (default 1); `offset` [m] is added to the logits
-    and not trained; `like` gives mean and scale instead of these features' own.  `loss` is cross-entropy, `pairwise`
-    (`engine.losses.Pairs`, within the `problems` [m]; the bias is then 0), whose problems are convex, or `mse`, the
-    squared error of the score (the original's), which is not.  All are solved by Newton's method with conjugate
-    gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number, by its row.
+    `features` [m, width]; `labels` [m] in [0, 1]; `offset` [m] is added to the logits and not trained; `like` gives
+    mean and scale instead of these features' own.  `loss` is cross-entropy, `pairwise` (`engine.losses.Pairs`, within
+    the `problems` [m], which is cross-entropy of the gaps between logits; the bias is then 0), whose problems are
+    convex, or `mse`, the squared error of the score (the original's), which is not.  All are solved by Newton's method
+    with conjugate gradients, with the Gauss-Newton curvature.  Raises `InputError` for what is no such number, by its
+    row.
     """
     check_loss(loss, HEAD_LOSSES)
     features, labels = numbers("features", features, finite=True), numbers("labels", labels)
@@ -111,68 +121,35 @@ def fit_head(
         raise InputError(f"A head needs one label for each feature row, not {len(labels)} for {len(features)}.")
     mean, scale = (like.mean, like.scale) if like else standardiser(features)
     x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
-    w = np.ones(len(x)) if weights is None else numbers("weights", weights, finite=True)
     shift = np.zeros(len(x)) if offset is None else numbers("offset", offset, finite=True)
     penalty = np.append(np.full(x.shape[1] - 1, ridge), 0.0)  # the bias is free
-    of_logits = _Pairwise(labels, w, problems) if loss == PAIRWISE else _Pointwise(labels, w, loss)
+    gaps = identity(len(x), format="csr")  # what the loss reads of the logits
+    share = np.full(len(x), 1 / len(x))
+    if loss == PAIRWISE:
+        pairs = Pairs.within(problems)
+        rows, ends = np.tile(np.arange(len(pairs.share)), 2), np.append(pairs.first, pairs.second)
+        gaps = csr_matrix((np.repeat([1.0, -1.0], len(pairs.share)), (rows, ends)), (len(pairs.share), len(x)))
+        up, down = (labels[i] * (1 - labels[j]) for i, j in ((pairs.first, pairs.second), (pairs.second, pairs.first)))
+        share = pairs.share * (up + down)
+        labels = np.divide(up, up + down, out=np.zeros(len(up)), where=up + down > 0)
+    steep = (lambda p: 2 * p * (1 - p)) if loss == "mse" else np.ones_like
 
     def value(beta: np.ndarray) -> float:
-        return float(of_logits.value(x @ beta + shift) + penalty @ beta**2 / 2)
+        z = gaps @ (x @ beta + shift)
+        losses = (expit(z) - labels) ** 2 if loss == "mse" else np.logaddexp(0, z) - labels * z
+        return float(share @ losses + penalty @ beta**2 / 2)
 
     def slope(beta: np.ndarray) -> np.ndarray:
-        return x.T @ of_logits.slope(x @ beta + shift) + penalty * beta
+        p = expit(gaps @ (x @ beta + shift))
+        return x.T @ (gaps.T @ (share * (p - labels) * steep(p))) + penalty * beta
 
     def curvature(beta: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return x.T @ of_logits.curvature(x @ beta + shift, x @ direction) + penalty * direction
+        p = expit(gaps @ (x @ beta + shift))
+        return x.T @ (gaps.T @ (share * p * (1 - p) * steep(p) * (gaps @ (x @ direction)))) + penalty * direction
 
     start = np.zeros(x.shape[1])
     beta = minimize(value, start, jac=slope, hessp=curvature, method="Newton-CG", options={"xtol": 1e-9}).x
     return Head(beta[:-1], 0.0 if loss == PAIRWISE else float(beta[-1]), mean, scale)
-
-
-class _Pointwise:
-    """Cross-entropy or squared error of logits [m]: value, slope, and the curvature times a direction."""
-
-    def __init__(self, labels: np.ndarray, weights: np.ndarray, loss: str):
-        self.labels, self.share, self.squared = labels, weights / len(labels), loss == "mse"
-
-    def value(self, z: np.ndarray) -> float:
-        losses = (expit(z) - self.labels) ** 2 if self.squared else np.logaddexp(0, z) - self.labels * z
-        return float(self.share @ losses)
-
-    def slope(self, z: np.ndarray) -> np.ndarray:
-        p = expit(z)
-        return self.share * (p - self.labels) * (2 * p * (1 - p) if self.squared else 1)
-
-    def curvature(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        p = expit(z)
-        return self.share * p * (1 - p) * (2 * p * (1 - p) if self.squared else 1) * direction
-
-
-class _Pairwise:
-    """The same of the pairwise loss."""
-
-    def __init__(self, labels: np.ndarray, weights: np.ndarray, problems: Sequence[str]):
-        pairs = Pairs.within(problems)
-        first, second = pairs.first, pairs.second
-        share = pairs.share * weights[first] * weights[second]
-        self.up = share * labels[first] * (1 - labels[second])
-        self.down = share * labels[second] * (1 - labels[first])
-        rows, signs = np.arange(len(first)), np.ones(len(first))
-        shape = (len(first), len(labels))
-        self.gaps = csr_matrix((np.append(signs, -signs), (np.tile(rows, 2), np.append(first, second))), shape)
-
-    def value(self, z: np.ndarray) -> float:
-        gap = self.gaps @ z
-        return float(self.up @ np.logaddexp(0, -gap) + self.down @ np.logaddexp(0, gap))
-
-    def slope(self, z: np.ndarray) -> np.ndarray:
-        p = expit(self.gaps @ z)
-        return self.gaps.T @ ((self.up + self.down) * p - self.up)
-
-    def curvature(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        p = expit(self.gaps @ z)
-        return self.gaps.T @ ((self.up + self.down) * p * (1 - p) * (self.gaps @ direction))
 
 
 def platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -229,19 +206,14 @@ class RewardModel:
             "alpha": str(tuning.alpha if tuning else 0.0),
             "about": json.dumps(self.about, sort_keys=True),
         }
-        head = {
-            "weight": self.head.weight,
-            "bias": np.array([self.head.bias]),
-            "mean": self.head.mean,
-            "scale": self.head.scale,
-        }
+        head = asdict(self.head) | {"bias": np.array([self.head.bias])}
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in head.items()}
         tensors |= {name: t.contiguous() for name, t in (tuning.tensors() if tuning else {}).items()}
         write_atomically(Path(path), _in_order(save(tensors, metadata)))
 
     @classmethod
-    def load(cls, path: Path | str, dtype: str | None = None) -> RewardModel:
-        """Read a checkpoint; `dtype` overrides the precision that it was trained in.
+    def load(cls, path: Path | str) -> RewardModel:
+        """Read a checkpoint.
 
         Raises `WeightsError` if it is no such file, holds what no training gives (NaN, a scale of zero, shapes that do
         not fit), or was made with other weights under the backbone's name.
@@ -264,7 +236,7 @@ class RewardModel:
             template = row_of(Template, from_json(said.template, path), path)
             about = from_json(said.about, path)
             backbone = Backbone(
-                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), dtype or said.dtype
+                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), said.dtype
             )
         except InputError as error:
             raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error
@@ -280,8 +252,7 @@ class RewardModel:
     @classmethod
     def of_tuned(cls, backbone: Backbone, tuned: FineTuned, about: dict) -> RewardModel:
         """What `engine.fine_tuning` made of a backbone, as a reward model; `about` gets its losses."""
-        width = len(tuned.weight)
-        head = Head(tuned.weight, tuned.bias, np.zeros(width), np.ones(width))
+        head = Head.bare(tuned.weight, tuned.bias)
         return cls(replace(backbone, tuning=tuned.tuning), head, about | {"losses": tuned.losses})
 
     @classmethod
@@ -290,9 +261,7 @@ class RewardModel:
         anything in it.  `backbone` is the model that it was trained on; see `engine.released` for what is refused."""
         tuning, weight, bias = read_released(path, backbone, alpha)
         eye = Backbone(backbone, (layer_count(backbone),), RELEASED_TEMPLATE, tuning)
-        width = len(weight)
-        head = Head(weight.numpy(), bias, np.zeros(width), np.ones(width))
-        return cls(eye, head, {"released": Path(path).name, "alpha": alpha})
+        return cls(eye, Head.bare(weight.numpy(), bias), {"released": Path(path).name, "alpha": alpha})
 
 
 class _Metadata(Form, extra="ignore", strict=False, allow_inf_nan=False):
@@ -341,23 +310,9 @@ def training_programs(
     return in_order(train), in_order(meta)
 
 
-def examples(problems: Mapping[str, Problem], programs: Sequence[Program], table: StepTable) -> list[Example]:
-    """Problems (by id), programs and the labels of their step table as fine-tuning reads them."""
-    from dreamprm_lib.engine.fine_tuning import Example  # brings torch's training and peft
-
-    found, first = [], 0
-    for name in dict.fromkeys(p.problem for p in programs):
-        mine = [p for p in programs if p.problem == name]
-        ends = first + np.cumsum([len(p.steps) for p in mine])
-        cuts, first = [first, *ends], int(ends[-1])
-        label, movable = ([column[a:b].tolist() for a, b in pairwise(cuts)] for column in (table.label, table.movable))
-        found.append(Example(problems[name], [p.steps for p in mine], label, movable))
-    return found
-
-
-def training_examples(
+def training_tables(
     problems: Mapping[str, Problem], solutions: Sequence[Program], labels: Sequence[StepLabel], method: str
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[StepTable, StepTable]:
     """What a method is fine-tuned on, and the clean outcomes that teach its labels.
 
     `orm` learns from whole programs alone, `prm_cof` from every labelled step, `dreamprm_code` from the same steps and
@@ -367,10 +322,7 @@ def training_examples(
         raise InputError(f"{method!r} is not fine-tuned: choose one of {', '.join(FINE_TUNED)}.")
     train, meta = training_programs(problems, solutions, labels)
     table = StepTable.join(problems, train, labels)
-    taught = examples(problems, train, table.with_outcomes() if method == "orm" else table)
-    if method != "dreamprm_code":
-        return taught, []
-    return taught, examples(problems, meta, StepTable.join(problems, meta).with_outcomes())
+    return table.with_outcomes() if method == "orm" else table, StepTable.join(problems, meta).with_outcomes()
 
 
 def aggregate(steps: Sequence[float], how: str = "mean") -> float:
@@ -382,15 +334,7 @@ def aggregate(steps: Sequence[float], how: str = "mean") -> float:
         raise InputError(f"There is no aggregation {how!r}: choose one of {', '.join(AGGREGATIONS)}.")
     if not len(steps):
         return float("-inf")
-    p = numbers("step scores", steps)
-    if how == "last":
-        return float(p[-1])
-    if how == "log_odds":
-        p = np.clip(p, 1e-6, 1 - 1e-6)
-        return float(np.mean(np.log(p / (1 - p))))
-    if how == "product":
-        return float(p.prod())
-    return float(p.min() if how == "min" else p.mean())
+    return float(AGGREGATIONS[how](numbers("step scores", steps)))
 
 
 # ------------------------------------------------------------------------------------------------- evidence

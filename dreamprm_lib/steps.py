@@ -27,7 +27,7 @@ class StepTable:
     default); `rollouts` is how many of them a label is made of (1 for an outcome, 0 where there is no label).
 
     A table that `join` made has also `sample`, `step` and `is_last` (the step is its program's last one), `outcome`
-    (whether the program passes) and `split`.
+    (whether the program passes), `split` and `text` (of the step), which fine-tuning reads in place of states.
     """
 
     states: np.ndarray
@@ -40,6 +40,7 @@ class StepTable:
     is_last: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
     outcome: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
     split: np.ndarray = field(default_factory=lambda: np.empty(0, str))
+    text: np.ndarray = field(default_factory=lambda: np.empty(0, object))
 
     def __post_init__(self) -> None:
         rows = len(self.label)
@@ -79,6 +80,7 @@ class StepTable:
             is_last=np.array([k + 1 == len(p.steps) for p, k, _ in rows], bool),
             outcome=np.array([p.passed for p, _, _ in rows], bool),
             split=np.array([problems[p.problem].split for p, _, _ in rows], str),
+            text=np.array([p.steps[k] for p, k, _ in rows], object),
         )
 
     def take(self, rows: np.ndarray) -> StepTable:
@@ -91,6 +93,11 @@ class StepTable:
         both = {column.name: (getattr(self, column.name), getattr(other, column.name)) for column in fields(self)}
         kept = {name: pair for name, pair in both.items() if len(pair[0]) and len(pair[1])}
         return StepTable(**{name: np.concatenate(pair) for name, pair in kept.items()})
+
+    def with_rollouts(self, passed: np.ndarray) -> StepTable:
+        """The same rows, labelled by the share of passes in some rollouts of each [m, n] bool; all may move."""
+        rows, n = passed.shape
+        return replace(self, label=passed.mean(axis=1), movable=np.full(rows, True), rollouts=np.full(rows, n))
 
     def relabelled(self, label: np.ndarray) -> StepTable:
         """The same rows, with other labels [m] where they may move."""

@@ -64,13 +64,12 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
             np.testing.assert_allclose(states, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
-def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, template, monkeypatch):
+def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, monkeypatch):
     monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
     steps = steps_of(recorded_programs(6))
-    together = Backbone(tiny_backbone, (3,), template).features(PROBLEM, steps)
+    together = Backbone(tiny_backbone, (3,), TEMPLATES[1]).features(PROBLEM, steps)
     for mine, states in zip(steps, together, strict=True):
-        alone = one_pass_a_prefix(tiny_backbone, (3,), template, mine)
+        alone = one_pass_a_prefix(tiny_backbone, (3,), TEMPLATES[1], mine)
         assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()
 
 
@@ -103,37 +102,24 @@ def test_the_mask_of_a_small_tree():
     assert [e.tolist() for e in next(Tree([7], [[[1], [2, 2]]], []).packs()).ends] == [[0, 2]]
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=["open", "closed"])
-def test_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, template, ragged_programs):
+def test_each_token_is_read_once_and_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, ragged_programs):
     tokenizer, model = bb.open_model(tiny_backbone, "float32", 3)
-    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, steps_of(ragged_programs))
-    with torch.inference_mode():
-        for (shared, hidden), own in zip(tree.passes(model, (3,)), tree.packs(carry_root=True), strict=True):
-            alone = model(**own.inputs("cpu"), use_cache=False).last_hidden_state[0]
-            for a, b in zip(shared.ends, own.ends, strict=True):
-                np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)
-
-
-def test_each_token_is_read_once(tiny_backbone, ragged_programs):
-    """The tokens that go through the model: the statement, every step of every candidate, nothing else."""
-    tokenizer, model = bb.open_model(tiny_backbone, "float32", 3)
-    tree = Tree.of(tokenizer, Template().root(PROBLEM), "", steps_of(ragged_programs))
+    tree = Tree.of(tokenizer, TEMPLATES[1].root(PROBLEM), TEMPLATES[1].after, steps_of(ragged_programs))
     read = []
     hook = model.layers[0].register_forward_hook(
         lambda _m, _i, out: read.append((out[0] if isinstance(out, tuple) else out).shape[-2])
     )
     with torch.inference_mode():
-        list(tree.passes(model, (3,)))
-    hook.remove()
-    assert sum(read) == tree.tokens == len(tree.root) + sum(len(step) for steps in tree.branches for step in steps)
-
-
-def test_token_counts_are_those_of_the_passes():
-    tree = Tree([7, 7], [[[1], [2, 2]], [], [[3]]], [9])
-    assert (tree.tokens, tree.tokens_by_prefix) == (
-        2 + (1 + 1) + (2 + 1) + (1 + 1),
-        (2 + 1 + 1) + (2 + 3 + 1) + (2 + 1 + 1),
-    )
+        passes = list(tree.passes(model, (3,)))
+        hook.remove()
+        for (shared, hidden), own in zip(passes, tree.packs(carry_root=True), strict=True):
+            alone = model(**own.inputs("cpu"), use_cache=False).last_hidden_state[0]
+            for a, b in zip(shared.ends, own.ends, strict=True):
+                np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)
+    assert sum(read) == tree.tokens
+    small = Tree([7, 7], [[[1], [2, 2]], [], [[3]]], [9])
+    assert small.tokens == 2 + (1 + 1) + (2 + 1) + (1 + 1)
+    assert small.tokens_by_prefix == (2 + 1 + 1) + (2 + 3 + 1) + (2 + 1 + 1)
 
 
 def test_the_faster_precision_is_measured_once_and_kept(monkeypatch):

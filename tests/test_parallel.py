@@ -1,5 +1,4 @@
-"""Training on several processes is the training of one; a killed one goes on to the same end, bit for bit; labels move
-by the exact derivative."""
+"""Training on several processes is the training of one; a killed one goes on to the same end, bit for bit."""
 
 import subprocess
 import sys
@@ -10,29 +9,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call
 
 from dreamprm_lib.commands.run import load_profile
 from dreamprm_lib.commands.train import train
-from dreamprm_lib.engine import fine_tuning as ft
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
-from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune, recipe_of
+from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.reward_model import training_examples
+from dreamprm_lib.label_correction import Correction, correct
+from dreamprm_lib.reward_model import training_tables
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "train", (), ())
 GOOD, BAD = ["def main():\n    print(add())\n\n\n", "def add():\n    return 1\n"], ["def main():\n    pass\n"]
 STATEMENTS = ("Add.", "Print the larger one.", "Count the words.", "Sort the row.", "Say whether it is even.")
-EXAMPLES = [
-    Example(replace(PROBLEM, statement=text), [GOOD, BAD], [[0.25 * (k % 4), 1.0], [np.nan]], [[True, False], [True]])
-    for k, text in enumerate(STATEMENTS)
-]
-META = [Example(replace(PROBLEM, statement=f"{s} Twice."), [GOOD], [[np.nan, float(k % 2)]])
-        for k, s in enumerate(STATEMENTS[:3])]  # fmt: skip
+PROBLEMS = {f"{t}{k}": replace(PROBLEM, id=f"{t}{k}", statement=f"{text}{' Twice.' * (t == 'm')}")
+            for t in "tmh" for k, text in enumerate(STATEMENTS)}  # fmt: skip
+
+
+def rows_of(letter, programs, labels, movable):
+    """The step table of the problems of a letter, one for each row of labels."""
+    lengths, count = [len(p) for p in programs], len(labels)
+    return StepTable(
+        states=np.empty((sum(lengths) * count, 0)),
+        label=np.concatenate(labels),
+        problem=np.repeat([f"{letter}{k}" for k in range(count)], sum(lengths)),
+        movable=np.tile(movable, count),
+        step=np.tile([k for n in lengths for k in range(n)], count),
+        text=np.tile(np.array([text for p in programs for text in p], object), count),
+    )
+
+
+TRAIN = rows_of("t", [GOOD, BAD], [[0.25 * (k % 4), 1.0, np.nan] for k in range(5)], [True, False, True])
+META = rows_of("m", [GOOD], [[np.nan, float(k % 2)] for k in range(3)], [False] * 2)
 RECIPE = Recipe(
     Lora(rank=2, alpha=4), epochs=1, iterations=6, learning_rate=1e-2, accumulation=3, iteration_accumulation=3,
     precision="double", meta_lr=0.05, smoothing=0.1, save_every=1,
@@ -43,11 +55,14 @@ def eye(folder):
     return Backbone(folder, (3,), dtype="float32")
 
 
-def all_of(tuned):
-    """Everything that a training ends with, as one row of numbers."""
-    tensors = [t.double().flatten() for _, t in sorted(tuned.tuning.tensors().items())]
-    labels = tuned.labels
-    return np.concatenate([*map(np.asarray, tensors), tuned.weight, [tuned.bias], tuned.losses, labels])
+def corrected(folder, recipe, meta=META, saved=None, held_out=None, train=TRAIN):
+    return correct(LoraScorer(eye(folder), PROBLEMS, recipe, saved), train, meta, Correction.of(recipe), held_out)
+
+
+def all_of(done):
+    """Everything that a correction ends with, as one row of numbers."""
+    tensors = [t.double().flatten() for _, t in sorted(done.head.tuning.tensors().items())]
+    return np.concatenate([*tensors, done.head.weight, [done.head.bias], done.head.losses, done.labels])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,60 +76,28 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def alone(tiny_backbone):
-    return fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META)
+    return corrected(tiny_backbone, RECIPE)
 
 
-@pytest.mark.parametrize("shard, distance", [(False, 1e-5), (True, 1e-2)])
-def test_two_processes_train_what_one_does(tiny_backbone, alone, shard, distance):
-    """Five examples in groups of three: the shares are uneven.  Where weights are sharded, labels move by two forward
-    passes, which the norms' float32 keeps a little away from the exact product."""
-    together = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, processes=2, shard=shard), META)
-    np.testing.assert_allclose(all_of(together), all_of(alone), rtol=0, atol=distance)
+def test_two_processes_train_what_one_does(tiny_backbone, alone):
+    """Five examples in groups of three: the shares are uneven."""
+    together = corrected(tiny_backbone, replace(RECIPE, processes=2))
+    np.testing.assert_allclose(all_of(together), all_of(alone), rtol=0, atol=1e-5)
+
+
+def test_sharded_weights_train_what_whole_ones_do(tiny_backbone, alone):
+    """Their labels move by two forward passes, which the norms' float32 keeps a little away from the exact product."""
+    sharded = corrected(tiny_backbone, replace(RECIPE, processes=2, shard=True))
+    np.testing.assert_allclose(all_of(sharded), all_of(alone), rtol=0, atol=1e-2)
 
 
 def test_only_open_labels_move_and_only_after_the_warm_up(tiny_backbone, alone):
-    moved = alone.labels[3:5] - EXAMPLES[1].labels[0]  # an example has three steps
+    moved = alone.labels[3:6] - TRAIN.label[3:6]  # an example has three steps
     assert abs(moved[0]) > 0.05 and moved[1] == 0 and np.isnan(alone.labels[5])
-    warm = fine_tune(eye(tiny_backbone), EXAMPLES, replace(RECIPE, epochs=4, iterations=0), META)
-    assert warm.labels.reshape(-1, 3)[:, :2].tolist() == [e.labels[0] for e in EXAMPLES]
-    plain = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE)
-    assert (plain.weight == warm.weight).all() and (plain.weight != alone.weight).any()
-
-
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_labels_move_by_the_exact_derivative(tiny_backbone, loss):
-    """Against double backward through the same step, its preconditioner held fixed."""
-    recipe = replace(RECIPE, part=Lora(rank=2), loss=loss, iteration_accumulation=9, epochs=0, iterations=2)
-    backbone = eye(tiny_backbone)
-    torch.manual_seed(0)
-    scorer, batches, _ = ft._prepared(backbone, [*EXAMPLES, *META], recipe)
-    training = ft._Training(scorer, batches[:5], batches[5:], recipe)
-    training.step()  # so that head and LoRA are no longer zero
-    before = {n: p.detach().clone() for n, p in training.trained.items()}
-    labels = training.table.clone()
-    training.step()
-
-    def mean_loss(parameters, some, recipe, values):
-        logits = (functional_call(scorer, parameters, (b["ends"], b["inputs"])) for b in some)
-        losses = (ft._loss(z, values[b["ids"]] if values is not None else b["labels"], recipe)
-                  for b, z in zip(some, logits, strict=True))  # fmt: skip
-        return sum(losses) / len(some)
-
-    y = labels.clone().requires_grad_()
-    phi = {n: p.clone().requires_grad_() for n, p in before.items()}
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        slope = torch.autograd.grad(mean_loss(phi, batches[:5], recipe, y), phi.values(), create_graph=True)
-        length = torch.sqrt(sum((g.detach() ** 2).sum() for g in slope))
-        after = {}
-        for (name, p), g in zip(training.trained.items(), slope, strict=True):
-            moment = training.optimiser.state[p]["exp_avg_sq"] / (1 - 0.999**2)
-            scale = min(1.0, 1 / float(length)) / (moment.sqrt() + 1e-8)
-            after[name] = p.detach() - recipe.learning_rate * scale * (g - g.detach())
-        (expected,) = torch.autograd.grad(mean_loss(after, batches[5:], ft.OUTCOMES, None), y)
-    found = training.table.grad.to_dense()
-    moves = training.movable & ~torch.isnan(labels)
-    assert moves.sum() == 5 and (found[~moves] == 0).all() and expected[moves].abs().min() > 0
-    np.testing.assert_allclose(found[moves], expected[moves].detach(), rtol=1e-3)  # norms compute in float32
+    warm = corrected(tiny_backbone, replace(RECIPE, epochs=4, iterations=0))
+    np.testing.assert_array_equal(warm.labels, TRAIN.label)
+    plain = fine_tune(eye(tiny_backbone), PROBLEMS, TRAIN, replace(RECIPE, epochs=4))
+    assert (plain.weight == warm.head.weight).all() and (plain.weight != alone.head.weight).any()
 
 
 def test_a_killed_training_ends_as_one_that_was_not(tiny_backbone, alone, tmp_path):
@@ -129,31 +112,33 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_backbone, alone, tmp_pa
         child.wait()
     (state,) = tmp_path.glob("*.pt")
     assert 0 < torch.load(state, weights_only=True)["done"] < 8
-    for _ in ("resumed", "complete"):  # the second time nothing is left to do
-        again = fine_tune(eye(tiny_backbone), EXAMPLES, RECIPE, META, tmp_path)
-        np.testing.assert_array_equal(all_of(again), all_of(alone))
+    resumed = corrected(tiny_backbone, RECIPE, saved=tmp_path)
+    np.testing.assert_array_equal(all_of(resumed), all_of(alone))
+    complete = corrected(tiny_backbone, RECIPE, saved=tmp_path)  # nothing is left to do
+    np.testing.assert_array_equal(all_of(complete), all_of(alone))
 
 
 @pytest.mark.parametrize("iterations, looks", [(0, [0]), (3, [0, 1, 2, 3]), (50, [0, 2, 5, 8, 10, 12, 15, 18, 20])])
-def test_held_out_examples_are_looked_at_evenly(iterations, looks):
-    found = Recipe(iterations=iterations).looks
-    assert found[: len(looks)] == looks and found[-1] == iterations and len(found) <= ft.LOOKS
+def test_held_out_examples_are_looked_at_evenly(tiny_backbone, iterations, looks, monkeypatch):
+    monkeypatch.setattr(LoraScorer, "differentiated", lambda _self, _turn, y, w: (y * 0, w * 0))
+    found = corrected(tiny_backbone, replace(RECIPE, epochs=0, iterations=iterations), held_out=META).held_out.index
+    assert found[: len(looks)].tolist() == looks and found[-1] == iterations and len(found) <= LoraScorer.looks
 
 
 def test_held_out_examples_teach_nothing_and_their_loss_is_that_of_the_model_as_it_stands(tiny_backbone, tmp_path):
     """Each look equals the loss of a training that ends there; one that was stopped goes on with the same looks."""
-    taught, unseen = META[:1], [*META[1:], Example(PROBLEM, [GOOD, BAD], [[0.0, 1.0], [1.0]])]
+    taught = META.take(np.arange(2))
+    unseen = rows_of("h", [GOOD, BAD], [[0.0, 1.0, 1.0], [np.nan, 1.0, 0.0]], [False] * 3)
     recipe = replace(RECIPE, iterations=2, save_every=2)
-    done = fine_tune(eye(tiny_backbone), EXAMPLES, recipe, taught, tmp_path, unseen)
-    assert done.held_out.shape == (3, 3)
+    done = corrected(tiny_backbone, recipe, taught, tmp_path, unseen)
+    assert done.held_out.shape == (3, 6)
     for look in range(3):
-        there = fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, iterations=look), taught)
+        there = corrected(tiny_backbone, replace(recipe, iterations=look), taught).head
         judge = replace(eye(tiny_backbone), tuning=there.tuning)
-        for example, loss in zip(unseen, done.held_out[look], strict=True):
-            states = np.concatenate(judge.features(example.problem, example.programs))[:, 0, 0]
-            z, y = states @ there.weight + there.bias, np.concatenate(example.labels)
-            assert loss == pytest.approx(np.nansum(np.logaddexp(0, z) - y * z), rel=1e-4)
-    again = fine_tune(eye(tiny_backbone), EXAMPLES, recipe, taught, tmp_path, unseen)
+        states = np.concatenate([s for k in "01" for s in judge.features(PROBLEMS[f"h{k}"], [GOOD, BAD])])[:, 0, 0]
+        z = states @ there.weight + there.bias
+        np.testing.assert_allclose(done.held_out.loc[look], np.logaddexp(0, z) - unseen.label * z, rtol=1e-4)
+    again = corrected(tiny_backbone, recipe, taught, tmp_path, unseen)
     np.testing.assert_array_equal(all_of(again), all_of(done))
     np.testing.assert_array_equal(again.held_out, done.held_out)
 
@@ -161,19 +146,18 @@ def test_held_out_examples_teach_nothing_and_their_loss_is_that_of_the_model_as_
 def test_another_training_does_not_go_on_from_this_one(tiny_backbone, tmp_path):
     recipe = replace(RECIPE, epochs=1, iterations=0)
     for other in ({}, {"learning_rate": 1.0}, {"save_every": 2}):
-        fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, **other), (), tmp_path)
-    fine_tune(eye(tiny_backbone), EXAMPLES[:4], recipe, (), tmp_path)
+        fine_tune(eye(tiny_backbone), PROBLEMS, TRAIN, replace(recipe, **other), tmp_path)
+    fine_tune(eye(tiny_backbone), PROBLEMS, TRAIN.take(np.arange(12)), recipe, tmp_path)
     assert len(list(tmp_path.glob("*.pt"))) == 3  # how often it is saved makes no other training
 
 
 def test_mixed_precision_is_near_and_an_unknown_one_is_named(tiny_backbone):
     recipe = replace(RECIPE, iterations=2)
-    full, mixed = (fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, precision=p), META)
-                   for p in ("backbone", "mixed"))  # fmt: skip
+    full, mixed = (corrected(tiny_backbone, replace(recipe, precision=p)).head for p in ("backbone", "mixed"))
     np.testing.assert_allclose(mixed.losses, full.losses, rtol=0.05)
     assert (mixed.weight != full.weight).any()
     with pytest.raises(InputError, match="no precision 'half'"):
-        fine_tune(eye(tiny_backbone), EXAMPLES, replace(recipe, precision="half"))
+        corrected(tiny_backbone, replace(recipe, precision="half"))
 
 
 def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, tmp_path):
@@ -189,11 +173,10 @@ def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, 
     for method, states in {"prm_cof": 1, "dreamprm_code": 3}.items():  # the last one with a fold held out, and whole
         folder = train(load_profile("quick"), method, "s", options, tmp_path)
         assert len(list(folder.glob("*.pt"))) == states
-    examples, _ = training_examples(
-        {p.id: p for p in problems}, study.read("solutions.jsonl", Program), labels, "prm_cof"
-    )
+    by_id = {p.id: p for p in problems}
+    table, _ = training_tables(by_id, study.read("solutions.jsonl", Program), labels, "prm_cof")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")}
-    fine_tune(eye(tiny_backbone), examples, recipe_of("lora", {"epochs": 1, "iterations": 0}, 0), saved=folder)
+    fine_tune(eye(tiny_backbone), by_id, table, recipe_of("lora", {"epochs": 1, "iterations": 0}, 0), folder)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")} == before
     with pytest.raises(InputError, match="one backbone and one layer"):
         train(load_profile("quick"), "prm_cof", "s", options[:1], tmp_path)
@@ -223,7 +206,7 @@ def _slowly(folder, saved):
         time.sleep(0.1)
 
     torch.Tensor.backward = slow
-    fine_tune(eye(folder), EXAMPLES, RECIPE, META, Path(saved))
+    corrected(folder, RECIPE, saved=Path(saved))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
 
 import math
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -11,9 +12,10 @@ from safetensors import safe_open
 from dreamprm_lib.commands.run import PROJECT
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.fine_tuning import Example, Lora, Recipe, fine_tune
+from dreamprm_lib.engine.fine_tuning import Lora, Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, fetch
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program
 
@@ -23,17 +25,17 @@ NAME = "smollm2-135m-instruct-q4_1"
 
 @pytest.fixture(scope="module")
 def candidates():
-    """A problem and the steps of some of its recorded candidates, and whether they pass."""
+    """A problem and some of its recorded candidates."""
     fetch(NAME)
     rows = Study(PROJECT / "outputs", "reference").read("candidates.jsonl", Program)
-    mine = [row for row in rows if row.problem == rows[0].problem][:6]
     (problem,) = (p for p in load_problems("starter") if p.id == rows[0].problem)
-    return problem, [row.steps for row in mine], [row.passed for row in mine]
+    return problem, [row for row in rows if row.problem == problem.id][:6]
 
 
 @pytest.mark.parametrize("template", [Template(), Template(after="</code>")], ids=["open", "closed"])
 def test_one_pass_equals_one_pass_a_prefix(candidates, template):
-    problem, programs, _ = candidates
+    problem, rows = candidates
+    programs = [row.steps for row in rows]
     states = Backbone(NAME, (2, 4), template, dtype="float32").features(problem, programs)
     tokenizer, model = open_model(NAME, "float32", 4)
     tree = Tree.of(tokenizer, template.root(problem), template.after, programs)
@@ -48,11 +50,11 @@ def test_one_pass_equals_one_pass_a_prefix(candidates, template):
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_lora_trains(candidates, loss):
-    problem, programs, passed = candidates
-    labels = [[float("nan")] * (len(steps) - 1) + [float(ok)] for steps, ok in zip(programs, passed, strict=True)]
-    labels[0][-1] = 1.0 - labels[-1][-1]  # so that there is something to tell apart
+    problem, (first, *others) = candidates
+    first = replace(first, passed=not others[-1].passed)  # so that there is something to tell apart
+    table = StepTable.join({problem.id: problem}, [first, *others]).with_outcomes()
     recipe = Recipe(Lora(), epochs=6, learning_rate=1e-3, loss=loss, accumulation=1)
-    tuned = fine_tune(Backbone(NAME, (2,), dtype="float32"), [Example(problem, programs, labels)], recipe)
+    tuned = fine_tune(Backbone(NAME, (2,), dtype="float32"), {problem.id: problem}, table, recipe)
     assert tuned.losses[-1] < 0.8 * tuned.losses[0]
     changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
     assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 from rehearsal import NOTE, SIZES, chosen_problems, rehearse, variants, write_livecodebench
 
-from dreamprm_lib.engine.fine_tuning import recipe_of
+from dreamprm_lib.engine.fine_tuning import LoraScorer, recipe_of
 from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
-from dreamprm_lib.label_correction import correct_through
-from dreamprm_lib.reward_model import RewardModel, training_examples
+from dreamprm_lib.label_correction import Correction, choose, correct
+from dreamprm_lib.reward_model import RewardModel, training_tables
 from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import STAGES
 from dreamprm_lib.study.rows import CorrectedLabel, Program, StepLabel
@@ -36,19 +36,17 @@ def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatc
     assert prm.backbone.tuning.lora and corrected.backbone.tuning.lora
     chapter = manifest["stages"]["05_label_correction"]["parameters"]
     of_id, solutions = {p.id: p for p in load_problems(chapter["problems"])}, study.read("solutions.jsonl", Program)
-    again = correct_through(  # all of it is saved, so that nothing trains
-        replace(prm.backbone, tuning=None), *training_examples(of_id, solutions, labels, "dreamprm_code"),
-        recipe_of("lora", chapter["recipe"], 0, smoothing=chapter["smoothing"], meta_lr=chapter["meta_lr"]),
-        chapter["folds"], np.random.default_rng(0), study.folder / "training",
-    )  # fmt: skip
+    recipe = recipe_of("lora", chapter["recipe"], 0, smoothing=chapter["smoothing"], meta_lr=chapter["meta_lr"])
+    scorer = LoraScorer(replace(prm.backbone, tuning=None), of_id, recipe, study.folder / "training")
+    tables = training_tables(of_id, solutions, labels, "dreamprm_code")  # all of it is saved, so that nothing trains
+    chosen, _ = choose(scorer, *tables, [Correction.of(recipe)], chapter["folds"], np.random.default_rng(0))
+    again = correct(scorer, *tables, chosen)
     rolled = [p for p in solutions if (p.problem, p.sample) in {(x.problem, x.sample) for x in labels}]
     written = {(x.problem, x.sample, x.step): x.after for x in study.read("corrected_labels.jsonl", CorrectedLabel)}
     table = StepTable.join(of_id, rolled)
     keys = zip(table.problem, table.sample, table.step, strict=True)
-    assert written == dict(
-        zip(keys, again.tuned.labels, strict=True)
-    )  # the labels are those of the model that is written
-    np.testing.assert_array_equal(corrected.head.weight, again.tuned.weight)
+    assert written == dict(zip(keys, again.labels, strict=True))  # the labels are those of the model that is written
+    np.testing.assert_array_equal(corrected.head.weight, again.head.weight)
     with CompletionStore(study.folder / "cache" / "completions.sqlite") as store:  # each was paid for once
         states = sum(not x.clean for x in labels)
         assert len(store) == len(server.delivered) >= len(candidates) + 16 * states

@@ -25,38 +25,18 @@ pytestmark = pytest.mark.usefixtures("float32_backbones")
 # ------------------------------------------------------------------------------------------------- the head
 
 
-def test_the_gradient_vanishes_at_the_fitted_head():
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_the_gradient_vanishes_at_the_fitted_head(loss):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 5)) * [1, 10, 0.1, 1, 0], rng.random(40)
-    w, offset = rng.random(40) * 2, rng.standard_normal(40)
-    head = rm.fit_head(x, y, 0.3, weights=w, offset=offset)
-    error = 1 / (1 + np.exp(-(head.logits(x) + offset))) - y
-    slope = head.standardise(x).T @ (w * error) / 40 + 0.3 * head.weight
-    assert np.abs(slope).max() < 1e-6 and abs((w * error).mean()) < 1e-6
-
-
-def test_without_features_the_head_is_the_mean_label():
-    head = rm.fit_head(np.zeros((4, 2)), np.array([0.0, 0.25, 0.5, 0.25]), 1.0)
-    assert head.scores(np.zeros((1, 2)))[0] == pytest.approx(0.25) and not head.weight.any()
-
-
-def test_the_gradient_of_the_squared_error_vanishes_too():
-    rng = np.random.default_rng(0)
-    x, y, w = rng.standard_normal((40, 3)), rng.random(40), rng.random(40) * 2
-    head = rm.fit_head(x, y, 0.05, weights=w, loss="mse")
-    p = head.scores(x)
-    by_logit = 2 * w * (p - y) * p * (1 - p)
-    slope = head.standardise(x).T @ by_logit / 40 + 0.05 * head.weight
+    offset = rng.standard_normal(40)
+    head = rm.fit_head(x, y, 0.3, offset=offset, loss=loss)
+    p = 1 / (1 + np.exp(-(head.logits(x) + offset)))
+    by_logit = (p - y) * (2 * p * (1 - p) if loss == "mse" else 1)
+    slope = head.standardise(x).T @ by_logit / 40 + 0.3 * head.weight
     assert np.abs(slope).max() < 1e-6 and abs(by_logit.mean()) < 1e-6
-    mean = rm.fit_head(np.zeros((4, 1)), np.array([0.0, 0.25, 0.5, 0.25]), 1.0, loss="mse")
-    assert mean.scores(np.zeros((1, 1)))[0] == pytest.approx(0.25)
-    with pytest.raises(InputError, match="no loss 'hinge'"):
-        rm.fit_head(x, y, 0.05, loss="hinge")
-
-
-def test_a_head_needs_a_label_for_each_row():
-    with pytest.raises(InputError, match="not 3 for 2"):
-        rm.fit_head(np.zeros((2, 1)), np.zeros(3), 1.0)
+    mean = rm.fit_head(np.zeros((4, 2)), np.array([0.0, 0.25, 0.5, 0.25]), 1.0, loss=loss)
+    assert mean.scores(np.zeros((1, 2)))[0] == pytest.approx(0.25) and not mean.weight.any()
 
 
 @pytest.mark.parametrize(
@@ -67,10 +47,12 @@ def test_aggregation_literals(how, expected):
     assert rm.aggregate([0.2, 0.8], how) == pytest.approx(expected)
 
 
-def test_an_empty_program_is_never_picked_and_a_wrong_rule_is_refused():
+def test_an_empty_program_is_never_picked_and_what_is_no_score_or_rule_is_refused():
     assert rm.aggregate([], "mean") == float("-inf")
     with pytest.raises(InputError, match="median"):
         rm.aggregate([0.5], "median")
+    with pytest.raises(InputError, match="step scores: row 1 holds nan"):
+        rm.aggregate([0.5, float("nan"), 0.5], "mean")
 
 
 def test_ranking_literals():
@@ -117,18 +99,6 @@ def test_the_pairwise_head_is_logistic_regression_on_differences():
     assert head.bias == 0
 
 
-def test_a_problem_s_own_level_does_not_move_the_pairwise_head():
-    """A feature that tells problems apart, and nothing within one, gets no weight; by step it would get all of it."""
-    rng = np.random.default_rng(1)
-    easy = np.repeat([1.0, -1.0], 20)
-    within = rng.standard_normal(40)
-    passed = (rng.random(40) < 1 / (1 + np.exp(-3 * easy - within))).astype(float)
-    x, problems = np.column_stack([easy, within]), np.repeat(["easy", "hard"], 20)
-    by_pair, by_step = (rm.fit_head(x, passed, 0.01, loss=y, problems=problems) for y in ("pairwise", "cross_entropy"))
-    assert abs(by_pair.weight[0]) < 1e-9 < by_pair.weight[1]
-    assert by_step.weight[0] > by_step.weight[1]
-
-
 def test_the_loss_of_soft_pairs_is_the_mean_over_drawn_outcomes():
     """Labels are chances: the pairwise loss is its own mean over independent outcomes drawn with them."""
     generator = torch.Generator().manual_seed(2)
@@ -166,37 +136,19 @@ def test_a_checkpoint_scores_as_the_model_that_was_saved(checkpoint, ragged_prog
     scores = loaded.score(PROBLEM, ragged_programs)
     assert scores == model.score(PROBLEM, ragged_programs) and loaded.about == {"ridge": 0.3}
     assert loaded.backbone.dtype == "float32"
-    assert rm.RewardModel.load(path, "bfloat16").score(PROBLEM, ragged_programs)[0] == pytest.approx(scores[0], abs=0.1)
     assert [len(s) for s in scores] == [3, 1, 2, 0] and all(0 <= x <= 1 for s in scores for x in s)
 
 
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"backbone_digest": "0" * 64}, "other weights"),
-        ({"format": "x"}, "not a checkpoint"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint, change, said):
+def test_a_checkpoint_that_is_damaged_or_missing_is_refused(checkpoint):
     _, path = checkpoint
-    with safe_open(str(path), "numpy") as file:
-        metadata = file.metadata()
-    save_file(load_file(path), path, metadata | change)
-    with pytest.raises(WeightsError, match=said):
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"\x80\x04" + whole, b""):
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="not a whole safetensors file"):
+            rm.RewardModel.load(path)
+    path.unlink()
+    with pytest.raises(WeightsError, match=r"There is no checkpoint .*m\.safetensors"):
         rm.RewardModel.load(path)
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b"\x80\x04" + b, lambda b: b""])
-def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
-    _, path = checkpoint
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
-        rm.RewardModel.load(path)
-
-
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"gone\.safetensors"):
-        rm.RewardModel.load(tmp_path / "gone.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------- calibration
@@ -212,36 +164,24 @@ def test_reliability_literals():
     )
 
 
-def test_each_method_s_examples():
-    splits = {"a": "train", "m": "meta"}
+def test_each_method_s_tables():
+    """Programs of two problems, mingled with one of a meta problem, as a file may have them."""
+    rows = [("b", 1, 0.1), ("m", 0, None), ("a", 0, 0.3), ("b", 0, 0.5)]
+    splits = {"a": "train", "b": "train", "m": "meta"}
     problems = {name: Problem(name, name, "Add.", "easy", split, (), ()) for name, split in splits.items()}
-    programs = [
-        Program("a", 0, "xy", ["x", "y"], True, "passed", 2),
-        Program("m", 0, "zw", ["z", "w"], False, "wrong_answer", 2),
-    ]
-    labels = [StepLabel("a", 0, 0, "x", 4, 1, 0.25, False), StepLabel("a", 0, 1, "xy", 1, 1, 1.0, True)]
-    (whole,), none = rm.training_examples(problems, programs, labels, "orm")
-    assert np.isnan(whole.labels[0][0]) and whole.labels[0][1] == 1 and not none
-    (every,), (taught,) = rm.training_examples(problems, programs, labels, "dreamprm_code")
-    assert every.labels == [[0.25, 1.0]] and every.movable == [[True, False]]
-    assert np.isnan(taught.labels[0][0]) and taught.labels[0][1] == 0
-    with pytest.raises(InputError, match="'consensus' is not fine-tuned"):
-        rm.training_examples(problems, programs, labels, "consensus")
-
-
-def test_labels_of_examples_are_in_the_order_of_the_table():
-    """Programs of two problems, mingled, as a file may have them."""
-    rows = [("b", 1, 0.1, 0.2), ("a", 0, 0.3, 0.4), ("b", 0, 0.5, 0.6), ("a", 2, 0.7, 0.8)]
-    problems = {name: Problem(name, name, "Add.", "easy", "train", (), ()) for name in "ab"}
-    programs = [Program(name, sample, "xy", ["x", "y"], True, "passed", 2) for name, sample, *_ in rows]
+    programs = [Program(name, sample, "xy", ["x", "y"], name != "m", "passed", 2) for name, sample, _ in rows]
     labels = [
-        StepLabel(name, sample, step, "x", 1, 1, y, False) for name, sample, *ys in rows for step, y in enumerate(ys)
-    ]
-    table = StepTable.join(problems, programs, labels)
-    found = [y for example in rm.examples(problems, programs, table) for program in example.labels for y in program]
-    assert found == table.label.tolist() == [0.1, 0.2, 0.5, 0.6, 0.3, 0.4, 0.7, 0.8]
-    assert table.problem.tolist() == list("bbbbaaaa") and table.sample.tolist() == [1, 1, 0, 0, 0, 0, 2, 2]
-    assert table.rows_of([("a", 0, 1), ("b", 0, 0)]).tolist() == [5, 2]
+        StepLabel(name, sample, step, "x", 1, 1, y if step == 0 else 1.0, step == 1)
+        for name, sample, y in rows if y is not None for step in (0, 1)
+    ]  # fmt: skip
+    whole, _ = rm.training_tables(problems, programs, labels, "orm")
+    np.testing.assert_array_equal(whole.label, [np.nan, 1.0] * 3)
+    table, taught = rm.training_tables(problems, programs, labels, "dreamprm_code")
+    assert table.label.tolist() == [0.1, 1.0, 0.5, 1.0, 0.3, 1.0] and table.movable.tolist() == [True, False] * 3
+    assert table.problem.tolist() == list("bbbbaa") and table.sample.tolist() == [1, 1, 0, 0, 0, 0]
+    np.testing.assert_array_equal(taught.label, [np.nan, 0.0])
+    with pytest.raises(InputError, match="'consensus' is not fine-tuned"):
+        rm.training_tables(problems, programs, labels, "consensus")
 
 
 # ------------------------------------------------------------------------------------------------- what is no number
@@ -250,101 +190,81 @@ def test_labels_of_examples_are_in_the_order_of_the_table():
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"features": (2, np.nan)}, "features: row 2 holds nan"),
         ({"features": (1, -np.inf)}, "features: row 1 holds -inf"),
         ({"labels": (3, np.nan)}, "labels: row 3 holds nan"),
         ({"labels": (0, 7.0)}, "labels: row 0 holds 7"),
         ({"labels": (2, -0.5)}, "labels: row 2 holds -0.5"),
-        ({"weights": (1, np.nan)}, "weights: row 1 holds nan"),
         ({"offset": (3, np.inf)}, "offset: row 3 holds inf"),
     ],
 )
 def test_a_head_is_fitted_to_numbers_alone(change, said):
-    given = {"features": np.eye(4), "labels": np.array([0, 1, 0, 1.0]), "weights": np.ones(4), "offset": np.zeros(4)}
+    given = {"features": np.eye(4), "labels": np.array([0, 1, 0, 1.0]), "offset": np.zeros(4)}
     for name, (row, value) in change.items():
         given[name][row] = value
     with pytest.raises(InputError, match=said):
-        rm.fit_head(given["features"], given["labels"], 1.0, given["weights"], given["offset"])
+        rm.fit_head(given["features"], given["labels"], 1.0, given["offset"])
+    with pytest.raises(InputError, match="not 3 for 2"):
+        rm.fit_head(np.zeros((2, 1)), np.zeros(3), 1.0)
+    with pytest.raises(InputError, match="no loss 'hinge'"):
+        rm.fit_head(np.eye(2), np.zeros(2), 0.05, loss="hinge")
 
 
-@pytest.mark.parametrize("how", rm.AGGREGATIONS)
-def test_step_scores_that_are_no_numbers_are_refused(how):
-    with pytest.raises(InputError, match="step scores: row 1 holds nan"):
-        rm.aggregate([0.5, float("nan"), 0.5], how)
-
-
-def change_tensor(path, name, value):
+def change(path, metadata=None, **tensors):
+    """Write other metadata (None: leave it out) and tensors into a checkpoint."""
     with safe_open(str(path), "numpy") as file:
-        metadata = file.metadata()
-    save_file(load_file(path) | {name: np.asarray(value, float)}, path, metadata)
+        said = {name: value for name, value in (file.metadata() | (metadata or {})).items() if value is not None}
+    save_file(load_file(path) | {name: np.asarray(value, float) for name, value in tensors.items()}, path, said)
+
+
+LORA = "lora.layers.0.self_attn.q_proj."
 
 
 @pytest.mark.parametrize(
-    "name, value, said",
+    "tensors, said",
     [
-        ("weight", [np.nan] * 32, "weight holds values that are no numbers"),
-        ("bias", [np.inf], "bias holds values that are no numbers"),
-        ("mean", [np.nan] * 32, "mean holds values that are no numbers"),
-        ("scale", [0.0] * 32, "`scale` holds zero or less"),
-        ("scale", [-1.0] * 32, "`scale` holds zero or less"),
-        ("weight", np.ones(31), "shapes .* do not fit"),
-        ("weight", np.ones((2, 16)), "shapes .* do not fit"),
-        ("scale", np.ones(1), "shapes .* do not fit"),
-        ("bias", [], "shapes .* do not fit"),
-        ("lora.layers.0.self_attn.q_proj.A", np.ones((4, 32)), r"lacks lora\.layers\.0\.self_attn\.q_proj\.B"),
+        ({"weight": [np.nan] * 32}, "weight holds values that are no numbers"),
+        ({"bias": [np.inf]}, "bias holds values that are no numbers"),
+        ({"scale": [0.0] * 32}, "`scale` holds zero or less"),
+        ({"weight": np.ones(31)}, "shapes .* do not fit"),
+        ({"weight": np.ones((2, 16))}, "shapes .* do not fit"),
+        ({"bias": []}, "shapes .* do not fit"),
+        ({LORA + "A": np.ones((4, 32))}, r"lacks lora\.layers\.0\.self_attn\.q_proj\.B"),
+        ({LORA + "A": np.ones((4, 32)), LORA + "B": np.ones((32, 3))}, "LoRA"),
+        ({LORA + "A": np.ones(4), LORA + "B": np.ones((32, 4))}, "LoRA"),
+        ({LORA + "A": np.ones((4, 32)), LORA + "B": np.full((32, 4), np.nan)}, r"q_proj\.B holds values that are no"),
     ],
 )
-def test_a_checkpoint_that_no_training_gives_is_refused(checkpoint, name, value, said):
+def test_a_checkpoint_that_no_training_gives_is_refused(checkpoint, tensors, said):
     _, path = checkpoint
-    change_tensor(path, name, value)
+    change(path, **tensors)
     with pytest.raises(WeightsError, match=said):
         rm.RewardModel.load(path)
 
 
-@pytest.mark.parametrize("shapes", [((4, 32), (32, 3)), ((4,), (32, 4)), ((4, 32, 1), (32, 4))])
-def test_lora_matrices_that_do_not_fit_together_are_refused(checkpoint, shapes):
-    _, path = checkpoint
-    for side, shape in zip("AB", shapes, strict=True):
-        change_tensor(path, f"lora.layers.0.self_attn.q_proj.{side}", np.ones(shape))
-    with pytest.raises(WeightsError, match="LoRA"):
-        rm.RewardModel.load(path)
-
-
-def test_lora_matrices_that_hold_no_numbers_are_refused(checkpoint):
-    _, path = checkpoint
-    change_tensor(path, "lora.layers.0.self_attn.q_proj.A", np.ones((4, 32)))
-    change_tensor(path, "lora.layers.0.self_attn.q_proj.B", np.full((32, 4), np.nan))
-    with pytest.raises(WeightsError, match=r"q_proj\.B holds values that are no numbers"):
-        rm.RewardModel.load(path)
-
-
 @pytest.mark.parametrize(
-    "change, said",
+    "metadata, said",
     [
+        ({"backbone_digest": "0" * 64}, "other weights"),
+        ({"format": "x"}, "not a checkpoint"),
         ({"layers": "two"}, "`layers` is 'two'"),
         ({"views": '["first"]'}, "`views"),
         ({"alpha": "nan"}, "`alpha` is"),
-        ({"template": "{"}, "not JSON"),
         ({"template": '{"before": 3}'}, "`before` is 3"),
         ({"about": ""}, "not JSON"),
         ({"dtype": "float8"}, "no precision 'float8'"),
         ({"backbone": None, "template": None}, "`backbone` is missing, and so is `template`"),
     ],
 )
-def test_metadata_that_does_not_fit_is_named(checkpoint, change, said):
+def test_metadata_that_does_not_fit_is_named(checkpoint, metadata, said):
     _, path = checkpoint
-    with safe_open(str(path), "numpy") as file:
-        metadata = {name: value for name, value in (file.metadata() | change).items() if value is not None}
-    save_file(load_file(path), path, metadata)
+    change(path, metadata)
     with pytest.raises(WeightsError, match=said):
         rm.RewardModel.load(path)
 
 
 def test_a_head_of_another_width_than_the_backbone_is_refused(checkpoint):
     _, path = checkpoint
-    with safe_open(str(path), "numpy") as file:
-        metadata = file.metadata()
-    save_file(load_file(path) | {name: np.ones(31) for name in ("weight", "mean", "scale")}, path, metadata)
+    change(path, **{name: np.ones(31) for name in ("weight", "mean", "scale")})
     with pytest.raises(WeightsError, match=r"reads states of 31 numbers, and .* gives 32"):
         rm.RewardModel.load(path).score(PROBLEM, ["x = 1\n"])
 

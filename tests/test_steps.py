@@ -33,14 +33,14 @@ def test_programs_labels_and_outcomes_are_joined_problem_by_problem(table):
     assert table.rollouts.tolist() == [0, 0, 0, 4, 1] and table.movable.tolist() == [False] * 3 + [True, False]
     assert table.is_last.tolist() == [False, True, True, False, True]
     assert table.outcome.tolist() == [False, False, True, True, True] and set(table.split) == {"train", "meta"}
+    assert table.text.tolist() == ["z", "w", "v", "x", "y"]
     assert table.rows_of([("a", 0, 1), ("m", 1, 0)]).tolist() == [4, 0]
 
 
-def test_only_movable_labels_are_replaced(table):
-    assert table.labelled.relabelled(np.array([0.5, 0.5])).label.tolist() == [0.5, 1.0]
-
-
-def test_outcomes_are_clean_labels_of_the_last_steps(table):
+def test_labels_are_replaced_by_others_by_outcomes_and_by_rollouts(table):
+    assert table.labelled.relabelled(np.array([0.5, 0.5])).label.tolist() == [0.5, 1.0]  # the clean one stays
+    rolled = table.labelled.with_rollouts(np.array([[True, False], [True, True]]))
+    assert rolled.label.tolist() == [0.5, 1.0] and rolled.movable.all() and rolled.rollouts.tolist() == [2, 2]
     ends = table.with_outcomes().labelled
     assert ends.label.tolist() == [0.0, 1.0, 1.0] and not ends.movable.any() and ends.rollouts.tolist() == [1, 1, 1]
 

@@ -16,11 +16,11 @@ import numpy as np
 from dreamprm_lib.commands.run import PROJECT, Profile, load_profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
-from dreamprm_lib.engine.fine_tuning import CORRECTING, fine_tune, recipe_of
+from dreamprm_lib.engine.fine_tuning import CORRECTING, LoraScorer, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.label_correction import correct_through
-from dreamprm_lib.reward_model import training_examples
+from dreamprm_lib.label_correction import Correction, choose, correct
+from dreamprm_lib.reward_model import training_tables
 from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import Program, StepLabel
 
@@ -50,15 +50,16 @@ def train(
     correcting = {name: settings[name] for name in CORRECTING if name in settings}
     recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
     by_id = {p.id: p for p in load_problems(wanted["problems"])}
-    examples, meta = training_examples(
+    table, meta = training_tables(
         by_id, study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel), method
     )
     saved = study.folder / "training"
     with parallel.joined():
         backbone = Backbone(wanted["backbones"][0], (wanted["layers"][0],), dtype=wanted["dtype"])
         if method == "dreamprm_code":
-            rng = np.random.default_rng(settings["seed"])
-            correct_through(backbone, examples, meta, recipe, settings["folds"], rng, saved)
+            scorer, rng = LoraScorer(backbone, by_id, recipe, saved), np.random.default_rng(settings["seed"])
+            chosen, _ = choose(scorer, table, meta, [Correction.of(recipe)], settings["folds"], rng)
+            correct(scorer, table, meta, chosen)
         else:
-            fine_tune(backbone, examples, recipe, saved=saved)
+            fine_tune(backbone, by_id, table, recipe, saved)
     return saved

@@ -105,7 +105,8 @@ class Tuning:
         parameters = dict(model.named_parameters())
         for module, (a, b) in self.lora.items():
             name = f"{module}.weight"
-            if name not in parameters and _is_above(model, name):
+            above = range(len(model.layers), model.config.num_hidden_layers)  # what was cut off
+            if name not in parameters and any(name.startswith(f"layers.{layer}.") for layer in above):
                 continue
             change, weight = self.alpha / len(a) * (b.float() @ a.float()), parameters.get(name)
             if weight is None or change.shape != weight.shape:
@@ -115,12 +116,6 @@ class Tuning:
                     "backbone that it was trained on."
                 )
             weight.data.copy_(weight.float() + change)
-
-
-def _is_above(model, name: str) -> bool:
-    """Whether a parameter is one that was cut off, because it lies above the layers that are read."""
-    kept, whole = len(model.layers), model.config.num_hidden_layers
-    return any(name.startswith(f"layers.{layer}.") for layer in range(kept, whole))
 
 
 @dataclass(frozen=True)

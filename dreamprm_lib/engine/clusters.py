@@ -11,6 +11,9 @@ and others do it again, a few times: a task must be one that can be done twice.
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -42,12 +45,13 @@ def spread(
         lost = {"loky": lambda: TerminatedWorkerError, "dask": _connect_to_dask, "ray": _connect_to_ray}[backend]()
     except ImportError as error:
         raise InputError(f'The backend {backend} needs a package: pip install -e ".[{backend}]".') from error
-    options: dict[str, Any] = {}
-    if backend == "ray":
-        options = {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}}
+    options: dict[str, dict[str, Any]] = {
+        "loky": {"initializer": _end_with, "initargs": (os.getpid(),)},
+        "ray": {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}},
+    }
     done = deaths = 0
     while done < len(tasks):
-        with parallel_config(backend, n_jobs=jobs, **options):
+        with parallel_config(backend, n_jobs=jobs, **options.get(backend, {})):
             pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
         try:
             for result in pool(delayed(function)(task) for task in tasks[done:]):
@@ -61,6 +65,17 @@ def spread(
                     "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
                 ) from error
             log.warning("a worker process died; what it had under way is done again")
+
+
+def _end_with(parent: int) -> None:
+    """In a worker process of this machine: end it once the process that started it is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _connect_to_dask() -> type[Exception]:

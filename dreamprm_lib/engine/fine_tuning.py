@@ -3,26 +3,25 @@
 The score of a prefix is the sigmoid of a linear head on its state.  `Lora` trains low-rank matrices in every layer of a
 causal LM (rank 8, alpha 16 on the four attention projections).
 
-With a meta set, the labels that may move are learned too (DreamPRM-Code, section 3.3): after each step of the model,
-each label of its batch moves against its derivative of the meta loss, by one forward-mode product through the step.
+`LoraScorer` begins with a warm-up that fits the model to labels; then it can be corrected (`label_correction.correct`;
+DreamPRM-Code, section 3.3): each further step of the model is differentiated by the labels of its batch, by one
+forward-mode product through the step.
 
 Several processes share each batch (`engine.parallel`).  Gradients are summed over them; labels are one table, the same
-in all, and a label is known by its number in it; the meta gradient is summed before the forward-mode product.  Training
-saves where it stands and goes on from there, on as many processes as there are then.
+in all, and a label is known by its row; the meta gradient is summed before the forward-mode product.  Training saves
+where it stands and goes on from there, on as many processes as there are then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
 from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.engine.hypergradient import Lower, by_sample, forward_mode, two_forwards
+from dreamprm_lib.engine.hypergradient import Parameters, by_sample, forward_mode, two_forwards
 from dreamprm_lib.engine.losses import check_loss, sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.schema import row_of
@@ -43,9 +42,6 @@ from dreamprm_lib.errors import InputError
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("backbone", "mixed", "double")
-LOOKS = 21  # at held-out examples, evenly over the iterations
-
-
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
 
@@ -59,22 +55,26 @@ class Lora:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-@dataclass(frozen=True)
-class Example:
-    """A problem, its programs as texts of steps, a label in [0, 1] for each step (NaN: no label), and which labels may
-    move where a meta set teaches (None: all)."""
+class Steps(Protocol):
+    """The columns of a step table (`dreamprm_lib.steps`) that training reads, whole programs behind one another: the
+    label is in [0, 1], or NaN where a step has none."""
 
-    problem: Problem
-    programs: Sequence[Sequence[str]]
-    labels: Sequence[Sequence[float]]
-    movable: Sequence[Sequence[bool]] | None = None
+    @property
+    def problem(self) -> np.ndarray: ...
+    @property
+    def step(self) -> np.ndarray: ...
+    @property
+    def text(self) -> np.ndarray: ...
+    @property
+    def label(self) -> np.ndarray: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What trains, and how: AdamW, one pack of candidates a pass, `accumulation` passes a step, for `epochs` rounds of
-    all packs; then `iterations` more steps of `iteration_accumulation` passes, at which labels move too, by Adam with
-    `meta_lr`, if there is a meta set.
+    all packs; then, where labels are corrected, `iterations` more steps of `iteration_accumulation` passes, at which
+    labels move too, by Adam with `meta_lr`.
 
     `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
     `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
@@ -100,11 +100,6 @@ class Recipe:
     shard: bool = False
     save_every: Positive = 50
 
-    @property
-    def looks(self) -> list[int]:
-        """The iterations before which the loss of held-out examples is measured, and the last one: `LOOKS` in all."""
-        return sorted({round(k) for k in np.linspace(0, self.iterations, LOOKS)})
-
 
 CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that a head and a recipe share
 
@@ -122,23 +117,50 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The tuning of the backbone, the head (weight [width] and bias), the mean loss of every round of all packs, the
-    labels as they ended, in the order of the examples' steps, and the loss (summed over its steps) of each held-out
-    example at each of `Recipe.looks` [looks, held out]."""
+    """The tuning of the backbone, the head (weight [width] and bias), and the mean loss of every epoch."""
 
     tuning: Tuning
     weight: np.ndarray
     bias: float
     losses: list[float]
-    labels: np.ndarray
-    held_out: np.ndarray
 
 
-OUTCOMES = Recipe(loss="cross_entropy")  # the upper level's loss
+def fine_tune(
+    backbone: Backbone, problems: Mapping[str, Problem], table: Steps, recipe: Recipe, saved: Path | None = None
+) -> FineTuned:
+    """Train a head and a part of the backbone on labelled steps; the last of `backbone.layers` is the state's layer.
+
+    For `problems`, `saved` and errors see `LoraScorer`.
+    """
+    if recipe.processes > 1 and parallel.size() == 1:
+        return parallel.launch(recipe.processes, fine_tune, backbone, problems, table, recipe, saved)
+    scorer = LoraScorer(backbone, problems, recipe, saved)
+    scorer.begin(table, None, None, None, smoothed(torch.tensor(table.label), recipe.smoothing))
+    return scorer.fitted()
+
+
+def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Labels drawn towards 1/2."""
+    return (1 - smoothing) * labels + smoothing / 2
+
+
+@dataclass(frozen=True)
+class LabelledPack:
+    """Programs of a problem that are read in one pass: its arguments, the rows of their steps in the table, and which
+    of those have a label.  The loss of a pack is the mean over them."""
+
+    arguments: tuple[torch.Tensor, dict[str, torch.Tensor]]
+    rows: torch.Tensor
+    known: torch.Tensor
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, loss: str) -> torch.Tensor:
+        """The mean loss of logits [steps] to the labels of the whole table, with its weights."""
+        target, weight = (column[self.rows[self.known]].to(logits) for column in (labels, weights))
+        return (weight * sample_losses(logits[self.known], target, loss)).mean()
 
 
 class StepScorer(torch.nn.Module):
-    """The part of the model that is computed again in each pass, and the head."""
+    """The part of the model that is computed again in each pass, and the head, which starts at zero."""
 
     def __init__(self, model: torch.nn.Module, width: int):
         super().__init__()
@@ -153,349 +175,293 @@ class StepScorer(torch.nn.Module):
         return self.head(hidden[ends].to(self.head.weight.dtype)).squeeze(-1)
 
 
-def fine_tune(
-    backbone: Backbone,
-    examples: Sequence[Example],
-    recipe: Recipe,
-    meta: Sequence[Example] = (),
-    saved: Path | None = None,
-    held_out: Sequence[Example] = (),
-) -> FineTuned:
-    """Train a head and a part of the backbone on labelled steps; the last of `backbone.layers` is the state's layer.
+class LoraScorer:
+    """A head with low-rank matrices in the backbone beneath it, fitted by a recipe to the texts of whole programs.
 
-    The labels of the `meta` examples are clean outcomes, which teach the others' labels; those of the `held_out` ones
-    are outcomes that teach nothing and are only looked at.  `saved` is a folder that
-    keeps how far each training got, in a file named by all that it depends on; if its file is there, training goes on.
+    Steps without a label are read too.
 
-    Raises `InputError` for an unknown loss or precision, projections that are not there, a backbone that is tuned
-    already, examples without any label, a label outside [0, 1], a saved state that is damaged, and where training
-    diverges.
-    """
-    if backbone.tuning:
-        raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
-    check_loss(recipe.loss)
-    if recipe.precision not in PRECISIONS:
-        raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
-    _refuse_strange_labels([*examples, *meta, *held_out])
-    if recipe.processes > 1 and parallel.size() == 1:
-        alone = replace(recipe, processes=1)
-        return parallel.launch(recipe.processes, fine_tune, backbone, examples, alone, meta, saved, held_out)
-    torch.manual_seed(recipe.seed)
-    scorer, batches, extract = _prepared(backbone, [*examples, *meta, *held_out], recipe)
-    of = [[b for b in batches if b["example"] == k] for k in range(len(examples) + len(meta) + len(held_out))]
-    train, outcomes = (list(itertools.chain(*part)) for part in (of[: len(examples)], of[len(examples) :][: len(meta)]))
-    if not train:
-        raise InputError("No step of the examples has a label, so nothing can be trained.")
-    training = _Training(scorer, train, outcomes, recipe, of[len(examples) + len(meta) :])
-    state = saved / f"{_fingerprint(backbone, recipe, examples, meta, held_out)}.pt" if saved else None
-    if state and state.exists():
-        training.load(state)
-    with tqdm(total=training.steps, initial=training.done, desc="fine-tuning", unit="step") as bar:
-        while training.done < training.steps:
-            training.step()
-            bar.update()
-            if state and (training.done % recipe.save_every == 0 or training.done == training.steps):
-                training.save(state)
-    training.look()
-    looked = np.array(training.looked).reshape(len(training.looked), len(held_out))
-    head = scorer.head.cpu()
-    weight = head.weight[0].detach().double().numpy()
-    return FineTuned(
-        extract(scorer.model), weight, head.bias.item(), training.losses, training.labels(examples), looked
-    )
-
-
-def _refuse_strange_labels(examples: Sequence[Example]) -> None:
-    for example in examples:
-        for number, row in enumerate(example.labels):
-            for step, label in enumerate(row):
-                if not (0 <= label <= 1 or np.isnan(label)):
-                    raise InputError(
-                        f"{example.problem.id}, program {number}, step {step}: the label {label} lies outside [0, 1]."
-                    )
-
-
-def _fingerprint(backbone: Backbone, recipe: Recipe, *parts: Sequence[Example]) -> str:
-    """What tells one training from another; how many processes share it, and how often it is saved, does not."""
-    fixed = replace(recipe, processes=1, shard=False, save_every=1)
-    sizes = list(map(len, parts))
-    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {sizes}".encode())
-    for x in itertools.chain(*parts):
-        rows = [list(map(float, row)) for row in x.labels]
-        movable = x.movable and [list(map(bool, row)) for row in x.movable]
-        said = (backbone.template.root(x.problem), backbone.template.after, [*map(list, x.programs)], rows, movable)
-        digest.update(repr(said).encode())
-    return digest.hexdigest()[:16]
-
-
-class _Training:
-    """Where a training stands: what trains, its optimiser, the labels and theirs, and how many steps are done.
-
-    The order of batches follows from the seed and the number of the step alone.
+    `problems` by id.  `saved` is a folder that keeps how far each training got, in a file named by all that it depends
+    on; if its file is there, training goes on.  The order of packs follows from the seed and the number of the step.
     """
 
-    def __init__(
-        self,
-        scorer: StepScorer,
-        train: list[dict],
-        meta: list[dict],
-        recipe: Recipe,
-        held_out: Sequence[list[dict]] = (),
-    ):
-        self.scorer, self.train, self.meta, self.recipe = scorer.train(), train, meta, recipe
-        self.held_out = held_out
-        self.looked: list[list[float]] = []
-        self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
-        self.table = torch.cat([batch["labels"] for batch in train]).double()
-        self.movable = torch.cat([batch["movable"] for batch in train])
-        self.table_optimiser = torch.optim.SparseAdam([self.table], lr=recipe.meta_lr)
-        self.done, self.running = 0, 0.0
-        self.losses: list[float] = []
-        first = 0
-        for batch in train:
-            batch["ids"] = torch.arange(first, first := first + len(batch["labels"]))
+    looks = 21
 
-    @property
-    def warm_up(self) -> int:
-        """The steps before the first iteration."""
-        return self.recipe.epochs * -(-len(self.train) // self.recipe.accumulation)
+    def __init__(self, backbone: Backbone, problems: Mapping[str, Problem], recipe: Recipe, saved: Path | None = None):
+        self.backbone, self.problems, self.recipe, self.saved = backbone, problems, recipe, saved
+        self.processes = recipe.processes
 
-    @property
-    def steps(self) -> int:
-        return self.warm_up + self.recipe.iterations
+    # ---------------------------------------------------------------------------------------------- the lower level
 
-    def _place(self) -> tuple[int, int, int]:
-        """The rounds over all batches that are complete, the groups of the present one that are, and a group's size."""
-        iteration, size = self.done - self.warm_up, self.recipe.accumulation
-        if iteration < 0:
-            return *divmod(self.done, -(-len(self.train) // size)), size
-        size = self.recipe.iteration_accumulation
-        rounds, place = divmod(iteration, -(-len(self.train) // size))
-        return self.recipe.epochs + rounds, place, size
+    def begin(
+        self, train: Steps, meta: Steps | None, held_out: Steps | None, settings: object, labels: torch.Tensor
+    ) -> dict[str, Any]:
+        """The warm-up, to labels [rows] of the steps to learn from.  Of a correction that was saved later than that:
+        what `keep` was given.
 
-    def step(self) -> None:
-        """One step of the model on the next group of batches, and one of their labels."""
-        self.look()
-        rounds, place, size = self._place()
-        group = self._shuffled(self.train, rounds)[place * size : (place + 1) * size]
-        correcting = bool(self.meta) and self.done >= self.warm_up
-        before = {name: p.detach().clone() for name, p in self.trained.items()} if correcting else {}
-        mine, logits, losses = parallel.share(group, self.recipe.shard), [], torch.zeros(1, dtype=torch.float64)
-        for batch, part in mine:
-            z = self._logits(batch)
-            loss = part / len(group) * _loss(z, self.table[batch["ids"]], self.recipe)
-            loss.backward()
-            logits.append(z.detach())
-            losses += loss.item()
-        parallel.sum_up([losses, *self._gradients()])
-        length = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
-        self.optimiser.step()
-        if not (np.isfinite(float(losses) + float(length)) and self._is_finite()):
-            raise InputError(
-                f"Fine-tuning diverged in step {self.done + 1} of {self.steps} (loss {float(losses):.3g}, gradient "
-                f"{float(length):.3g}). Lower `learning_rate`, which is {self.recipe.learning_rate}."
-            )
-        if correcting:
-            self._correct(before, group, mine, logits, clipped=min(1.0, 1.0 / (float(length) + 1e-6)))
-        self.optimiser.zero_grad()
-        self.running += losses.item() * len(group) / len(self.train)
-        self.done += 1
-        if (place + 1) * size >= len(self.train):
-            self.losses.append(self.running)
-            self.running = 0.0
-
-    def _correct(self, before: dict, group: list[dict], mine: list, logits: list[torch.Tensor], clipped: float) -> None:
-        """Move the labels of a group against the derivative of the meta loss, after the step that they just gave.
-
-        The step is differentiated with Adam's second moments and the clipping as they were: P = clipped / (√moment +
-        ε); momentum scales all derivatives by the same factor and is left out, since Adam on the labels ignores it.
+        `meta` are steps with clean outcomes, which will teach the labels, and `held_out` those that are only looked at.
+        Raises `InputError` for an unknown loss or precision, projections that are not there, a backbone that is tuned
+        already, a table without any label, a label outside [0, 1], a saved state that is damaged, and where training
+        diverges.
         """
+        backbone, recipe = self.backbone, self.recipe
+        if backbone.tuning:
+            raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
+        check_loss(recipe.loss)
+        if recipe.precision not in PRECISIONS:
+            raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
+        tables = [table for table in (train, meta, held_out) if table is not None]
+        for table in tables:
+            for row in np.flatnonzero(~(np.isnan(table.label) | ((0 <= table.label) & (table.label <= 1))))[:1]:
+                where = f"{table.problem[row]}, step {table.step[row]}"
+                raise InputError(f"{where}: the label {table.label[row]} lies outside [0, 1].")
+        torch.manual_seed(recipe.seed)
+        tokenizer, model = open_model.__wrapped__(backbone.name, backbone.dtype, max(backbone.layers))  # of our own
+        self.scorer = _with_lora(model, recipe)
+        self.packs, *others = (_packs(backbone, self.problems, table, tokenizer, model.device) for table in tables)
+        if not self.packs:
+            raise InputError("No step of the table has a label, so nothing can be trained.")
+        self.meta, self.held_out = (*others, [], [])[:2]
+        self.outcomes = [torch.tensor(table.label) for table in tables[1:]]
+        self.trained = {name: p for name, p in self.scorer.named_parameters() if p.requires_grad}
+        self.optimiser = torch.optim.AdamW(self.trained.values(), lr=recipe.learning_rate)
+        self.clipped, self.done = 1.0, 0
+        self.losses = [0.0]  # of each epoch, the present one last
+        name = f"{_fingerprint(backbone, self.problems, recipe, tables, str(settings))}.pt"
+        self.state = self.saved / name if self.saved else None
+        kept = self._load() if self.state and self.state.exists() else {}
+        groups = -(-len(self.packs) // self.recipe.accumulation)
+        steps = self.recipe.epochs * groups
+        for done in tqdm(range(self.done, steps), initial=self.done, total=steps, desc="fine-tuning", unit="step"):
+            epoch, place = divmod(done, groups)
+            group = self._group(self.packs, epoch, place, self.recipe.accumulation)
+            self.losses[-1] += self._step(group, labels, torch.ones_like(labels))[0] * len(group) / len(self.packs)
+            if place + 1 == groups:
+                self.losses.append(0.0)
+            self.keep(last=done + 1 == steps)
+        return kept
+
+    def _step(
+        self, group: Sequence[LabelledPack], labels: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[float, list[tuple[LabelledPack, float, torch.Tensor]]]:
+        """One step of AdamW on the mean loss of a group: that loss, and this process's packs with their shares in it
+        and their logits before the step."""
+        read, total = [], torch.zeros(1, dtype=torch.float64)
         self.optimiser.zero_grad()
-        outcomes = self._shuffled(self.meta, self.done)[: self.recipe.iteration_accumulation]
-        for batch, part in parallel.share(outcomes, self.recipe.shard):
-            (part / len(outcomes) * _loss(self._logits(batch), batch["labels"], OUTCOMES)).backward()
-        parallel.sum_up(self._gradients())
-        direction = {name: self._preconditioned(p, clipped) for name, p in self.trained.items()}
-        slopes = torch.zeros_like(self.table)
-        for (batch, part), z in zip(mine, logits, strict=True):
-            known = ~torch.isnan(batch["labels"])
-            target = _target(self.table[batch["ids"]][known].to(z), self.recipe)
-            lower = Lower(partial(self._logits, batch), target, self.recipe.learning_rate, self.recipe.loss)
-            along = two_forwards if self.recipe.shard else forward_mode  # FSDP knows no forward mode
-            derivative = along(lower.forward, before, direction)[known]
-            by_label = by_sample(lower, z[known], derivative)[0]
-            slopes[batch["ids"][known]] += part / len(group) * by_label.double().cpu()
+        for pack, part in parallel.share(group, self.recipe.shard):
+            logits = self.logits(pack)
+            loss = part / len(group) * pack.loss(logits, labels, weights, self.recipe.loss)
+            loss.backward()
+            read.append((pack, part / len(group), logits.detach()))
+            total += loss.item()
+        parallel.sum_up([total, *self._gradient().values()])
+        length = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0))
+        self.clipped = min(1.0, 1.0 / (length + 1e-6))
+        self.optimiser.step()
+        if not (np.isfinite(float(total) + length) and self._is_finite()):
+            raise InputError(
+                f"Fine-tuning diverged in step {self.done + 1} (loss {float(total):.3g}, gradient {length:.3g}). Lower "
+                f"`learning_rate`, which is {self.recipe.learning_rate}."
+            )
+        return float(total), read
+
+    # ---------------------------------------------------------------------------------------------- the upper level
+
+    def differentiated(
+        self, turn: int, labels: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A further step, and the derivative of the meta loss after it by the label and the weight of each row [rows];
+        NaN for rows that had no part in it."""
+        size = self.recipe.iteration_accumulation
+        rounds, place = divmod(turn, -(-len(self.packs) // size))
+        before = {name: p.detach().clone() for name, p in self.trained.items()}
+        group = self._group(self.packs, self.recipe.epochs + rounds, place, size)
+        _, read = self._step(group, labels, weights)
+        v = self.precondition(self.meta_gradient(turn))
+        along = two_forwards if self.recipe.shard else forward_mode  # FSDP knows no forward mode
+        slopes = torch.zeros(2, len(labels), dtype=torch.float64)
+        for pack, share, logits in read:
+            known, rows = pack.known, pack.rows[pack.known]
+
+            def loss(z: torch.Tensor, y: torch.Tensor, w: torch.Tensor, share: float = share) -> torch.Tensor:
+                return share * (w * sample_losses(z, y, self.recipe.loss)).mean()
+
+            z, (y, w) = logits[known], (column[rows].to(logits) for column in (labels, weights))
+            derivative = along(partial(self.logits, pack), before, v)[known]
+            found = torch.stack(by_sample(loss, z, y, w, derivative))
+            slopes[:, rows] -= self.recipe.learning_rate * found.double().cpu()
         parallel.sum_up([slopes])
-        ids = torch.cat([batch["ids"] for batch in group])
-        ids = ids[self.movable[ids] & ~torch.isnan(self.table[ids])]
-        gradient = (1 - self.recipe.smoothing) * slopes[ids]
-        self.table.grad = torch.sparse_coo_tensor(ids[None], gradient, self.table.shape, check_invariants=False)
-        self.table_optimiser.step()
-        self.table.clamp_(0.0, 1.0)
+        taken = torch.cat([pack.rows[pack.known] for pack in group])
+        absent = torch.ones(len(labels), dtype=torch.bool)
+        absent[taken] = False
+        by_label, by_weight = slopes.masked_fill(absent, torch.nan)
+        return by_label, by_weight
 
-    def look(self) -> None:
-        """Measure the loss of each held-out example, where it is time to."""
-        if not self.held_out or self.done - self.warm_up not in self.recipe.looks[len(self.looked) :]:
-            return
-        losses = torch.zeros(len(self.held_out), dtype=torch.float64)
-        packs = [(number, batch) for number, mine in enumerate(self.held_out) for batch in mine]
-        for (number, batch), part in parallel.share(packs, self.recipe.shard):
-            with torch.no_grad():
-                mean = _loss(self._logits(batch), batch["labels"], OUTCOMES)
-            losses[number] += part * mean.item() * int((~torch.isnan(batch["labels"])).sum())
-        parallel.sum_up([losses])
-        self.looked.append(losses.tolist())
+    def meta_gradient(self, turn: int) -> dict[str, torch.Tensor]:
+        """The gradient of the clean outcomes' cross-entropy, on as many packs as a step reads."""
+        self.optimiser.zero_grad()
+        group = self._group(self.meta, turn, 0, self.recipe.iteration_accumulation)
+        for pack, part in parallel.share(group, self.recipe.shard):
+            labels = self.outcomes[0]
+            loss = pack.loss(self.logits(pack), labels, torch.ones_like(labels), "cross_entropy")
+            (part / len(group) * loss).backward()
+        gradient = self._gradient()
+        parallel.sum_up(list(gradient.values()))
+        return gradient
 
-    def _preconditioned(self, parameter: torch.Tensor, clipped: float) -> torch.Tensor:
-        state, options = self.optimiser.state[parameter], self.optimiser.param_groups[0]
-        moment = state["exp_avg_sq"] / (1 - options["betas"][1] ** float(state["step"]))
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        return clipped * gradient / (moment.sqrt() + options["eps"])
+    def precondition(self, gradient: Parameters) -> dict[str, torch.Tensor]:
+        """P of the last step: Adam's second moments and the clipping as they were, P = clipped / (√moment + ε).
 
-    def _logits(self, batch: dict, parameters: dict | None = None) -> torch.Tensor:
-        """Logits [steps] of a batch, by the model as it is or with other values of what trains."""
-        arguments = (batch["ends"], batch["inputs"])
-        with self._precision(), sdpa_kernel(SDPBackend.MATH) if parameters else nullcontext():
-            return functional_call(self.scorer, parameters, arguments) if parameters else self.scorer(*arguments)
-
-    def _precision(self) -> AbstractContextManager:
-        device = self.scorer.head.weight.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "mixed")
-
-    def _gradients(self) -> list[torch.Tensor]:
-        """The gradients of what trains: zero where a process had nothing to do."""
-        found = []
-        for p in self.trained.values():
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            found.append(p.grad)
+        Momentum scales all derivatives by the same factor and is left out, since Adam on the labels ignores it.
+        """
+        options, found = self.optimiser.param_groups[0], {}
+        for name, p in self.trained.items():
+            state = self.optimiser.state[p]
+            moment = state["exp_avg_sq"] / (1 - options["betas"][1] ** float(state["step"]))
+            found[name] = self.clipped * gradient[name] / (moment.sqrt() + options["eps"])
         return found
 
-    def _shuffled(self, batches: list[dict], turn: int) -> list[dict]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
-        return [batches[k] for k in torch.randperm(len(batches), generator=generator)]
-
-    def labels(self, examples: Sequence[Example]) -> np.ndarray:
-        """The labels [steps] of the examples as they are now; those that no batch has are as they were."""
-        found = [[list(map(float, program)) for program in example.labels] for example in examples]
-        for batch in self.train:
-            values = iter(self.table[batch["ids"]].tolist())
-            for owner in batch["owners"]:
-                found[batch["example"]][owner] = [next(values) for _ in found[batch["example"]][owner]]
-        return np.array([label for example in found for program in example for label in program])
-
-    def save(self, path: Path) -> None:
-        """Write all that the next step depends on, whole or not at all; the first process does it for all."""
-        if parallel.rank():
-            return
-        state = {
-            "done": self.done,
-            "losses": self.losses,
-            "running": self.running,
-            "looked": self.looked,
-            "trained": {name: p.detach() for name, p in self.trained.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "table": self.table,
-            "table_optimiser": self.table_optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-
-    def load(self, path: Path) -> None:
-        """Go on from a saved state of this training.  Raises `InputError` for one that is damaged."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.done, self.losses, self.running = state["done"], state["losses"], state["running"]
-            self.looked = state["looked"]
+    def look(self) -> np.ndarray:
+        """The cross-entropy of each held-out row [rows]; NaN where it has no outcome."""
+        labels = self.outcomes[1]
+        losses = torch.zeros(len(labels), dtype=torch.float64)
+        for pack, part in parallel.share(self.held_out, self.recipe.shard):
+            rows = pack.rows[pack.known]
             with torch.no_grad():
-                for name, own in [*self.trained.items(), ("table", self.table)]:
-                    kept = state["table"] if name == "table" else state["trained"][name]
-                    if kept.shape != own.shape:
-                        raise ValueError(f"{name} has the shape {tuple(kept.shape)}, not {tuple(own.shape)}")
-                    own.copy_(kept)
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.table_optimiser.load_state_dict(state["table_optimiser"])
-            torch.set_rng_state(state["random"])
-            if self.done not in range(1, self.steps + 1) or len(self.losses) != self._place()[0]:
-                raise ValueError(f"it is at step {self.done} of {self.steps} with {len(self.losses)} rounds")
-            if not self._is_finite():
-                raise ValueError("its weights are no numbers")
-        except Exception as error:  # a damaged file raises whatever it happens to
-            raise InputError(
-                f"{path}, the saved state of training, is damaged ({error!r}). Delete it, and training starts again."
-            ) from error
-        log.info("training goes on at step %d of %d (%s)", self.done, self.steps, path)
+                logits = self.logits(pack)[pack.known].double().cpu()
+            losses[rows] += part * sample_losses(logits, labels[rows])
+        parallel.sum_up([losses])
+        return losses.masked_fill(labels.isnan(), torch.nan).numpy()
 
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.trained.values())
+    # ---------------------------------------------------------------------------------------------- the model
 
+    def logits(self, pack: LabelledPack, parameters: Parameters | None = None) -> torch.Tensor:
+        """Logits [steps] of a pack, by the model as it is or with other values of what trains."""
+        device = self.scorer.head.weight.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "mixed"):
+            if parameters is None:
+                return self.scorer(*pack.arguments)
+            with sdpa_kernel(SDPBackend.MATH):
+                return functional_call(self.scorer, dict(parameters), pack.arguments)
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mean loss of the steps that have a label."""
-    known = ~torch.isnan(labels)
-    return sample_losses(logits[known], _target(labels[known].to(logits), recipe), recipe.loss).mean()
-
-
-def _target(labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    return labels * (1 - recipe.smoothing) + recipe.smoothing / 2
-
-
-def _prepared(backbone: Backbone, examples: Sequence[Example], recipe: Recipe):
-    """The scorer, its batches, and how to take the tuning out of the trained model."""
-    top = max(backbone.layers)
-    tokenizer, frozen = open_model.__wrapped__(backbone.name, backbone.dtype, top)  # one that nobody shares
-    model, extract = _with_lora(frozen, recipe.part)
-    batches = list(_batches(backbone, examples, tokenizer, frozen.device))
-    scorer = StepScorer(model, frozen.config.hidden_size).to(frozen.device)
-    if recipe.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if recipe.precision == "double":
-        scorer = scorer.double()
-    if recipe.shard:
-        parallel.shard(scorer, [m for m in scorer.modules() if isinstance(m, type(frozen.layers[0]))])
-    return scorer, batches, extract
-
-
-def _batches(backbone: Backbone, examples: Sequence[Example], tokenizer, device) -> Iterator[dict]:
-    """A batch for each pack of candidates that has a label: inputs of the pass, rows of the steps' ends, labels."""
-    for number, example in enumerate(examples):
-        movable = example.movable or [[True] * len(row) for row in example.labels]
-        template = backbone.template
-        tree = Tree.of(tokenizer, template.root(example.problem), template.after, example.programs)
-        for pack in tree.packs(carry_root=True):
-            labels = np.concatenate([np.asarray(example.labels[owner], float) for owner in pack.owners])
-            if not np.isnan(labels).all():
-                yield {
-                    "example": number,
-                    "owners": pack.owners,
-                    "inputs": pack.inputs(device),
-                    "ends": torch.from_numpy(np.concatenate(pack.ends)),
-                    "labels": torch.from_numpy(labels),
-                    "movable": torch.tensor([bool(m) for owner in pack.owners for m in movable[owner]]),
-                }
-
-
-def _with_lora(model, part: Lora):
-    from peft import LoraConfig, get_peft_model
-
-    try:
-        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))  # type: ignore[arg-type]  # peft takes fractions
-        model = get_peft_model(model, config)
-    except ValueError as error:
-        raise InputError(f"LoRA can't be put on {', '.join(part.targets)}: {error}") from error
-
-    def extract(trained) -> Tuning:
+    def fitted(self) -> FineTuned:
+        """The model as it is."""
         pairs = {
             name.removeprefix("base_model.model."): tuple(
                 side["default"].weight.detach().float().cpu() for side in (module.lora_A, module.lora_B)
             )
-            for name, module in trained.named_modules()
+            for name, module in self.scorer.model.named_modules()
             if hasattr(module, "lora_A")
         }
-        return Tuning(part.alpha, pairs)
+        head = self.scorer.head.cpu()
+        weight = head.weight[0].detach().double().numpy()
+        return FineTuned(Tuning(self.recipe.part.alpha, pairs), weight, head.bias.item(), self.losses[:-1])
 
-    return model, extract
+    def _gradient(self) -> dict[str, torch.Tensor]:
+        """The gradients of what trains: zero where a process had nothing to do."""
+        for p in self.trained.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        return {name: p.grad for name, p in self.trained.items() if p.grad is not None}
+
+    def _group(self, packs: Sequence[LabelledPack], turn: int, place: int, size: int) -> list[LabelledPack]:
+        """The group at a place of the order that packs have in this turn."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
+        order = torch.randperm(len(packs), generator=generator)
+        return [packs[k] for k in order[place * size : (place + 1) * size]]
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.trained.values())
+
+    # ---------------------------------------------------------------------------------------------- what is saved
+
+    def keep(self, kept: Mapping[str, Any] | None = None, last: bool = False) -> None:
+        """One more step is done.  Where it is time to, and after the `last` one, write all that the next step depends
+        on, `kept` with it, whole or not at all.  The first process does it for all."""
+        self.done += 1
+        if not self.state or parallel.rank() or not (last or self.done % self.recipe.save_every == 0):
+            return
+        state = {
+            "done": self.done,
+            "losses": self.losses,
+            "trained": {name: p.detach() for name, p in self.trained.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "kept": kept or {},
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.state, buffer.getvalue())
+
+    def _load(self) -> dict[str, Any]:
+        """Go on from the saved state of this training."""
+        try:
+            state = torch.load(self.state, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+            with torch.no_grad():
+                for name, own in self.trained.items():
+                    if state["trained"][name].shape != own.shape:
+                        raise ValueError(f"{name} has another shape")
+                    own.copy_(state["trained"][name])
+            self.optimiser.load_state_dict(state["optimiser"])
+            torch.set_rng_state(state["random"])
+            self.done, self.losses, kept = int(state["done"]), state["losses"], state["kept"]
+            epochs = self.done // -(-len(self.packs) // self.recipe.accumulation)
+            if len(self.losses) != 1 + min(epochs, self.recipe.epochs) or not self._is_finite():
+                raise ValueError(f"it is at step {state['done']} with {len(self.losses)} losses, or holds no numbers")
+        except Exception as error:  # a damaged file raises whatever it happens to
+            raise InputError(
+                f"{self.state}, the saved state of training, is damaged ({error!r}). Delete it, and training starts "
+                "again."
+            ) from error
+        log.info("training goes on at step %d (%s)", self.done, self.state)
+        return kept
+
+
+def _fingerprint(
+    backbone: Backbone, problems: Mapping[str, Problem], recipe: Recipe, tables: Sequence[Steps], about: str
+) -> str:
+    """What tells one training from another; how many processes share it, and how often it is saved, does not."""
+    fixed = replace(recipe, processes=1, shard=False, save_every=1)
+    digest = hashlib.sha256(f"{fixed} {backbone.digest} {backbone.layers} {backbone.dtype} {about}".encode())
+    for table in tables:
+        roots = [backbone.template.root(problems[name]) for name in dict.fromkeys(table.problem)]
+        columns = [c.tolist() for c in (table.problem, table.step, table.text, table.label)]
+        digest.update(repr((roots, backbone.template.after, columns)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _with_lora(model, recipe: Recipe) -> StepScorer:
+    """The model with low-rank matrices and a head, as the recipe wants it."""
+    from peft import LoraConfig, get_peft_model
+
+    part = recipe.part
+    try:
+        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))  # type: ignore[arg-type]  # peft takes fractions
+        tuned = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"LoRA can't be put on {', '.join(part.targets)}: {error}") from error
+    scorer = StepScorer(tuned, model.config.hidden_size).to(model.device)
+    if recipe.checkpointing:
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if recipe.precision == "double":
+        scorer = scorer.double()
+    if recipe.shard:
+        parallel.shard(scorer, [m for m in scorer.modules() if isinstance(m, type(model.layers[0]))])
+    return scorer.train()
+
+
+def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, tokenizer, device) -> list[LabelledPack]:
+    """The packs of a table that have a label, problem by problem."""
+    found = []
+    for name in dict.fromkeys(table.problem):
+        rows = np.flatnonzero(table.problem == name)
+        programs = np.split(rows, np.flatnonzero(table.step[rows] == 0)[1:])
+        template = backbone.template
+        texts = [table.text[own].tolist() for own in programs]
+        for pack in Tree.of(tokenizer, template.root(problems[name]), template.after, texts).packs(carry_root=True):
+            mine = np.concatenate([programs[owner] for owner in pack.owners])
+            if not np.isnan(table.label[mine]).all():
+                arguments = torch.from_numpy(np.concatenate(pack.ends)), pack.inputs(device)
+                found.append(
+                    LabelledPack(arguments, torch.from_numpy(mine), torch.from_numpy(~np.isnan(table.label[mine])))
+                )
+    return found

@@ -62,10 +62,14 @@ class Pairs:
         first, second = np.concatenate(found).T
         return cls(first, second, share)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The loss of logits and labels [n]; a pair counts by the product of its weights [n]."""
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """What each pair adds to the loss [pairs], of logits and labels [n]; it counts by the product of its weights
+        [n]."""
         gap = logits[self.first] - logits[self.second]
         y, other = labels[self.first], labels[self.second]
-        losses = y * (1 - other) * softplus(-gap) + other * (1 - y) * softplus(gap)
-        share = torch.as_tensor(self.share, dtype=logits.dtype)
-        return (share * weights[self.first] * weights[self.second] * losses).sum()
+        share = torch.as_tensor(self.share, dtype=logits.dtype) * weights[self.first] * weights[self.second]
+        return share * (y * (1 - other) * softplus(-gap) + other * (1 - y) * softplus(gap))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The loss of the batch."""
+        return self.losses(logits, labels, weights).sum()
