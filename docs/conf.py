@@ -67,7 +67,8 @@ def modules_page() -> str:
         folder = "" if room in ("chapters", "errors") else room.replace("/", ".") + "."
         for name in (folder + module for module in rooms[room]):
             if name not in NO_PAGE:
-                text += f"\n### `{name}`\n\n```{{eval-rst}}\n.. automodule:: dreamprm_lib.{name}\n   :members:\n   :ignore-module-all:\n```\n"
+                directive = f".. automodule:: dreamprm_lib.{name}\n   :members:\n   :ignore-module-all:"
+                text += f"\n### `{name}`\n\n```{{eval-rst}}\n{directive}\n```\n"
     return text
 
 

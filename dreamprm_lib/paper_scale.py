@@ -19,6 +19,7 @@ from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.evidence.statistics import mcnemar_power, problems_needed
 from dreamprm_lib.label_correction import Corrected, Correction, LinearScorer, correct
+from dreamprm_lib.reward_model import Head
 from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.rows import Program
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from dreamprm_lib.engine.files import from_yaml
@@ -24,7 +25,10 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
     "passing pick": (lambda: diagrams.best_of([[0.4, 0.9], [0.2]], [True, False]), "candidate 0; when it is run, it"),
     "bootstrap": (lambda: diagrams.bootstrap([1, 0, -1, 1, 0, 0.5]), "the mean gain, +0.25, varies from"),
     "beam": (lambda: diagrams.beam_search([[0.3, 0.6, 0.5, 0.2], [0.7, 0.4, 0.5, 0.8]], 2), "the 2 best beginnings"),
-    "grid": (lambda: diagrams.problem_grid(131, {"PRM": 105, "ours": 106}), "1 of 131 problems separates ours"),
+    "grid": (
+        lambda: diagrams.problem_grid(131, {"PRM": np.int64(105), "ours": np.int64(106)}),
+        "1 of 131 problems separates ours",
+    ),
     "paired": (lambda: diagrams.paired_table(5, 0, 126), "p = 0.062"),
 }
 

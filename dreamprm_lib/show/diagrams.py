@@ -266,7 +266,7 @@ def problem_grid(problems: int, solved: Mapping[str, int]) -> Figure:
     kinds = (("both solve", 0.3, BLUE, FULL), (f"{better} alone", 3.0, ORANGE, FULL), ("neither", 7.4, GREY, PALE))
     for number in range(problems):
         corner = (0.15 + 0.44 * (number % 22), 0.6 + 0.44 * (rows - 1 - number // 22))
-        *_, color, fill = kinds[(number >= few) + (number >= many)]
+        *_, color, fill = kinds[int(number >= few) + int(number >= many)]
         box(axes, corner, (0.36, 0.36), "", color, fill)
     for name, x, color, fill in kinds:
         box(axes, (x, 0.1), (0.3, 0.3), "", color, fill)
