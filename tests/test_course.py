@@ -218,14 +218,14 @@ PROSE = {
     name: "\n".join(c.source for c in read(ROOT / "notebooks" / f"{name}.ipynb").cells if c.cell_type == "markdown")
     for name in NAMES
 }
-GRADED = re.compile(r"^\*\*(\d)\.(\d)\*\* \((\w+), (\d+) minutes\)", re.MULTILINE)
+GRADED = re.compile(r"^\*\*(\d+)\.(\d)\*\* \((\w+), (\d+) minutes\)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestDocs:
     def test_exercises_are_numbered_graded_and_timed(self, name):
         found = GRADED.findall(PROSE[name])
-        assert len(found) == len(re.findall(r"^\*\*\d\.\d\*\* \(", PROSE[name], re.MULTILINE))
+        assert len(found) == len(re.findall(r"^\*\*\d+\.\d\*\* \(", PROSE[name], re.MULTILINE))
         assert [(int(c), int(k)) for c, k, *_ in found] == [(int(name[:2]), k + 1) for k in range(len(found))]
         grades = [grade for *_, grade, _ in found]
         assert set(grades) <= {"easy", "medium", "hard", "open", "project"}
@@ -248,8 +248,8 @@ class TestDocs:
 
 
 def test_the_syllabus_names_sections_and_exercises_that_are_there():
-    there = re.findall(r"^(?:## |\*\*)(\d\.\d+)\b", "\n".join(PROSE.values()), re.MULTILINE)
-    assert set(re.findall(r"\b\d\.\d+\b", SYLLABUS)) <= set(there)
+    there = re.findall(r"^(?:## |\*\*)(\d+\.\d+)\b", "\n".join(PROSE.values()), re.MULTILINE)
+    assert set(re.findall(r"\b\d+\.\d+\b", SYLLABUS)) <= set(there)
 
 
 def rows(file):
