@@ -9,7 +9,6 @@ from dreamprm_lib.show.figures.cost_and_search import beam_figure, cost_figure, 
 from dreamprm_lib.show.figures.known_truth import (
     ablation_figure,
     bias_figure,
-    movement_figure,
     oracle_figure,
     planted_figure,
     planted_map,

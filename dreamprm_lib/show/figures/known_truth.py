@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -132,34 +130,6 @@ def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
     draw.key(figure, {"own rollouts": draw.BLUE, "a weaker policy's": draw.RED})
     drawn[0].set_title("dotted: raw labels")
     return draw.finished(figure, f"Nearest to the oracle with {counted(n, 'rollout')}, " + ", ".join(said))
-
-
-def movement_figure(moves: Mapping[str, tuple[np.ndarray, np.ndarray]], truth: np.ndarray) -> Figure:
-    """What correction does to labels, beside the oracle's values: how many come nearer, and the mean distance.
-
-    `moves`: labels before and after [m], by method; `truth` [m].
-    """
-    kinds = {"nearer to the oracle": draw.GREEN, "farther from it": draw.RED, "not moved": draw.PALE}
-    figure, grid = draw.panels(1, 2, 1.6 + 0.62 * len(moves), sharey=True, width_ratios=(1.6, 1))
-    left, right = grid[0]
-    counts, said = [], []
-    for y, (method, (before, after)) in enumerate(moves.items()):
-        old, new = np.abs(before - truth), np.abs(after - truth)
-        moved = np.abs(after - before) > 1e-3
-        nearer = int((moved & (new < old)).sum())
-        counts.append((nearer, moved.sum() - nearer, (~moved).sum()))
-        right.plot([old.mean(), new.mean()], [y, y], color=draw.INK, lw=1.5)
-        right.plot(old.mean(), y, "o", color=draw.GREY, ms=8)
-        if moved.any():
-            right.plot(new.mean(), y, "o", color=draw.GREEN if new.mean() < old.mean() else draw.RED, ms=8)
-        moves_said = f"{nearer} nearer, {counts[-1][1]} farther" if moved.any() else "no label moved"
-        said.append(f"{method}: {moves_said}")
-    draw.stacked(left, pd.DataFrame(counts, list(moves), list(kinds)), kinds, lambda _, count: f"{count or ''}")
-    left.set(xlabel=f"{counted(len(truth), 'label')}", xlim=(0, max(len(truth), 1)))
-    right.set(xlabel="mean distance,\nbefore (grey) and after")
-    right.set_xlim(0, 1.25 * right.get_xlim()[1])
-    draw.key(figure, kinds, columns=3)
-    return draw.finished(figure, "; ".join(said))
 
 
 def bias_figure(table: pd.DataFrame) -> Figure:
