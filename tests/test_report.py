@@ -45,6 +45,8 @@ def complete(study, differences):
     study.write_table("table.csv", pd.DataFrame(overall))
     table = pd.DataFrame(differences)
     study.write_table("differences.csv", table.assign(verdict=verdict(table)))
+    by_running = {"samples": [0, 1], "verdict": ["`b4` may be better.", "After 1 sample it is worse."]}
+    study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     raw = {"rollouts": 4, "method": "raw labels", "mse": 0.02, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
     worse = raw | {"method": "corrected", "mse": 0.08, "gain": -3.0, "gain_low": -5.0, "gain_high": -2.0}
     rows = [row | {"labels": whose} for whose in ("own", "weaker") for row in (raw, worse)]
@@ -147,4 +149,5 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
     assert "| `corrected, stopped early` | 0.080, times 4.00 (3.00–6.00) |" in text
     assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
+    assert "\n- `b4` may be better.\n\n" in text and "it is worse" not in text
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

@@ -61,6 +61,7 @@ def results_markdown(study: Study) -> str:
         planted=planted_table(one),
         oracle=oracle_table(oracle),
         rollouts=shared_rollouts(oracle),
+        by_running=study.read_table("selection_differences.csv").query("samples == 0").verdict,
     )
 
 
