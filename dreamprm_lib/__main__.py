@@ -11,6 +11,7 @@ from typing import TypeAlias
 from dreamprm_lib.errors import DreamPRMError, InputError, in_words
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+ANY = "a file, or the folder or hub name of a classifier or language model"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_weights_and_problems(commands)
     _add_recordings(commands)
     _add_results(commands)
+    _add_elsewhere(commands)
     return parser
 
 
@@ -123,7 +125,7 @@ def _add_recordings(commands: Commands) -> None:
 def _add_results(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
-    evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score the candidates with this reward model, or one of the hub")
+    evaluate.add_argument("--prm", metavar="CHECKPOINT", help="score the candidates with this reward model: " + ANY)
     evaluate.add_argument(
         "--profile",
         default="quick",
@@ -144,6 +146,21 @@ def _add_results(commands: Commands) -> None:
         "--seconds", type=float, default=10, metavar="S", help="how long an exercise may take (default: 10)"
     )
     grade.set_defaults(command=_course_grade)
+
+
+def _add_elsewhere(commands: Commands) -> None:
+    inspect = commands.add_parser("inspect", help="one HTML page: programs, and the score and label of each function")
+    inspect.add_argument("target", metavar="FILE|PROBLEM", help="candidates.jsonl, solutions.jsonl, or a problem's id")
+    inspect.add_argument("--study", default="reference", help="where a PROBLEM is looked up (default: reference)")
+    inspect.add_argument("--prm", metavar="CHECKPOINT", help="score with this reward model: " + ANY)
+    inspect.add_argument("--out", type=Path, default=Path("page.html"), metavar="PAGE", help="default: page.html")
+    inspect.set_defaults(command=_inspect)
+
+    export = commands.add_parser("export", help="a study's labels, preference pairs and pools for other trainers")
+    export.add_argument("study", metavar="STUDY", help="name of the folder in outputs/, or its path")
+    export.add_argument("--format", default="trl", choices=("trl", "openrlhf", "parquet"), help="default: trl")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.set_defaults(command=_export)
 
 
 def _overrides() -> argparse.ArgumentParser:
@@ -296,6 +313,18 @@ def _course_grade(options: argparse.Namespace) -> None:
     from dreamprm_lib.course.grading import write_grades
 
     print(write_grades(options.folder, options.seconds))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from dreamprm_lib.commands.inspect import inspect
+
+    print(inspect(options.target, options.study, options.prm, options.out))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from dreamprm_lib.commands.export import export
+
+    print(export(options.study, options.format, options.out))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_what_is_no_reward_model_is_refused(saved, tmp_path):
     with pytest.raises(WeightsError, match="no checkpoint of this suite, and no model that `transformers` opens"):
         RewardModel.load(tmp_path / "nothing-here")
     folder, *_ = saved("SequenceClassification", labels=3)
-    with pytest.raises(WeightsError, match="LlamaForSequenceClassification with 3 labels.*with 1 label,"):
+    with pytest.raises(WeightsError, match=r"LlamaForSequenceClassification with 3 labels.*with 1 label,"):
         RewardModel.load(folder)
     folder, *_ = saved("CausalLM")
     with pytest.raises(InputError, match="there is no option `yess`"):

@@ -1,7 +1,7 @@
 """Reward models of other projects: each gives a logit to every step, which a head with weight 1 makes a score.
 
-`transformers` opens a folder or a model of the hub, and its architecture says how it is read (`KINDS`).  Nothing that is
-shipped with a model is run.  Options follow its name as in a web address: `org/model?after=%0A%0A&yes=+&no=-`.  Each
+`transformers` opens a folder or a model of the hub, and its architecture says how it is read (`KINDS`).  No code that
+comes with a model is run.  Options follow its name as in a web address: `org/model?after=%0A%0A&yes=+&no=-`.  Each
 prefix costs a pass, except for models that label tokens; a text that is longer than the model reads loses its middle.
 """
 
@@ -131,7 +131,7 @@ QUESTION = (
 KINDS = {
     "SequenceClassification": Kind(_whole_texts, "", 1),
     "TokenClassification": Kind(_labelled_steps, "\n", 2),
-    "CausalLM": Kind(_asked_prefixes, f"{QUESTION}Answer Yes or No: ", None),
+    "CausalLM": Kind(_asked_prefixes, QUESTION, None),
 }
 
 
