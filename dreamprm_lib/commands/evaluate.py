@@ -28,7 +28,7 @@ def read_pool(
     Those are the ones that need no run (`first`, `shortest`, `longest`, and `mean_logprob` where it was recorded),
     and with a `checkpoint` its reward model (`prm`).  Raises `InputError` for a file that is neither.
     """
-    problems, candidates = _read(Path(file), problem_set)
+    problems, candidates = read_candidates(Path(file), problem_set)
     scores = free_scores(problems, candidates)
     rule = dict.fromkeys((row.method for row in scores), "last")
     if checkpoint:
@@ -66,7 +66,8 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
     return study.folder
 
 
-def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
+def read_candidates(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
+    """The problems and graded programs of a file: LiveCodeBench's form, or the suite's own on a problem set."""
     if file.name.removesuffix(".gz").endswith(".json"):
         graded = read_lcb(file)
         return [g.problem for g in graded], [program for g in graded for program in g.programs()]
