@@ -17,15 +17,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import torch
 
-from dreamprm_lib.engine.backbone import (
-    MAX_TOKENS,
-    Backbone,
-    Template,
-    cut_middle,
-    fast_dtype,
-    model_source,
-    open_tokenizer,
-)
+from dreamprm_lib.engine.backbone import Backbone, Template, cut_middle, model_source, open_tokenizer
 from dreamprm_lib.engine.schema import Form, checked
 from dreamprm_lib.errors import InputError, WeightsError
 
@@ -47,104 +39,83 @@ class ForeignModel(Backbone):
         return f"{super().digest} {self.kind} {self.yes} {self.no}"
 
     def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
-        reader = Reader(*_opened(self.name, self.kind, self.dtype), self.template.after, (self.yes, self.no))
+        read, _, _ = KINDS[self.kind]
         with torch.inference_mode():
-            logits = [KINDS[self.kind].logits(reader, before, steps) if steps else [] for steps in programs]
+            logits = [read(self, before, steps) if steps else [] for steps in programs]
         return [np.array(of_program, np.float32).reshape(-1, 1, 1, 1) for of_program in logits]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """An open model, with what stands `after` a prefix or step, and the answers for and against it."""
-
-    tokenizer: Any
-    model: Any
-    after: str
-    answers: tuple[str, str]
-
-    @property
-    def limit(self) -> int:
-        """How many tokens the model reads at once."""
-        return getattr(self.model.config, "max_position_embeddings", MAX_TOKENS)
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text alone."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return open_tokenizer(self.name)(text, add_special_tokens=False).input_ids
 
-    def whole(self, *turns: str) -> list[int]:
-        """The tokens of a text by user and assistant in turn, in the model's chat template if it has one."""
-        if not self.tokenizer.chat_template:
-            return cut_middle(self.tokenizer("".join(turns)).input_ids, self.limit)
+    def conversation(self, *turns: str) -> list[int]:
+        """The tokens of what user and assistant say in turn, in the model's chat template if it has one."""
+        tokenizer = open_tokenizer(self.name)
+        if not tokenizer.chat_template:
+            return tokenizer("".join(turns)).input_ids
         chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
         asks = len(chat) == 1
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
-        return cut_middle(self.tokens(text), self.limit)
+        return self.tokens(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks))
 
-    def output(self, tokens: list[int]) -> torch.Tensor:
-        """The logits that the model gives to a text, float32."""
-        return self.model(input_ids=torch.tensor([tokens], device=self.model.device)).logits[0].float()
+    def output(self, tokens: list[int], end: Sequence[int] = ()) -> torch.Tensor:
+        """The logits that the model gives to a text, float32; the text without its `end` is cut if it is too long."""
+        model = _opened(self.name, self.kind, self.dtype)
+        limit = model.config.get_text_config().max_position_embeddings
+        tokens = [*cut_middle(tokens, limit - len(end)), *end]
+        return model(input_ids=torch.tensor([tokens], device=model.device)).logits[0].float()
 
 
-def _whole_texts(reader: Reader, before: str, steps: Sequence[str]) -> list[float]:
+def _whole_texts(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
     """The one logit of each prefix, read as an answer to the problem."""
-    texts = [reader.whole(before, prefix + reader.after) for prefix in accumulate(steps)]
-    return [float(reader.output(text)[0]) for text in texts]
+    answers = [prefix + model.template.after for prefix in accumulate(steps)]
+    return [float(model.output(model.conversation(before, answer))[0]) for answer in answers]
 
 
-def _labelled_steps(reader: Reader, before: str, steps: Sequence[str]) -> list[float]:
+def _labelled_steps(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
     """The log-odds of label 1 at the last token behind each step, in the form of TRL's `PRMTrainer`."""
-    parts = [reader.tokens(step) + reader.tokens(reader.after) for step in steps]
-    first = reader.tokenizer.bos_token_id
-    root = ([] if first is None else [first]) + reader.tokens(before)
-    root = cut_middle(root, reader.limit - sum(map(len, parts)))
-    ends = len(root) - 1 + np.cumsum([len(part) for part in parts])
-    wrong, right = reader.output(root + [token for part in parts for token in part])[ends].T
+    parts = [model.tokens(step) + model.tokens(model.template.after) for step in steps]
+    first = open_tokenizer(model.name).bos_token_id
+    root = ([] if first is None else [first]) + model.tokens(before)
+    output = model.output(root, [token for part in parts for token in part])
+    from_the_end = np.cumsum([len(part) for part in parts]) - sum(map(len, parts)) - 1
+    wrong, right = output[from_the_end].T
     return (right - wrong).tolist()
 
 
-def _asked_prefixes(reader: Reader, before: str, steps: Sequence[str]) -> list[float]:
+def _asked_prefixes(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
     """The log-odds of yes against no as the next token behind each prefix and what is asked about it."""
-    answers = [reader.tokens(word) for word in reader.answers]
-    if long := [word for word, tokens in zip(reader.answers, answers, strict=True) if len(tokens) != 1]:
+    yes, no = (model.tokens(word) for word in (model.yes, model.no))
+    if not len(yes) == len(no) == 1:
         raise InputError(
-            f"{long[0]!r} is {len(reader.tokens(long[0]))} tokens of this model, and an answer must be one. Name other "
-            "answers behind the model's name, as in `NAME?yes=+&no=-`."
+            f"{model.yes!r} and {model.no!r} are {len(yes)} and {len(no)} tokens of {model.name}, and an answer must "
+            "be one. Name other answers behind the model's name, as in `NAME?yes=+&no=-`."
         )
-    texts = [reader.whole(before + prefix + reader.after) for prefix in accumulate(steps)]
-    outputs = [reader.output(text)[-1] for text in texts]
-    return [float(output[answers[0][0]] - output[answers[1][0]]) for output in outputs]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How models of an architecture are read: the logits of a program's steps, what stands after each prefix or step
-    unless the user says otherwise, and how many labels the model must have (None: any)."""
-
-    logits: Callable[[Reader, str, Sequence[str]], list[float]]
-    after: str
-    labels: int | None
+    texts = [model.conversation(before + prefix + model.template.after) for prefix in accumulate(steps)]
+    outputs = [model.output(text)[-1] for text in texts]
+    return [float(output[yes[0]] - output[no[0]]) for output in outputs]
 
 
 QUESTION = (
     "\n\nIs this beginning of a program right, so that it can be completed to a program that solves the problem?\n"
+    "Answer Yes or No: "
 )
-KINDS = {
-    "SequenceClassification": Kind(_whole_texts, "", 1),
-    "TokenClassification": Kind(_labelled_steps, "\n", 2),
-    "CausalLM": Kind(_asked_prefixes, QUESTION, None),
+# How the logits of a program's steps are read, what stands after each prefix or step unless the user says otherwise,
+# and how many labels the model must have (None: any).
+KINDS: dict[str, tuple[Callable[[ForeignModel, str, Sequence[str]], list[float]], str, int | None]] = {
+    "SequenceClassification": (_whole_texts, "", 1),
+    "TokenClassification": (_labelled_steps, "\n", 2),
+    "CausalLM": (_asked_prefixes, QUESTION, None),
 }
 
 
 class _Options(Form):
-    """What may follow the question mark of a name."""
-
     after: str | None = None
     yes: str = "Yes"
     no: str = "No"
 
 
 def foreign_model(source: str) -> ForeignModel:
-    """The reward model that `NAME?option=value` names; it is opened when it is asked for the first time.
+    """The reward model that `NAME?option=value` names; its weights are opened when they are needed.
 
     Raises `InputError` for an unknown option, `WeightsError` for a model that is not there or is of no known kind.
     """
@@ -159,22 +130,22 @@ def foreign_model(source: str) -> ForeignModel:
             f"{name} is no checkpoint of this suite, and no model that `transformers` opens "
             f"({str(error).strip().splitlines()[0]}). Notebook 04 makes the checkpoints of a study."
         ) from error
-    architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
-    kind = next((kind for kind in KINDS if architecture.endswith(f"For{kind}")), None)
-    if kind is None or KINDS[kind].labels not in (None, config.num_labels):
+    architecture = (config.architectures or ["a model without an architecture"])[0]
+    kind = next((kind for kind in KINDS if architecture.endswith(f"For{kind}")), "")
+    _, after, labels = KINDS.get(kind, (None, "", None))
+    if not kind or labels not in (None, config.num_labels):
         raise WeightsError(
             f"{name} is {architecture} with {config.num_labels} labels, which can't be read as a reward model. Those "
             "that can are …ForSequenceClassification with 1 label, …ForTokenClassification with 2, and …ForCausalLM."
         )
-    template = Template(after=KINDS[kind].after if options.after is None else options.after)
-    return ForeignModel(name, (0,), template, None, fast_dtype(), kind, options.yes, options.no)
+    template = Template(after=after if options.after is None else options.after)
+    return ForeignModel(name, (0,), template, kind=kind, yes=options.yes, no=options.no)
 
 
 @cache
-def _opened(name: str, kind: str, dtype: str) -> tuple[Any, Any]:
-    """Tokenizer and model, on the GPU if there is one."""
+def _opened(name: str, kind: str, dtype: str) -> Any:
     import transformers
 
     opener = getattr(transformers, f"AutoModelFor{kind}")
     model = opener.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval()
-    return open_tokenizer(name), model.cuda() if torch.cuda.is_available() else model
+    return model.cuda() if torch.cuda.is_available() else model
