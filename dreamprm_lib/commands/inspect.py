@@ -51,9 +51,9 @@ def inspect(target: str, study_name: str, prm: str | None, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["function"] = _function
     page = environment.get_template("inspect.html").render(
         target=target,
+        function=_function,
         method=method,
         pools=[(p, describe(p), [x for x in best_first if x.problem == p.id]) for p in problems],
         scores=scores,

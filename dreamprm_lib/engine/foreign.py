@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import torch
 
-from dreamprm_lib.engine.backbone import Backbone, Template, cut_middle, model_source, open_tokenizer
+from dreamprm_lib.engine.backbone import MAX_TOKENS, Backbone, Template, cut_middle, model_source, open_tokenizer
 from dreamprm_lib.engine.schema import Form, checked
 from dreamprm_lib.errors import InputError, WeightsError
 
@@ -60,7 +60,8 @@ class ForeignModel(Backbone):
     def output(self, tokens: list[int], end: Sequence[int] = ()) -> torch.Tensor:
         """The logits that the model gives to a text, float32; the text without its `end` is cut if it is too long."""
         model = _opened(self.name, self.kind, self.dtype)
-        limit = model.config.get_text_config().max_position_embeddings
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
+        limit = min(positions, open_tokenizer(self.name).model_max_length)
         tokens = [*cut_middle(tokens, limit - len(end)), *end]
         return model(input_ids=torch.tensor([tokens], device=model.device)).logits[0].float()
 
