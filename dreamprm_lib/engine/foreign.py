@@ -63,7 +63,8 @@ class ForeignModel(Backbone):
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
         limit = min(positions, open_tokenizer(self.name).model_max_length)
         tokens = [*cut_middle(tokens, limit - len(end)), *end]
-        return model(input_ids=torch.tensor([tokens], device=model.device)).logits[0].float()
+        last = {"logits_to_keep": 1} if self.kind == "CausalLM" else {}  # those of the next token are enough
+        return model(input_ids=torch.tensor([tokens], device=model.device), **last).logits[0].float()
 
 
 def _whole_texts(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
