@@ -125,7 +125,7 @@ def _add_recordings(commands: Commands) -> None:
 def _add_results(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="tables for graded candidates: LiveCodeBench's or the suite's own")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="…_eval_all.json or candidates.jsonl")
-    evaluate.add_argument("--prm", metavar="CHECKPOINT", help="score the candidates with this reward model: " + ANY)
+    evaluate.add_argument("--prm", type=Path, metavar="CHECKPOINT", help="score with this reward model: " + ANY)
     evaluate.add_argument(
         "--profile",
         default="quick",

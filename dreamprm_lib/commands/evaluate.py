@@ -20,7 +20,7 @@ from dreamprm_lib.study.rows import Program, read_rows
 
 
 def read_pool(
-    file: Path, checkpoint: Path | str | None = None, problem_set: str = "starter", aggregation: str = "mean"
+    file: Path, checkpoint: Path | None = None, problem_set: str = "starter", aggregation: str = "mean"
 ) -> tts.Pool:
     """The candidates of LiveCodeBench's `…_eval_all.json`, or of `candidates.jsonl` on a problem set, with the scores
     of every selector.
