@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
 from dreamprm_lib.engine.files import from_json, write_atomically
+from dreamprm_lib.engine.foreign import foreign_model
 from dreamprm_lib.engine.losses import LOSSES, PAIRWISE, Pairs, check_loss
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.released import TEMPLATE as RELEASED_TEMPLATE
@@ -215,9 +216,13 @@ class RewardModel:
     def load(cls, path: Path | str) -> RewardModel:
         """Read a checkpoint.
 
+        What is no file, and not called `….safetensors`, names a reward model of another project (`engine.foreign`).
         Raises `WeightsError` if it is no such file, holds what no training gives (NaN, a scale of zero, shapes that do
         not fit), or was made with other weights under the backbone's name.
         """
+        if Path(path).suffix != ".safetensors" and not Path(path).is_file():
+            head = Head(np.ones(1), 0.0, np.zeros(1), np.ones(1))  # the score is the sigmoid of the model's logit
+            return cls(foreign_model(str(path)), head, {"model": str(path)})
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}

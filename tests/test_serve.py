@@ -244,7 +244,12 @@ def test_options_that_cannot_be_end_the_command_at_once(arguments, said, monkeyp
 
 
 def test_the_recipe_of_the_page_works_and_sigterm_waits_for_the_answer(fake_server, tiny_backbone, tmp_path):
-    page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8").partition("## Serve the best of N")[2]
+    page = (
+        (ROOT / "docs" / "use.md")
+        .read_text(encoding="utf-8")
+        .partition("## Serve the best of N")[2]
+        .partition("\n## ")[0]
+    )
     command, question = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("sh", "python"))
 
     def reply(body):

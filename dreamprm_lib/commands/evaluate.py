@@ -22,7 +22,7 @@ from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import Program, read_rows
 
 
-def evaluate_command(file: Path, prm: Path | None, profile: str, out: Path | None) -> str:
+def evaluate_command(file: Path, prm: str | None, profile: str, out: Path | None) -> str:
     """The table of a file's candidates, and differences to a random choice; tables and figures in the folder `out`."""
     chapter = stage_parameters(STAGES[6], load_profile(profile), {}, {})
     pool = read_pool(file, prm, chapter["problems"], chapter["aggregation"])
@@ -36,7 +36,7 @@ def evaluate_command(file: Path, prm: Path | None, profile: str, out: Path | Non
 
 
 def read_pool(
-    file: Path, checkpoint: Path | None = None, problem_set: str = "starter", aggregation: str = "mean"
+    file: Path, checkpoint: Path | str | None = None, problem_set: str = "starter", aggregation: str = "mean"
 ) -> tts.Pool:
     """The candidates of LiveCodeBench's `…_eval_all.json`, or of `candidates.jsonl` on a problem set, with the scores
     of every selector.
@@ -44,7 +44,7 @@ def read_pool(
     Those are the ones that need no run (`first`, `shortest`, `longest`, and `mean_logprob` where it was recorded),
     and with a `checkpoint` its reward model (`prm`).  Raises `InputError` for a file that is neither.
     """
-    problems, candidates = _read(Path(file), problem_set)
+    problems, candidates = read_candidates(Path(file), problem_set)
     scores = free_scores(problems, candidates)
     rule = dict.fromkeys((row.method for row in scores), "last")
     if checkpoint:
@@ -80,7 +80,8 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
     return study.folder
 
 
-def _read(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
+def read_candidates(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
+    """The problems and graded programs of a file: LiveCodeBench's form, or the suite's own on a problem set."""
     if file.name.removesuffix(".gz").endswith(".json"):
         graded = read_lcb(file)
         return [g.problem for g in graded], [program for g in graded for program in g.programs()]

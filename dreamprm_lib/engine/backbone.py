@@ -340,7 +340,8 @@ def cut_middle(tokens: list[int], room: int) -> list[int]:
 # ------------------------------------------------------------------------------------------------- the model
 
 
-def _source(name: str) -> str:
+def model_source(name: str) -> str:
+    """Where `transformers` opens a model: the folder of a pinned one, or what its name says."""
     return str(safetensors_folder(name)) if name in WEIGHTS else name
 
 
@@ -349,7 +350,7 @@ def open_tokenizer(name: str):
     """The tokenizer of a model."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(_source(name))
+    return AutoTokenizer.from_pretrained(model_source(name))
 
 
 @cache
@@ -361,7 +362,7 @@ def open_model(name: str, dtype: str, layers: int | None = None, tuning: Tuning 
     reports.set_verbosity_error()  # it would report the language-model head, which a reward model does not need
     reports.disable_progress_bar()
     tokenizer = open_tokenizer(name)
-    model = AutoModel.from_pretrained(_source(name), dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+    model = AutoModel.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     if layers is not None and layers > len(model.layers):
         raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
     if layers is not None and layers < len(model.layers):
@@ -378,7 +379,7 @@ def layer_count(name: str) -> int:
     """The number of layers of a model, by its configuration."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(_source(name)).num_hidden_layers
+    return AutoConfig.from_pretrained(model_source(name)).num_hidden_layers
 
 
 def parameters_read(name: str, layers: int) -> int:
@@ -387,7 +388,7 @@ def parameters_read(name: str, layers: int) -> int:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(_source(name)))
+        model = AutoModel.from_config(AutoConfig.from_pretrained(model_source(name)))
     return sum(p.numel() for layer in model.layers[:layers] for p in layer.parameters())
 
 

@@ -1,0 +1,153 @@
+"""Reward models of other projects: each gives a logit to every step, which a head with weight 1 makes a score.
+
+`transformers` opens a folder or a model of the hub, and its architecture says how it is read (`KINDS`).  No code that
+comes with a model is run.  Options follow its name as in a web address: `org/model?after=%0A%0A&yes=+&no=-`.  Each
+prefix costs a pass, except for models that label tokens; a text that is longer than the model reads loses its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+
+from dreamprm_lib.engine.backbone import MAX_TOKENS, Backbone, Template, cut_middle, model_source, open_tokenizer
+from dreamprm_lib.engine.schema import Form, checked
+from dreamprm_lib.errors import InputError, WeightsError
+
+
+@dataclass(frozen=True)
+class ForeignModel(Backbone):
+    """A reward model of one of `KINDS`; what it holds of a step is one number, a logit.
+
+    `template` says what stands before a program and after each prefix or, for a model that labels tokens, after each
+    step.  `yes` and `no` are the answers of a model that is asked.
+    """
+
+    kind: str = ""
+    yes: str = "Yes"
+    no: str = "No"
+
+    @property
+    def digest(self) -> str:
+        return f"{super().digest} {self.kind} {self.yes} {self.no}"
+
+    def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
+        read, _, _ = KINDS[self.kind]
+        with torch.inference_mode():
+            logits = [read(self, before, steps) if steps else [] for steps in programs]
+        return [np.array(of_program, np.float32).reshape(-1, 1, 1, 1) for of_program in logits]
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text alone."""
+        return open_tokenizer(self.name)(text, add_special_tokens=False).input_ids
+
+    def conversation(self, *turns: str) -> list[int]:
+        """The tokens of what user and assistant say in turn, in the model's chat template if it has one."""
+        tokenizer = open_tokenizer(self.name)
+        if not tokenizer.chat_template:
+            return tokenizer("".join(turns)).input_ids
+        chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
+        asks = len(chat) == 1
+        return self.tokens(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks))
+
+    def output(self, tokens: list[int], end: Sequence[int] = ()) -> torch.Tensor:
+        """The logits that the model gives to a text, float32; the text without its `end` is cut if it is too long."""
+        model = _opened(self.name, self.kind, self.dtype)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
+        limit = min(positions, open_tokenizer(self.name).model_max_length)
+        tokens = [*cut_middle(tokens, limit - len(end)), *end]
+        last = {"logits_to_keep": 1} if self.kind == "CausalLM" else {}  # those of the next token are enough
+        return model(input_ids=torch.tensor([tokens], device=model.device), **last).logits[0].float()
+
+
+def _whole_texts(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
+    """The one logit of each prefix, read as an answer to the problem."""
+    answers = [prefix + model.template.after for prefix in accumulate(steps)]
+    return [float(model.output(model.conversation(before, answer))[0]) for answer in answers]
+
+
+def _labelled_steps(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
+    """The log-odds of label 1 at the last token behind each step, in the form of TRL's `PRMTrainer`."""
+    parts = [model.tokens(step) + model.tokens(model.template.after) for step in steps]
+    first = open_tokenizer(model.name).bos_token_id
+    root = ([] if first is None else [first]) + model.tokens(before)
+    output = model.output(root, [token for part in parts for token in part])
+    from_the_end = np.cumsum([len(part) for part in parts]) - sum(map(len, parts)) - 1
+    wrong, right = output[from_the_end].T
+    return (right - wrong).tolist()
+
+
+def _asked_prefixes(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
+    """The log-odds of yes against no as the next token behind each prefix and what is asked about it."""
+    yes, no = (model.tokens(word) for word in (model.yes, model.no))
+    if not len(yes) == len(no) == 1:
+        raise InputError(
+            f"{model.yes!r} and {model.no!r} are {len(yes)} and {len(no)} tokens of {model.name}, and an answer must "
+            "be one. Name other answers behind the model's name, as in `NAME?yes=+&no=-`."
+        )
+    texts = [model.conversation(before + prefix + model.template.after) for prefix in accumulate(steps)]
+    outputs = [model.output(text)[-1] for text in texts]
+    return [float(output[yes[0]] - output[no[0]]) for output in outputs]
+
+
+QUESTION = (
+    "\n\nIs this beginning of a program right, so that it can be completed to a program that solves the problem?\n"
+    "Answer Yes or No: "
+)
+# How the logits of a program's steps are read, what stands after each prefix or step unless the user says otherwise,
+# and how many labels the model must have (None: any).
+KINDS: dict[str, tuple[Callable[[ForeignModel, str, Sequence[str]], list[float]], str, int | None]] = {
+    "SequenceClassification": (_whole_texts, "", 1),
+    "TokenClassification": (_labelled_steps, "\n", 2),
+    "CausalLM": (_asked_prefixes, QUESTION, None),
+}
+
+
+class _Options(Form):
+    after: str | None = None
+    yes: str = "Yes"
+    no: str = "No"
+
+
+def foreign_model(source: str) -> ForeignModel:
+    """The reward model that `NAME?option=value` names; its weights are opened when they are needed.
+
+    Raises `InputError` for an unknown option, `WeightsError` for a model that is not there or is of no known kind.
+    """
+    from transformers import AutoConfig
+
+    name, _, query = source.partition("?")
+    options = checked(_Options, dict(parse_qsl(query.replace("+", "%2B"))), source, noun="option")
+    try:
+        config = AutoConfig.from_pretrained(model_source(name))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{name} is no checkpoint of this suite, and no model that `transformers` opens "
+            f"({str(error).strip().splitlines()[0]}). Notebook 04 makes the checkpoints of a study."
+        ) from error
+    architecture = (config.architectures or ["a model without an architecture"])[0]
+    kind = next((kind for kind in KINDS if architecture.endswith(f"For{kind}")), "")
+    _, after, labels = KINDS.get(kind, (None, "", None))
+    if not kind or labels not in (None, config.num_labels):
+        raise WeightsError(
+            f"{name} is {architecture} with {config.num_labels} labels, which can't be read as a reward model. Those "
+            "that can are …ForSequenceClassification with 1 label, …ForTokenClassification with 2, and …ForCausalLM."
+        )
+    template = Template(after=after if options.after is None else options.after)
+    return ForeignModel(name, (0,), template, kind=kind, yes=options.yes, no=options.no)
+
+
+@cache
+def _opened(name: str, kind: str, dtype: str) -> Any:
+    import transformers
+
+    opener = getattr(transformers, f"AutoModelFor{kind}")
+    model = opener.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval()
+    return model.cuda() if torch.cuda.is_available() else model
