@@ -24,7 +24,7 @@ def recipe(tmp_path_factory):
     """The folder in which the commands of the page were run, but for the one that needs a model of the hub."""
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "outputs").symlink_to(ROOT / "outputs")
-    page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8").partition("## See why")[2]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in re.findall(r"^python -m dreamprm_lib (?!evaluate)(.*)$", page, re.MULTILINE):

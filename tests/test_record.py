@@ -32,7 +32,7 @@ def setting(fake_server, tmp_path, monkeypatch):
         STAGES[1].notebook: {"policy": policy, "train_limit": 1, "meta_limit": 1, "train_samples": 2, "compared": []},
         STAGES[2].notebook: {"policy": policy, "train_limit": 1, "rollouts": 2, "rolled": 1, **oracle},
         STAGES[3].notebook: {"policy": policy, "limit": 1, "samples": 2},
-        STAGES[6].notebook: {"search_width": 1, "search_branches": 3},
+        STAGES[8].notebook: {"search_width": 1, "search_branches": 3},
     }
     return Profile("t", (), {}, sections), server, tmp_path / "m.jsonl.gz", policy
 
