@@ -88,6 +88,13 @@ def mathml(page, node):
     raise nodes.SkipNode
 
 
+def without_builtins(app, env):
+    """What is made of a built-in type has no source to show, and gets no page among the modules."""
+    getattr(env, "_viewcode_modules", {}).pop("builtins", None)
+    return []
+
+
 def setup(app):
     app.connect("source-read", prepared)
+    app.connect("env-updated", without_builtins)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
