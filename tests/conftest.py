@@ -1,7 +1,17 @@
 """Shared fakes: OpenAI-compatible servers on loopback (`faults`), and a small random backbone."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 from faults import fake_server  # noqa: F401
+
+
+@pytest.fixture
+def docs_module(monkeypatch):
+    """Imports a module of `docs/` by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "docs")
+    return import_module
 
 
 @pytest.fixture(scope="session")

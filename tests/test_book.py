@@ -4,7 +4,6 @@ import ast
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -16,21 +15,12 @@ from dreamprm_lib.engine.files import from_yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def still_widgets(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    import still_widgets
-
-    yield still_widgets
-    sys.modules.pop("still_widgets")
-
-
 def view(model):
     data = {"application/vnd.jupyter.widget-view+json": {"model_id": model}, "text/plain": "VBox(...)"}
     return nbformat.v4.new_output("display_data", data)
 
 
-def test_an_explorer_becomes_its_picture_and_a_progress_bar_goes(still_widgets):
+def test_an_explorer_becomes_its_picture_and_a_progress_bar_goes(docs_module):
     picture = {"data": "iVBORw0KGgo=", "path": ["value"], "encoding": "base64"}
     models = {
         "explorer": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_controls", "IPY_MODEL_image"]}},
@@ -42,7 +32,7 @@ def test_an_explorer_becomes_its_picture_and_a_progress_bar_goes(still_widgets):
     cell = nbformat.v4.new_code_cell("f()", outputs=[view("bar"), text, view("explorer"), view("lost")])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T"), cell])
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": models}}
-    read = still_widgets.read(nbformat.writes(notebook))
+    read = docs_module("still_widgets").read(nbformat.writes(notebook))
     said, explorer = read.cells[1].outputs
     assert said.text == "said"
     assert explorer.data == {"image/png": "iVBORw0KGgo=", "text/plain": "VBox(...)"}

@@ -4,7 +4,6 @@ import ast
 import itertools
 import re
 import subprocess
-import sys
 import tomllib
 from collections import Counter
 from graphlib import TopologicalSorter
@@ -24,13 +23,9 @@ FLOORS |= {"show": 20, "commands": 21, "course": 22, "__main__": 23}
 
 
 @pytest.fixture
-def house(monkeypatch):
+def house(docs_module):
     """What draws the picture of the rooms, and reads the imports for it."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    import house
-
-    yield house
-    sys.modules.pop("house")
+    return docs_module("house")
 
 
 def test_imports_point_down_and_no_module_stands_on_itself(house):

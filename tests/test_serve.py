@@ -24,6 +24,7 @@ import uvicorn
 from faults import IN_A_REPLY, NONSENSE, PASSING, at_random
 
 from dreamprm_lib.__main__ import main
+from dreamprm_lib.commands import gateway as serving
 from dreamprm_lib.commands.gateway import Gateway, ServeSettings
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.policy.endpoint import endpoint_from
@@ -59,6 +60,8 @@ def gateway(fake_server, monkeypatch, tmp_path):
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)  # slow, and not needed here
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
+    for counter in (serving.ANSWERS, serving.TOKENS):
+        counter.clear()
 
     with contextlib.ExitStack() as ends:
 
@@ -173,15 +176,21 @@ def test_without_a_key_no_other_name_of_this_machine_is_answered(gateway):
     assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
 
+def answers_timed(url):
+    """How many answers this process has timed, by whatever gateway."""
+    return float(re.search(r"^dreamprm_answer_seconds_count (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)[1])
+
+
 def test_a_budget_ends_in_a_clear_error_and_metrics_count(gateway):
     long = program(0.5).replace("\n```", " word" * 1000 + "\n```")
     url, _ = gateway(replies(long), n=1, policy={"budget": {"tokens": 8000}})
+    before = answers_timed(url)
     with pytest.raises(openai.RateLimitError, match="budget of 8,000 tokens"):
         for k in range(8):
             ask(client_of(url), f"Double {k}.")
     said = httpx.get(f"{url}/metrics").text
     assert 'dreamprm_requests_total{status="429"} 1.0' in said and k > 0
-    assert f"dreamprm_answer_seconds_count {k}.0" in said and f'dreamprm_tokens_total{{kind="prompt"}} {k}.0' in said
+    assert answers_timed(url) == before + k and f'dreamprm_tokens_total{{kind="prompt"}} {k}.0' in said
 
 
 def test_too_many_and_too_slow_requests_are_sent_away(gateway):

@@ -58,6 +58,11 @@ log = logging.getLogger(__name__)
 MODEL = "dreamprm"  # the one that clients may ask
 MOST_TOKENS = 1024  # of a program: the reward model reads 2,048 with the statement
 THIS_MACHINE = ("127.0.0.1", "localhost")
+ANSWERS = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"])
+TOKENS = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"])
+SECONDS = prometheus.Histogram(
+    "dreamprm_answer_seconds", "Time to a whole answer.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+)
 STATUS: dict[type, int] = {BudgetSpent: 429, PolicyError: 502}  # other errors are the gateway's own: 500
 LIMITS = AliasChoices("max_completion_tokens", "max_tokens")  # the new name of the field, and the old one
 SAMPLE = re.compile(
@@ -156,12 +161,6 @@ class Gateway:
         self._scoring = threading.Lock()
         self._free = threading.BoundedSemaphore(settings.in_flight)
         self._threads = ThreadPoolExecutor(settings.in_flight)
-        self._registry = own = prometheus.CollectorRegistry()
-        self._answers = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"], registry=own)
-        self._tokens = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"], registry=own)
-        self._seconds = prometheus.Histogram(
-            "dreamprm_answer_seconds", "Time to a whole answer.", buckets=(1, 2, 5, 10, 20, 50, 100, 200), registry=own
-        )
         self.app = Starlette(exception_handlers={HTTPException: _refusal, DreamPRMError: _refusal})
         self.app.router.routes += [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
@@ -199,7 +198,7 @@ class Gateway:
             for i in ranked
         ]
         seconds = round(time.monotonic() - started, 3)
-        self._seconds.observe(seconds)
+        SECONDS.observe(seconds)
         usage = {"prompt_tokens": paid.prompt_tokens, "completion_tokens": paid.tokens}
         log.info("best of %d in %.1f s, for %d tokens", len(codes), seconds, sum(usage.values()))
         cost = {"completions": paid.completions, **usage, "dollars": paid.dollars, "seconds": seconds}
@@ -229,8 +228,8 @@ class Gateway:
         finally:
             self._policy.served.clear()
             paid = self._purse.paid.pop(self._policy.request(prompt, **settings).digest, Cost())
-            self._tokens.labels("prompt").inc(paid.prompt_tokens)
-            self._tokens.labels("completion").inc(paid.tokens)
+            TOKENS.labels("prompt").inc(paid.prompt_tokens)
+            TOKENS.labels("completion").inc(paid.tokens)
         return replies, paid
 
     async def _guard(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -239,7 +238,7 @@ class Gateway:
         known = hmac.compare_digest(given.encode(), key.encode()) or not key or request.url.path == "/healthz"
         wrong = HTTPException(401, "The gateway's key is missing or wrong: send it as a bearer token.")
         response = await handle(request) if known else _refusal(request, wrong)
-        self._answers.labels(response.status_code).inc()
+        ANSWERS.labels(response.status_code).inc()
         return response
 
     async def _chat(self, request: Request) -> Response:
@@ -281,7 +280,7 @@ class Gateway:
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _metrics(self, _request: Request) -> Response:
-        return Response(prometheus.generate_latest(self._registry), media_type=prometheus.CONTENT_TYPE_LATEST)
+        return Response(prometheus.generate_latest(), media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
 def _refusal(_request: Request, error: Exception) -> Response:
