@@ -5,6 +5,7 @@ import pytest
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands.plan import parameters_of, plan
 from dreamprm_lib.commands.run import load_profile
+from dreamprm_lib.evidence.costs import CORE
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,12 @@ def test_a_replay_asks_nobody():
     found = plan(load_profile("quick"))
     assert found.work.requests.sum() == found.work["tokens out"].sum() == 0
     assert found.problems == {"train": 62, "meta": 23, "test": 40} and "completions are replayed" in str(found)
+    rows = found.work.set_index("what")
+    assert rows["GPU hours"].sum() == rows["core hours"]["correction"] == 0  # a frozen backbone, its states kept
+    seconds = 2 * 494_032_768 * (40 * 500 + 40 * 16 * 300) / CORE.reads
+    assert rows["core hours"]["scoring"] == pytest.approx(seconds / 3600, rel=0.01)
+    seconds = 2 * 494_032_768 * (85 * 500 + (62 * 4 + 23 * 8) * 300) / CORE.reads
+    assert rows["core hours"]["ORM and PRM-CoF"] == pytest.approx(seconds / 3600, rel=0.01)
 
 
 @pytest.mark.parametrize("others", [[], ["a/b-0.5b", "c-7B"]])

@@ -18,6 +18,7 @@ from dreamprm_lib.engine.problems import Problem, describe, load_problems
 from dreamprm_lib.engine.sandbox.grading import open_grader
 from dreamprm_lib.engine.schema import nearest
 from dreamprm_lib.errors import InputError, MissingCompletion, SandboxError
+from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.monte_carlo_labels import continued, graded_rollouts, rollout_prompt
 from dreamprm_lib.reward_model import RewardModel, aggregate
 from dreamprm_lib.show.templates import filled
@@ -57,7 +58,7 @@ def inspect(target: str, study_name: str, prm: str | None, out: Path) -> str:
         rollouts=_rollouts(study, problems, labels),
     )
     write_atomically(out, page.encode(errors="replace"))
-    return f"{len(programs)} programs of {len(problems)} problems: {out}"
+    return f"{counted(len(programs), 'program')} of {counted(len(problems), 'problem')}: {out}"
 
 
 def _read(target: str, study: Study) -> tuple[list[Problem], list[Program]]:

@@ -134,7 +134,11 @@ def _endpoint(parameters: Mapping, name: str) -> Endpoint:
 
 
 def _read(wanted: Mapping[str, dict], problems: Mapping[str, int]) -> list[tuple]:
-    """The rows of training and scoring: tokens, times the parameters that read each, times the passes over them."""
+    """The rows of training and scoring: tokens, times the parameters that read each, times the passes over them.
+
+    They are hours of a GPU where a backbone is trained or large, else of a core.  A frozen backbone reads its lessons
+    once, in chapter 4, and at most: chapter 4 asks only for its lower layers.
+    """
     one, three, four, five = (wanted[stage] for stage in ("01", "03", "04", "05"))
     sizes = [parameters_of(name) for name in four["backbones"]]
     chosen = max(sizes)  # at most: chapter 4 chooses one of them by the evidence
@@ -142,14 +146,19 @@ def _read(wanted: Mapping[str, dict], problems: Mapping[str, int]) -> list[tuple
     programs = problems["train"] * one["train_samples"] + problems["meta"] * one["meta_samples"]
     lessons = learned * PAPER.statement_tokens + programs * PAPER.program_tokens
     tested = problems["test"] * (PAPER.statement_tokens + three["samples"] * PAPER.program_tokens)
-    folds = 1 if five["training"] == "head" else five["folds"] + 1
+    folds = five["folds"] + 1
     tuned = 1 if four["training"] == "head" else 3  # backbones that read a candidate: a tuned one for each method
     work = [
-        ("04", "ORM and PRM-CoF", lessons * sum(sizes) * 2 * _passes(four, learned)),
-        ("05", "correction", lessons * chosen * folds * _passes(five, learned)),
+        ("04", "ORM and PRM-CoF", lessons * sum(sizes) * (2 if tuned > 1 else 1) * _passes(four, learned)),
+        ("05", "correction", lessons * chosen * folds * _passes(five, learned) if five["training"] != "head" else 0),
         ("06", "scoring", tested * chosen * tuned),
     ]
-    return [(stage, what, "", 0, 0, 0, 0, 0.0, 2 * reads / costs.GPU.reads / 3600, 0.0) for stage, what, reads in work]
+    on_gpu = chosen > 1e9 or tuned > 1
+    seconds = [(stage, what, 2 * reads / (costs.GPU if on_gpu else costs.CORE).reads) for stage, what, reads in work]
+    return [
+        (stage, what, "", 0, 0, 0, 0, 0.0, s / 3600 if on_gpu else 0.0, 0.0 if on_gpu else s / 3600)
+        for stage, what, s in seconds
+    ]
 
 
 def _passes(settings: Mapping, learned: int) -> float:
