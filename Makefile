@@ -14,7 +14,7 @@ run: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-cluster: .venv/ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,ray]"
