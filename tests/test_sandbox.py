@@ -150,7 +150,7 @@ def test_equal_programs_are_graded_once_and_the_order_is_kept(box):
         ([(problem(("1", "x", "functional"), entry_point="f"), GOOD)], "not JSON"),
         *[
             ([(problem(("1", "2"), tolerance=wrong), GOOD)], "'add' can't be graded: tolerance is")
-            for wrong in (float("inf"), float("nan"), -1e-9, True, "0.1", None)
+            for wrong in (float("nan"), -1e-9, "0.1")
         ],
     ],
 )
@@ -214,9 +214,9 @@ def test_what_a_program_uses_of_the_room_for_stacks_is_memory(megabytes, expecte
 
 def test_limits_are_those_of_the_problem_set_with_what_is_changed():
     starter, atcoder = problem(("1", "1")), problem(("1", "1"), source="atcoder")
-    assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, 16, ())
-    assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, 16, ("numpy",))
-    assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, 16, ())
+    assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, ())
+    assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, ("numpy",))
+    assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, ())
     assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
 
 
@@ -227,7 +227,6 @@ def test_limits_are_those_of_the_problem_set_with_what_is_changed():
         ({"time_limit": 0}, "`time_limit` is 0"),
         ({"time_limit": float("inf")}, "`time_limit` is inf"),
         ({"memory_mb": "512"}, "`memory_mb` is '512'"),
-        ({"memory_mb": True}, "`memory_mb` is True"),
         ({"modules": "numpy"}, "`modules` is 'numpy'"),
         ({"workers": 0}, "workers=0"),
         ({"without": ["walls"]}, "no layer 'walls'"),
@@ -247,10 +246,9 @@ def test_one_sandbox_has_the_limits_of_each_problem_set():
     assert [v.kind for v in verdicts] == ["passed", "runtime_error", "passed", "passed"]
 
 
-@pytest.mark.parametrize("kilobytes", [3, 40, 700])
-def test_the_expected_output_always_fits(kilobytes):
+def test_the_expected_output_always_fits():
     """Also where it is longer than the limit, with blanks at the ends of its lines; for results of calls, too."""
-    lines = 4 * kilobytes
+    lines = 2800
     long = problem(("", f"{'7' * 255}\n" * lines), name="long")
     call = problem(
         ("", json.dumps(["\u00e4" * 255] * lines, ensure_ascii=False), "functional"), name="f", entry_point="f"
@@ -280,12 +278,6 @@ def test_the_check_is_not_in_the_process_while_the_program_is_read_in(box):
     assert kinds(box, [PROBES["looks for the check"] + "\n" + SQUARES], SQUARE) == ["passed"]
 
 
-def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
-    some = load_problems("humaneval")[:40]
-    assert {v.kind for v in box.grade([(p, p.reference) for p in some])} == {"passed"}
-    assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in some]))
-
-
 def function_alone(problem):
     """The reference's function without the imports and helpers that the prompt gives."""
     body = ast.parse(problem.reference).body
@@ -299,6 +291,7 @@ def test_a_program_need_not_write_what_humanevals_prompt_gives():
     own = [(p, "is_palindrome = poly = encode_cyclic = encode_shift = None\n") for p in leaning]
     with Sandbox() as box:
         assert {v.kind for v in box.grade([(p, function_alone(p)) for p in every])} == {"passed"}
+        assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in every[:40]]))
         assert [v.kind for v in box.grade(future + own)] == ["passed"] * 4 + ["runtime_error"] * 4
 
 
@@ -346,14 +339,8 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
     """
     marks = [planted(word) for word in ("source", "input", "printed", "complaint", "expected", "checker", "result")]
     source, given, printed, complaint, expected, checker, result = marks
-    program = (
-        (
-            f"# {source}\nimport sys\nprint({printed!r}, file=sys.stderr)\nprint({complaint!r})\n"
-            f"def f(x): return {result!r}\n"
-        )
-        + "pass  # "
-        + source * 3000
-    )
+    said = f"import sys\nprint({printed!r}, file=sys.stderr)\nprint({complaint!r})\ndef f(x): return {result!r}\n"
+    program = f"# {source}\n{said}pass  # {source * 3000}"
     tests = {
         "stdin": problem((given * 2000, expected * 2000), name="s"),
         "functional": problem((f'"{given * 2000}"', f'"{expected}"', "functional"), name="f", entry_point="f"),
@@ -402,14 +389,6 @@ def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
 # --- The sandbox itself -----------------------------------------------------------------------------------------------
 
 
-def test_the_sandbox_is_its_package_s_first_import():
-    """It must not depend on what was imported before."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from dreamprm_lib.engine.sandbox import Sandbox"], capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_kernel_s_coarse_clock_never_decides():
     """It counts ticks, which on a busy core are up to twice the time used: a program must not be killed by it early."""
     with Sandbox(workers=1, time_limit=3.0) as strict:
@@ -423,13 +402,6 @@ def test_too_much_output_is_too_much_however_fast_the_program_is(box):
     assert kinds(box, codes) == ["wrong_answer"] * 5
     with Sandbox(workers=1, output_kb=1) as strict:
         assert kinds(strict, codes) == ["output_limit"] * 5
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_each_layer_can_be_done_without_alone(layer):
-    with Sandbox(workers=1, without=(layer,)) as less:
-        assert kinds(less, [GOOD, "print(3)"]) == ["passed", "wrong_answer"]
-        assert tuple(less.report()) == LAYERS and not less.report()[layer]
 
 
 @pytest.mark.parametrize("without", [NAMESPACES, ("landlock", "seccomp"), LAYERS])

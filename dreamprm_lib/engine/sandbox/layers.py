@@ -34,6 +34,7 @@ STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main threa
 STACK_ROOM = 1 << 30  # address space beyond the memory limit, for threads that reserve large stacks and use little
 FILE_BYTES = 16 << 20
 OPEN_FILES = 64
+PROCESSES = 16  # with threads
 SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=777"
 MOUNT_POINT = "/sys"  # where the private root is built: any folder would do, since the mount is seen here only
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -233,7 +234,6 @@ class Cell:
     time_limit: float
     wall_limit: float
     memory_bytes: int
-    processes: int
     packages: list[str]
     refused_calls: list[int]
     without: list[str]
@@ -242,7 +242,6 @@ class Cell:
     untouched: tuple[int, int, int] | None = None  # how the scratch folder looks before a program
     rules: int = -1  # of Landlock, an open file
     filter: bytes = b""  # of seccomp
-    size: int = -1  # where the kernel reports how large this process is, an open file
     limits: dict[int, tuple[int, int]] = field(default_factory=dict)  # of a child
     resident_bytes: float = math.inf  # what a child may have in memory
 
@@ -259,11 +258,11 @@ class Cell:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
             prctl(PR_SET_CHILD_SUBREAPER, 1)
-        self.size = os.open("/proc/self/statm", os.O_RDONLY)
+        self._find_limits()
         self._put_on({"private root": self._enter_private_root})
+        self._write_rules()
         self._make_scratch()
         prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
-        self._find_limits()
         self.filter = seccomp_filter(self.refused_calls)
         self._rehearse(self._layers_of_a_child())
         return True
@@ -324,14 +323,11 @@ class Cell:
         return f"version {landlock_version()}"
 
     def _write_rules(self) -> None:
-        """Rules for Landlock about the files that are there now."""
-        if self.rules >= 0:
-            os.close(self.rules)
-        self.rules = -1
+        """Rules for Landlock: a private root, which is read-only but for its scratch folder, needs none about files."""
+        read, list_only, write = list(self.packages), readable_places(), []
         if self.layers["private root"]:
-            read, list_only, write = ["/"], [], [self.scratch]
+            read, list_only, write = [], [], ["/"]
         else:
-            read, list_only, write = list(self.packages), readable_places(), []
             hidden = set(hidden_places(list_only))
             for place in list_only:
                 inside = [os.path.join(place, n) for n in os.listdir(place)] if os.path.isdir(place) else [place]
@@ -345,7 +341,6 @@ class Cell:
             mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, SCRATCH_OPTIONS)
             self.scratch = "/tmp"
             self.untouched = self._look_of_scratch()
-        self._write_rules()
 
     def _look_of_scratch(self) -> tuple[int, int, int]:
         about = os.stat(self.scratch)
@@ -359,7 +354,8 @@ class Cell:
             self._make_scratch()
 
     def _find_limits(self) -> None:
-        """Find a program's limits.  A limit that is lower already stays.
+        """Find a program's limits, those of memory above what this process has, which is what a child starts with.  A
+        limit that is lower already stays.
 
         The kernel counts CPU seconds by ticks of its clock, which on a busy core can be nearly twice the time that was
         used.  The worker reads the exact clock, so the kernel's limit is the wide net behind it.  A program may ask
@@ -371,19 +367,15 @@ class Cell:
             resource.RLIMIT_NOFILE: OPEN_FILES,
             resource.RLIMIT_CPU: math.ceil(self.time_limit * 4) + 1,
             resource.RLIMIT_FSIZE: FILE_BYTES,
-            resource.RLIMIT_NPROC: self.processes,
+            resource.RLIMIT_NPROC: PROCESSES,
         }
         self.limits = {which: (at_most(which, limit),) * 2 for which, limit in wanted.items()}
         stack = resource.RLIMIT_STACK
         self.limits[stack] = at_most(stack, STACK_BYTES), resource.getrlimit(stack)[1]
-
-    def measure(self) -> None:
-        """Set the limits of memory above what this process has now, which is what a child starts with."""
-        if not self.layers["resource limits"]:
-            return
-        pages = os.pread(self.size, 100, 0).split()
-        mapped, resident = (int(number) * resource.getpagesize() for number in pages[:2])
-        self.resident_bytes = resident + self.memory_bytes
+        with open("/proc/self/statm") as file:
+            mapped, resident = (int(number) * resource.getpagesize() for number in file.read().split()[:2])
+        if "resource limits" not in self.without:
+            self.resident_bytes = resident + self.memory_bytes
         soft, hard = (at_most(resource.RLIMIT_AS, mapped + self.memory_bytes + room) for room in (0, STACK_ROOM))
         self.limits[resource.RLIMIT_AS] = soft, hard
 

@@ -29,11 +29,13 @@ import importlib
 import json
 import linecache
 import os
+import random
 import select
 import signal
 import site
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
@@ -46,6 +48,10 @@ from dreamprm_lib.engine.sandbox.layers import SYS_PIDFD_OPEN, Cell, make_room_f
 # What LiveCodeBench's own runner imports before a program, in its order: a later star import hides an earlier one.
 GIVEN_MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+).split()
+COMMON_MODULES = (  # what the worker loads, once for all programs
+    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "io itertools json math operator os queue random re statistics string sys textwrap threading time typing"
 ).split()
 GIVEN_IMPORTS = "".join(
     [f"from {name} import *\n" for name in [*GIVEN_MODULES, "builtins", "typing"]]
@@ -82,13 +88,13 @@ def become_program(cell: Cell, files: list[int]) -> int:
     try:
         for number, file in enumerate(standard):
             os.dup2(file, number)
+        make_standard_streams()
         cell.confine(keep=[request, *link])
         head, _, code = _read(request, os.fstat(request).st_size).decode("utf-8", "surrogatepass").partition("\n")
         _signal.signal(signal.SIGINT, signal.default_int_handler)
         if "stack_size" in code:
             make_room_for_stacks()
-        if "random" in sys.modules:
-            sys.modules["random"].seed(0)
+        random.seed(0)
         gc.freeze()  # from here on the collector knows what is the program's
         given, kind, name = head.split(" ", 2)
         status = run_program(code.removeprefix("\ufeff"), bool(given), kind, name, request, *link)
@@ -100,6 +106,18 @@ def become_program(cell: Cell, files: list[int]) -> int:
     except BaseException as error:
         _write(2, repr(error).encode("utf-8", "replace"))
         _exit(RUNTIME_ERROR)
+
+
+def make_standard_streams() -> None:
+    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` of the files 0, 1 and 2, as the interpreter does at its start."""
+    for number, name, mode in [(0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")]:
+        errors = getattr(sys, name).errors
+        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream.reconfigure(line_buffering=name == "stderr")
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
 
 
 def run_program(code: str, given: bool, kind: str, name: str, request: int, link: int | None = None) -> int:
@@ -170,8 +188,7 @@ def shut_down(status: int) -> int:
     interpreter has to shut down, which takes longer than most tests.
     """
     with contextlib.suppress(BaseException):
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
+        threading._shutdown()
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     for name in ("stdout", "stderr"):
@@ -360,29 +377,12 @@ def kill_descendants(cell: Cell) -> None:
                 os.kill(int(child), signal.SIGKILL)
 
 
-def load(cell: Cell, names: list[str], folders: list[str]) -> None:
-    """Import what the next program may import, once for all that come after it.
-
-    The less is loaded, the cheaper is a fork: a child pays for every page that it writes to.
-    """
-    missing = [name for name in names if name not in sys.modules]
-    if missing:
-        sys.path += folders
-        for name in missing:
-            importlib.import_module(name)
-        del sys.path[len(sys.path) - len(folders) :]
-        gc.collect()
-        gc.freeze()
-        cell.measure()
-
-
-def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
+def serve(cell: Cell, channel: socket.socket) -> list[int]:
     """Answer requests until the channel closes.  In a child, returns its files; in the worker, none."""
     while True:
-        names, files, *_ = socket.recv_fds(channel, 1 << 16, 5)
-        if not names:
+        asked, files, *_ = socket.recv_fds(channel, 1, 5)
+        if not asked:
             return []
-        load(cell, json.loads(names), folders)
         reply = run_request(cell, channel, files)
         if reply is None:
             channel.detach()  # its number will be that of another file
@@ -391,46 +391,27 @@ def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
         cell.clear_scratch()
 
 
-def make_standard_streams() -> None:
-    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` as the interpreter does that has a file and two pipes as 0, 1, 2.
-
-    They ask their files only now what they are.  A child puts its own in these places, and has the streams unused.
-    """
-    own = os.dup(2)
-    file, (end, pipe) = os.open(__file__, os.O_RDONLY), os.pipe()
-    for number, name, mode, stand_in in [(0, "stdin", "r", file), (1, "stdout", "w", pipe), (2, "stderr", "w", pipe)]:
-        os.dup2(stand_in, number)
-        errors = getattr(sys, name).errors
-        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
-        stream.reconfigure(line_buffering=name == "stderr")
-        stream.buffer.raw.name = f"<{name}>"
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
-    os.dup2(own, 2)
-    for number in (own, file, end, pipe):
-        os.close(number)
-
-
 def main() -> int:
     """Take the channel from standard input, and leave nothing there that a program could inherit."""
     sys.path.remove(os.environ["PYTHONPATH"])  # where this module came from
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
-    make_standard_streams()
     settings = json.loads(channel.recv(1 << 16))
     site.setquit()
     os.environ.clear()
-    folders = settings.pop("module_folders")
+    own = list(sys.path)
+    sys.path += settings.pop("module_folders")
+    for name in [*COMMON_MODULES, *settings.pop("modules")]:
+        importlib.import_module(name)
+    sys.path[:] = own
     cell = Cell(**settings)
     if not cell.close_in():
         return 0
     gc.collect()
     gc.freeze()
-    cell.measure()
     try:
         channel.send(json.dumps(cell.layers).encode())
-        files = serve(cell, channel, folders)
+        files = serve(cell, channel)
     except (BrokenPipeError, ConnectionResetError):
         return 0  # nobody is left to answer
     return become_program(cell, files) if files else 0
