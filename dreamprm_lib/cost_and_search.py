@@ -11,8 +11,6 @@ Not covered: endpoints that cannot be prefilled, and methods of a class `Solutio
 the search is a best-of-N).
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, split_steps
+from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, parsed, split_steps
 from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.policy import Policy, Prompt, render_chatml
@@ -130,7 +128,8 @@ def after(reply: Completion) -> tuple[str, bool]:
     fence, was cut for its length, or does not parse.
     """
     text = reply.text.removeprefix("```python\n")
-    if reply.finish != "length" and "```" not in text and text.endswith("\n") and _goes_on(text):
+    module = parsed(text) if reply.finish != "length" and "```" not in text and text.endswith("\n") else None
+    if module and module.body and isinstance(module.body[-1], _GOES_ON_AFTER):
         return text + NEXT_FUNCTION[0], False
     return extract_code(reply.text), True
 
@@ -197,14 +196,6 @@ def _extend(
     finished = [state for state in found.kept if state.finished]
     found.levels.append(sorted(finished + states, key=lambda state: -state.score))
     found.tokens += sum(reply.tokens for reply in replies)
-
-
-def _goes_on(text: str) -> bool:
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return bool(body) and isinstance(body[-1], _GOES_ON_AFTER)
 
 
 # ------------------------------------------------------------------------------------------------- against best-of-N

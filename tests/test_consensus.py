@@ -8,7 +8,7 @@ import pytest
 
 from dreamprm_lib.candidate_solutions import free_scores
 from dreamprm_lib.engine import problems
-from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox.consensus import FAILED, agreement, answers, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Execution, Sandbox
 from dreamprm_lib.study.rows import Program
@@ -66,12 +66,6 @@ def test_functions_that_return_the_same_agree(box):
     broken, leaves = "def f(xs, n, r): return {1}", "import os\nos._exit(0)"
     shares = shares_of(FUNCTION, [right, also, "def f(xs, n, r): return xs[0]", broken, leaves, leaves], box)
     assert shares[0] == shares[1] >= 1 / 5 and shares[0] > shares[2] and shares[3:] == [0, 0, 0]
-
-
-def test_of_real_problems_most_made_up_inputs_are_read_by_the_reference(box):
-    pairs = [(p.reference, text) for p in load_problems("starter", "meta") for text in perturbed_inputs(p)]
-    read = [run.status == "ok" for run in box.run(pairs)]
-    assert sum(read) > 0.8 * len(read)
 
 
 def test_programs_that_print_the_same_agree_and_failures_agree_with_nobody(box):

@@ -189,14 +189,6 @@ def test_one_of_a_thing_is_no_plural():
         assert re.search(r"\b1 (candidate|problem|label|rollout|prefix)\b", said)
 
 
-def test_costs_are_labelled_by_their_units_and_dashed_after_samples():
-    axes = figures.cost_figure(PRICED).axes
-    assert [panel.get_xlabel().split(" a problem")[0] for panel in axes] == ["tokens", "TFLOPs", "seconds"]
-    drawn = {line.get_label(): line.get_linestyle() for line in axes[0].lines}
-    assert drawn["prm_cof"] == "-" and drawn["prm_cof, after 2 samples"] == "--"
-    assert "prm_cof, after 1 sample" not in drawn
-
-
 def test_a_listing_shows_names_scores_and_cuts():
     texts = ["def main():\n    pass\n\n", "def add(): pass\n"]
     scored = figures.steps_figure(["main", "add"], texts, [0.25, 0.75]).axes[0].texts

@@ -1,8 +1,6 @@
 """The grading sandbox: verdicts as literals, and a hostile program for each promise.
 
-The hostile programs rely on isolation, so they run only if the sandbox reports every layer that this needs; the fork
-bomb runs only after a counted number of forks has shown that the limit of processes holds.  What is not promised is
-tested too: that a program written to attack a `check` test is *not* kept from it is said in the module, not here.
+The hostile programs rely on isolation, so they run only if the sandbox reports every layer that this needs.
 """
 
 import ast
@@ -118,8 +116,6 @@ def test_a_large_input_arrives_whole_and_a_large_output_returns_whole(box):
 @pytest.mark.parametrize("without", [(), ("mount namespace", "user namespace")])
 def test_no_state_passes_from_one_test_to_the_next(without):
     look = PROBES["leaves marks in its process"]
-    if not without:  # there is a folder to write to
-        look += "\n" + PROBES["leaves marks in its folder"]
     with Sandbox(workers=1, without=without) as box:
         seen = {run.stdout for run in box.run([(look, "")] * 6)}
     assert len(seen) == 1 and seen.pop().startswith("False False False 0.")
@@ -199,14 +195,6 @@ def test_streams_are_those_of_an_interpreter(streams_run, name, program, tmp_pat
 def test_a_program_may_raise_its_recursion_limit_and_its_stack(box, program):
     (run,) = box.run([(program["code"], "")])
     assert (run.status, run.stdout) == ("ok", program["prints"]), run.stderr
-
-
-@pytest.mark.parametrize("megabytes, expected", [(50, "ok"), (300, "memory_limit"), (5000, "memory_limit")])
-def test_what_a_program_uses_of_the_room_for_stacks_is_memory(megabytes, expected):
-    """The address space is there once a program names `stack_size`, but not the memory."""
-    with Sandbox(workers=1, memory_mb=128) as box:
-        (run,) = box.run([(f"import threading\nthreading.stack_size(2**29)\nx = b'x' * ({megabytes} << 20)", "")])
-    assert run.status == expected
 
 
 # --- Limits -----------------------------------------------------------------------------------------------------------
@@ -360,32 +348,6 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
     assert "got \"b'own'\"" in again.detail
 
 
-@pytest.mark.parametrize("without", [("seccomp",), ("seccomp", *NAMESPACES)])
-def test_nothing_that_a_program_starts_outlives_it(without):
-    """With seccomp off, so that programs can fork; and with no PID namespace either."""
-    with Sandbox(workers=1, time_limit=0.5, wall_limit=1.5, without=without) as box:
-        box.run([("", "")])
-        before = len(descendants(os.getpid()))
-        assert {v.kind for v in box.grade([(ADD, PROBES["leaves a daemon behind"] + "\n" + GOOD), (ADD, GOOD)])} == {
-            "passed"
-        }
-        assert len(descendants(os.getpid())) == before
-
-
-def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
-    with Sandbox(workers=2, time_limit=0.5, wall_limit=1.5, without=("seccomp",)) as box:
-        box.run([("", "")] * 4)
-        before = len(descendants(os.getpid()))
-        if not box.report()["pid namespace"]:
-            pytest.skip("processes can't be kept in a namespace here, so no fork bomb is run")
-        forks = int(box.run([(PROBES["counts the forks that it may make"], "")])[0].stdout)
-        assert forks <= 16, "a program could start more processes than the limit: no fork bomb is run"
-        bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
-        codes = [GOOD, bomb, "import os\nwhile True: os.fork()", GOOD + "\n"]
-        assert kinds(box, codes) == ["passed", "time_limit", "runtime_error", "passed"]
-        assert len(descendants(os.getpid())) == before
-
-
 # --- The sandbox itself -----------------------------------------------------------------------------------------------
 
 
@@ -414,16 +376,16 @@ def test_verdicts_are_the_same_with_fewer_layers(without):
 
 
 def test_what_is_missing_is_said_once():
-    """On a machine that gives no further user namespace."""
+    """On a machine that gives no further mount namespace."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "--user", "--map-root-user", "true"]).returncode:
         pytest.skip("no user namespace can be made here")
     code = (
         "from dreamprm_lib.engine.sandbox import Sandbox\nfor _ in range(2):\n    with Sandbox() as box: box.report()"
     )
-    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    script = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$0" -c "$1"'
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", script, sys.executable, code]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert said.count("The sandbox runs without user namespace") == said.count("runs without") == 1
+    assert said.count("The sandbox runs without mount namespace") == said.count("runs without") == 1
 
 
 def test_a_wall_time_out_counts_only_after_a_run_alone():

@@ -3,8 +3,6 @@
 A choice brings its own explanation, so that a wrong one is answered too.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from html import escape

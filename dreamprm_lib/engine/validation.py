@@ -1,7 +1,5 @@
 """Is a set of problems sound?  References and second solutions run in the sandbox against tests and random inputs."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import random

@@ -3,8 +3,6 @@
 A few rounds of a game prove nothing about either player; the board says how often a random picker would do as well.
 """
 
-from __future__ import annotations
-
 import base64
 import textwrap
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ an image widget, not captured output: it does not flicker, stays visible in a sa
 wait for a front end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from html import escape
 from io import BytesIO

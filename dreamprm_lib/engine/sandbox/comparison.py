@@ -1,7 +1,5 @@
 """When are two answers the same?  Outputs are compared by line, results of functions value by value."""
 
-from __future__ import annotations
-
 import json
 import math
 from decimal import Decimal

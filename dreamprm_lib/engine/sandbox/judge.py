@@ -15,7 +15,7 @@ Programs share the kernel with the grader.
 
 The sandbox needs Linux, 5.3 or newer, and no special rights; elsewhere `SandboxError` names a container to work in.
 In a container that gives no namespaces (Docker's default, Kubernetes) the other layers hold, among them Landlock and
-seccomp; programs then have no folder to write to.
+seccomp.
 """
 
 from __future__ import annotations

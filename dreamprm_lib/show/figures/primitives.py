@@ -4,8 +4,6 @@ A figure is about 7 inches wide, so that its letters can still be read on a phon
 is computed; names are written next to what they name, and a key, where one is needed, below the panels.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.interrupts import explain_interrupts
@@ -63,6 +61,14 @@ def percentage(share: float) -> str:
 def in_percent(axis: Axis) -> None:
     """Let an axis of shares be read in percent."""
     axis.set_major_formatter(PercentFormatter(1, 0))
+
+
+def on_log_scale(axes: Axes, subs: Sequence[float] = (1,)) -> None:
+    """Let the x axis be logarithmic, with numbers written out at these multiples of powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
