@@ -122,11 +122,3 @@ def test_each_sample_has_its_own_verdict(box, shown):
     programs = [Program("largest", k, code, [code], False, "", 10) for k, code in enumerate([RIGHT, first, BROKEN])]
     rows = [r.scores for r in free_scores([problem], programs, box) if r.method == "public_samples"]
     assert rows == [[1.0] * shown, ([1.0] + [0.0] * shown)[:shown], [0.0] * shown]
-
-
-def test_a_score_that_one_candidate_lacks_is_left_out_for_all(box):
-    other = replace(LARGEST, id="other")
-    told = Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10, -1.0)
-    silent = Program("other", 0, RIGHT, [RIGHT], True, "passed", 10)
-    rows = free_scores([LARGEST, other], [told, silent], box)
-    assert "mean_logprob" not in {r.method for r in rows} and len(rows) == 2 * 5

@@ -78,11 +78,6 @@ def test_a_finished_program_keeps_its_place_and_its_score(policy, monkeypatch):
     assert len(beam.programs) == 3  # the dropped one too: it is paid for
 
 
-def test_what_is_open_at_the_greatest_depth_counts_as_finished(policy):
-    (shallow,), _ = search(policy, Judge(), [PROBLEM], width=2, branches=2, depth=1)
-    assert [state.text for state in shallow.programs] == [LEFT, RIGHT]
-
-
 # ------------------------------------------------------------------------------------------------- replies
 
 

@@ -161,21 +161,6 @@ def test_no_two_methods_that_stand_out_look_alike():
         assert len(set(looks)) == len(figures.METHOD_STYLE) + 1
 
 
-@pytest.mark.parametrize("method", ["prm_cof", "oracle", "consensus", "mean_logprob", "prm_weights"])
-def test_a_method_has_one_colour_in_every_figure(method):
-    priced = rates(methods=("random", method), n=[1, 2], tokens=[100, 200], flops=1e12, seconds=1.0)
-    alone = rates(methods=(method,), n=[1, 2], tokens=[100, 200])
-    for figure in (
-        figures.curve_figure(alone),
-        figures.cost_figure(priced),
-        figures.ranking_figure(table(RANKED, method=[f"{method}, mse"])),
-        figures.difficulty_figure(rates(methods=(method,), difficulty=["easy"], n=[4], problems=[2])),
-        figures.search_figure(pd.concat([alone, SEARCHED], ignore_index=True)),
-    ):
-        color = mpl.colors.to_hex(figures.method_style(method)[0])
-        assert color in {mpl.colors.to_hex(line.get_color()) for line in figure.axes[0].lines}
-
-
 def test_one_of_a_thing_is_no_plural():
     for figure in (
         figures.headroom_figure(PROBLEMS[:1], PROGRAMS[:1]),

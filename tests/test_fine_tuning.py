@@ -140,12 +140,6 @@ def test_a_tuning_of_another_backbone_is_refused(tiny_backbone, tuning, said):
         Backbone(tiny_backbone, (2,), tuning=tuning).features(PROBLEM, [GOOD])
 
 
-def test_a_tuning_of_layers_that_are_not_read_changes_nothing(tiny_backbone):
-    above = tuning_of("layers.2.mlp.up_proj", 32, 64)
-    plain, tuned = (Backbone(tiny_backbone, (2,), tuning=t).features(PROBLEM, [GOOD])[0] for t in (None, above))
-    assert (plain == tuned).all()
-
-
 def test_training_that_diverges_says_so_and_keeps_no_state(tiny_backbone, tmp_path):
     with pytest.raises(InputError, match=r"diverged in step \d .*Lower `learning_rate`"):
         trained(tiny_backbone, replace(SMALL, epochs=4, learning_rate=1e25, accumulation=1), saved=tmp_path)

@@ -14,12 +14,9 @@ from dreamprm_lib.paper_scale import (
     compare_splitters,
     labels_and_weights_toy,
     on_three_lines,
-    parses,
-    places_of_cuts,
     power_curves,
     published_counts,
     released_cuts,
-    released_split,
     settling_sizes,
     splitter_summary,
 )
@@ -69,17 +66,6 @@ def read():
 
 main()
 '''
-
-
-def test_three_functions_become_seven_prefixes_of_which_three_do_not_parse():
-    code = on_three_lines(worked_example(load_problems("starter")[0]).reference)
-    assert len(split_steps(code)) == 3
-    prefixes = released_split(code)
-    assert len(prefixes) == 7 and prefixes[-1] == code
-    assert [parses(p) for p in prefixes] == [True, False] * 3 + [True]
-    assert all(len(after) < len(before) for before, after in zip(prefixes[:6:2], prefixes[1:6:2], strict=True))
-    places = places_of_cuts(code, released_cuts(code))
-    assert places == ["before a body", "in a docstring"] * 3 + ["whole program"]
 
 
 @pytest.mark.parametrize(

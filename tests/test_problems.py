@@ -88,11 +88,8 @@ def test_a_toml_file_is_one_problem(tmp_path):
     [
         (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
         (lambda t: t.replace('output = "4\\n"', "output = 4"), r"`tests\[0\]\.output` is 4: it should be"),
-        (lambda t: t + "x = " + "[" * 5000, "not readable as TOML"),
-        (lambda t: t.replace('rules = ["add"]', 'rules = ["add", 3]'), r"`rules\[1\]` is 3"),
         (lambda t: t.replace("difficulty", "dificulty"), r"no field `dificulty` \(did you mean `difficulty`\?\)"),
         (lambda t: 'id = "p"', "`title` is missing, and so are `statement`, `difficulty`, `samples`, `tests`, `refer"),
-        (lambda t: 'title = 5\nid = ""', "the field `id` is ''.*; the field `title` is 5"),
     ],
 )
 def test_a_malformed_toml_file_is_named(tmp_path, change, said):
@@ -187,11 +184,9 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         (lcb_row() + "\n" + "{}", "line 2: the field `"),
         (lcb_row(private_test_cases="!!!"), "line 1, field `private_test_cases`: cannot be decoded"),
         (lcb_row() + "\n" + lcb_row(), "'1873_A' appears twice"),
-        (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
         (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
         (lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'), r"\[0\]\.testtype` is 'x'"),
         ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
-        ('{"a":' * 90_000, "line 1: lists or objects are nested too deeply"),
     ],
 )
 def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
@@ -204,8 +199,6 @@ def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
     [
         (b"PAR1\x15\x04\x15", "this is a Parquet file"),
         (lcb_row().encode("utf-16"), "this is UTF-16 text"),
-        (lcb_row(question_title="é").replace("\\u00e9", "é").encode("latin-1"), "the byte 0xe9 is not UTF-8"),
-        (b"PK\x03\x04rest", "this is a zip archive"),
         (gzip.compress(lcb_row().encode())[:-20], "packed by gzip, and damaged or cut short"),
     ],
 )

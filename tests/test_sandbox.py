@@ -23,7 +23,7 @@ from dreamprm_lib.engine.files import DATA, from_yaml
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox import judge, verdicts
 from dreamprm_lib.engine.sandbox.judge import LAYERS, WORKER, Sandbox
-from dreamprm_lib.engine.sandbox.verdicts import KINDS, Limits, Verdict, time_scale
+from dreamprm_lib.engine.sandbox.verdicts import KINDS, Verdict, time_scale
 from dreamprm_lib.errors import DreamPRMError, InputError, SandboxError
 
 
@@ -121,14 +121,6 @@ def test_no_state_passes_from_one_test_to_the_next(without):
     assert len(seen) == 1 and seen.pop().startswith("False False False 0.")
 
 
-def test_sets_print_in_the_same_order_in_every_worker():
-    shown = set()
-    for _ in range(2):
-        with Sandbox(workers=1) as box:
-            shown.add(box.run([("print({'a', 'b', 'c', 'd', 'e', 'f', 'g'})", "")])[0].stdout)
-    assert len(shown) == 1
-
-
 def test_equal_programs_are_graded_once_and_the_order_is_kept(box):
     verdicts = box.grade([(ADD, GOOD), (ADD, "print(3)"), (ADD, GOOD), (problem(("1 2", "3"), name="b"), "print(3)")])
     assert [v.kind for v in verdicts] == ["passed", "wrong_answer", "passed", "passed"] and verdicts[0] is verdicts[2]
@@ -137,9 +129,7 @@ def test_equal_programs_are_graded_once_and_the_order_is_kept(box):
 @pytest.mark.parametrize(
     "items, message",
     [
-        ([("add", GOOD)], r"items\[0\] is \('add'"),
         ([(ADD, GOOD), (ADD, None)], r"items\[1\] is \(Problem.*a pair of Problem and str"),
-        ([ADD], r"items\[0\] is Problem"),
         ([(problem(), GOOD)], "has no tests"),
         ([(problem(("1", "1", "odd")), GOOD)], "of kind 'odd'"),
         ([(problem(("1", "1", "functional")), GOOD)], "no `entry_point`"),
@@ -200,19 +190,10 @@ def test_a_program_may_raise_its_recursion_limit_and_its_stack(box, program):
 # --- Limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_limits_are_those_of_the_problem_set_with_what_is_changed():
-    starter, atcoder = problem(("1", "1")), problem(("1", "1"), source="atcoder")
-    assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, ())
-    assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, ("numpy",))
-    assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, ())
-    assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
-
-
 @pytest.mark.parametrize(
     "settings, said",
     [
         ({"seconds": 1}, "no limit `seconds`"),
-        ({"time_limit": 0}, "`time_limit` is 0"),
         ({"time_limit": float("inf")}, "`time_limit` is inf"),
         ({"memory_mb": "512"}, "`memory_mb` is '512'"),
         ({"modules": "numpy"}, "`modules` is 'numpy'"),
@@ -248,15 +229,6 @@ def test_the_expected_output_always_fits():
             (long, "while True: print('7' * 255)"),
         ])  # fmt: skip
     assert [v.kind for v in verdicts] == ["passed", "passed", "output_limit"]
-
-
-@pytest.mark.parametrize("code, returned", [("def f(xs, n): return [x + n for x in xs]", "[3, 4]"), ("1", "")])
-def test_a_run_for_a_problem_has_its_limits_and_calls_its_function(code, returned):
-    sample = (problems.Test("[1]\n2", "[3]", "functional"),)
-    there = Problem("f", "f", "A statement.", "easy", "test", sample, (), source="leetcode", entry_point="f")
-    with Sandbox(workers=1) as box:
-        (run,) = box.run([("import numpy\n" + code, "[1, 2]\n2")], there)
-    assert (run.status, run.result) == ("ok" if returned else "runtime_error", returned)
 
 
 # --- HumanEval --------------------------------------------------------------------------------------------------------
@@ -349,13 +321,6 @@ def test_nothing_of_an_earlier_request_is_in_the_memory_of_a_program(kind_of_tes
 
 
 # --- The sandbox itself -----------------------------------------------------------------------------------------------
-
-
-def test_the_kernel_s_coarse_clock_never_decides():
-    """It counts ticks, which on a busy core are up to twice the time used: a program must not be killed by it early."""
-    with Sandbox(workers=1, time_limit=3.0) as strict:
-        (made,) = strict.run([("import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])", "")])
-    assert int(made.stdout) > 2 * 3.0
 
 
 def test_too_much_output_is_too_much_however_fast_the_program_is(box):

@@ -19,7 +19,6 @@ from dreamprm_lib.evidence.statistics import (
     mcnemar,
     mcnemar_power,
     problems_needed,
-    problems_to_settle,
     resamples,
     sign_flip_test,
 )
@@ -163,22 +162,6 @@ def test_for_whole_problems_it_is_mcnemars_test(wins, losses, ties):
     assert sign_flip_test(gains) == pytest.approx(mcnemar(wins, losses))
 
 
-@pytest.mark.parametrize("mean, spread", [(0.05, 0.2), (0.1, 0.45), (-0.15, 0.5)])
-def test_the_problems_that_settle_a_gain_give_the_power(mean, spread):
-    """Fractional gains: the test rejects four times in five."""
-    needed = problems_to_settle(mean, spread)
-    rng = np.random.default_rng(0)
-    rejected = np.mean([sign_flip_test(rng.normal(mean, spread, needed), 100) <= 0.05 for _ in range(60)])
-    assert rejected == pytest.approx(0.8, abs=0.15)
-
-
-@pytest.mark.parametrize(
-    "mean, spread, needed", [(0.0, 0.3, None), (0.001, 0.5, None), (1.0, 0.0, 6), (-0.5, 0.0, 6), (0.1, 0.3, 71)]
-)
-def test_what_no_number_of_problems_settles_has_none(mean, spread, needed):
-    assert problems_to_settle(mean, spread) == needed
-
-
 # ------------------------------------------------------------------------------------------------- many comparisons
 
 
@@ -204,19 +187,6 @@ def test_the_number_of_problems_needed_has_the_power():
     assert problems_needed(0.1, 0.1) is None and problems_needed(0.0, 0.0) is None
     # One problem of 131, the published step: with no loss at all it would take about a thousand.
     assert 900 < problems_needed(1 / 131, 0.0) < 1200
-
-
-def test_a_missed_pick_names_the_pick_and_the_best_candidate_that_was_there():
-    pool = fractional_pool([[0, 0, 1]], a=[[1.0, 1.0, 0.0]], b=[[0.2, 0.7, 0.9]])
-    assert [(p.id, picked, there) for p, picked, there in tts.missed_picks(pool, "a")] == [("p0", 0, 2)]
-    assert tts.missed_picks(pool, "b") == []
-
-
-def test_the_verdict_asks_for_both_the_interval_and_the_adjusted_test():
-    row = dict(method="m", baseline="b", samples=0, difference=0.1, ci_high=0.2, wins=9, losses=1, p_value=0.02)
-    table = pd.DataFrame([row | {"ci_low": low, "p_holm": p} for low, p in ((0.01, 0.04), (0.01, 0.2), (-0.1, 0.2))])
-    said = tts.verdict(table)
-    assert "is better than" in said[0] and "may be better than" in said[1] and "cannot be told apart" in said[2]
 
 
 # ------------------------------------------------------------------------------------------------- samples first

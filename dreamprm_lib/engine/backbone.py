@@ -10,8 +10,6 @@ Segments (statement, steps, closing text) are tokenised apart, so a prefix means
 three views (`VIEWS`): the state of its last token, the mean over its own tokens, and the mean over its prefix.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools
@@ -79,7 +77,7 @@ class Tuning:
         return {f"lora.{name}.{side}": t for name, pair in pairs for side, t in zip("AB", pair, strict=True)}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> Tuning | None:
+    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> "Tuning | None":
         """The tuning in `tensors`, None if there is none; raises `WeightsError` for a LoRA pair that is not whole."""
         names = {n[5:-2] for n in tensors if n.startswith("lora.")}
         try:
@@ -208,7 +206,7 @@ class Tree:
     leaf: list[int]
 
     @classmethod
-    def of(cls, tokenizer, before: str, after: str, programs: Sequence[Sequence[str]]) -> Tree:
+    def of(cls, tokenizer, before: str, after: str, programs: Sequence[Sequence[str]]) -> "Tree":
         """Tokenise the segments apart; where `before` leaves no room for the longest program, it loses its middle."""
 
         def tokens(text: str) -> list[int]:
@@ -231,7 +229,7 @@ class Tree:
         ends = [end for steps in self.branches for end in itertools.accumulate(map(len, steps))]
         return sum(len(self.root) + end + len(self.leaf) for end in ends)
 
-    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple[Pack, torch.Tensor]]:
+    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple["Pack", torch.Tensor]]:
         """Read the tree: the root once, then pack by pack; yields packs and hidden states [tokens, layers, width]."""
         root = torch.tensor([self.root], device=model.device)
         known = [(k.keys, k.values) for k in model(input_ids=root, use_cache=True).past_key_values.layers]
@@ -242,7 +240,7 @@ class Tree:
             ).hidden_states
             yield pack, torch.stack([hidden[layer][0] for layer in layers], dim=1)
 
-    def packs(self, carry_root: bool = False) -> Iterator[Pack]:
+    def packs(self, carry_root: bool = False) -> Iterator["Pack"]:
         """The branches in packs of about `PACK_TOKENS` tokens, those without a step left out.
 
         With `carry_root` each pack begins with the root, and can be read by itself.
@@ -260,7 +258,7 @@ class Tree:
         if owners:
             yield self._pack(owners, carry_root)
 
-    def _pack(self, owners: list[int], carry_root: bool) -> Pack:
+    def _pack(self, owners: list[int], carry_root: bool) -> "Pack":
         """Lay branches out one behind the other, each before its leaves: all that a token sees stands before it."""
         ids: list[int] = []
         depth: list[int] = []

@@ -18,8 +18,6 @@ In a container that gives no namespaces (Docker's default, Kubernetes) the other
 seccomp.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json
@@ -154,7 +152,7 @@ class Sandbox:
             for worker in self._workers:
                 worker.stop()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> "Sandbox":
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -205,7 +203,7 @@ class InDoubt(Exception):
     """A run took too long, or was killed: it counts only when it was done once more, alone."""
 
 
-def _run_beside_others(worker: _Worker, request: RunRequest) -> Execution:
+def _run_beside_others(worker: "_Worker", request: RunRequest) -> Execution:
     execution = worker.run(request)
     if execution.status in COUNTS_TWICE:
         raise InDoubt
@@ -303,7 +301,7 @@ class _Worker:
         return Execution("killed", "", said, 0.0, 0.0)
 
     @staticmethod
-    def _reply(channel: socket.socket, program: _Program) -> bytes:
+    def _reply(channel: socket.socket, program: "_Program") -> bytes:
         """What the worker says of the program's end; b"" if it has ended itself, or is long overdue."""
         overdue = time.monotonic() + program.request.limits.wall_seconds + 30
         while (left := overdue - time.monotonic()) > 0:

@@ -3,8 +3,6 @@
 Nothing runs here.  A `RunRequest` is what a program gets to see; the expected output of a test is only read afterwards.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -90,7 +88,7 @@ class Limits:
     modules: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, problem: Problem | None, **changes: Any) -> Limits:
+    def of(cls, problem: Problem | None, **changes: Any) -> "Limits":
         """The limits of the set that a problem comes from, with `changes`; those of no problem are the default ones.
 
         Raises `InputError` for a change that is no limit, or can't be one.
