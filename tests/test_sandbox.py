@@ -53,7 +53,7 @@ PROGRAMS = from_yaml((Path(__file__).parent / "programs.yaml").read_text("utf-8"
 PROBES = PROGRAMS["probes"]
 GOOD = "print(sum(map(int, input().split())))"
 SQUARES = "def square(x): return x * x"
-NAMESPACES = ("user namespace", "mount namespace", "pid namespace", "network namespace", "ipc namespace")
+NAMESPACES = ("user namespace", "mount namespace", "pid namespace", "network namespace")
 
 
 @pytest.fixture(scope="module")

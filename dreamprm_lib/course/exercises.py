@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dreamprm_lib.engine.files import DATA, from_yaml, read_text
+from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.engine.schema import nearest
 
 
@@ -105,5 +106,4 @@ def _same(got: Any, expected: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    text = str(value) if isinstance(value, np.generic) else repr(value)
-    return text if len(text) <= 70 else text[:67] + "…"
+    return short(str(value) if isinstance(value, np.generic) else repr(value), 70)

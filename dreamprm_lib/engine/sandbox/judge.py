@@ -60,9 +60,8 @@ from dreamprm_lib.engine.sandbox.verdicts import (
 from dreamprm_lib.errors import InputError, SandboxError
 
 LAYERS = (
-    "user namespace", "mount namespace", "pid namespace", "network namespace", "ipc namespace", "host name namespace",
-    "private root", "unprivileged user", "resource limits", "no capabilities", "no new privileges", "landlock",
-    "seccomp",
+    "user namespace", "mount namespace", "pid namespace", "network namespace", "private root", "unprivileged user",
+    "resource limits", "no capabilities", "no new privileges", "landlock", "seccomp",
 )  # fmt: skip
 COUNTS_TWICE = ("time_limit", "killed")  # what a run has to do twice, the second time alone, before it counts
 AT_ONCE = (os.cpu_count() or 1) + 1

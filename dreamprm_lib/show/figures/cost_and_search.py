@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.cost_and_search import Search, State
+from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.show.figures.scaling import pass_rate_line
 
 
@@ -86,7 +87,7 @@ def _draw_state(
     axes.plot(x, y, "s" if state.finished else "o", color=color, mfc=color if kept else "white", ms=8, zorder=2)
     name = split_steps(state.text)[-1].name
     axes.annotate(
-        f"{state.score:.2f} {draw.shortened(name, letters)}", (x, y), xytext=(7, 0), textcoords="offset points",
+        f"{state.score:.2f} {short(name, letters)}", (x, y), xytext=(7, 0), textcoords="offset points",
         va="center", fontsize=9, weight="bold" if kept else "normal", zorder=3,
         bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
     )  # fmt: skip

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.interrupts import explain_interrupts
 from dreamprm_lib.show.methods import METHODS
@@ -182,15 +183,8 @@ def listing(axes: Axes, texts: Sequence[str], tints: Sequence, width: int) -> in
         lines = text.rstrip("\n").split("\n")
         axes.axhspan(row, row + len(lines), color=tint, lw=0)
         for line in lines:
-            axes.text(
-                0.01, row + 0.5, shortened(line, width), family="monospace", fontsize=9, va="center", in_layout=False
-            )
+            axes.text(0.01, row + 0.5, short(line, width), family="monospace", fontsize=9, va="center", in_layout=False)
             row += 1
     axes.set(xlim=(0, 1), ylim=(row, 0))
     axes.axis("off")
     return row
-
-
-def shortened(line: str, width: int) -> str:
-    """A line cut to `width` characters."""
-    return line if len(line) <= width else line[: width - 1] + "…"
