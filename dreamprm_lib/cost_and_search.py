@@ -106,7 +106,8 @@ def search(
     found = {p.id: Search(p.id, width) for p in problems}
     going = list(problems)
     for level in range(depth):
-        prompts = {p.id: _prompts(p, found[p.id].kept) for p in going}
+        prompts = {p.id: [rollout_prompt(p, s.text) for s in found[p.id].kept if not s.finished] for p in going}
+        prompts = prompts if level else {p.id: [cof_prompt(p)] for p in going}
         replies = _replies(policy, prompts, branches if level else width * branches, temperature)
         for problem in tqdm(going, desc=f"scoring function {level + 1}", unit="problem"):
             if problem.id in replies:
@@ -154,13 +155,6 @@ def grade(sandbox: Sandbox, problems: Sequence[Problem], searches: Sequence[Sear
         )
         for (s, rank, state), verdict in zip(ranked, verdicts, strict=True)
     ]
-
-
-def _prompts(problem: Problem, kept: Sequence[State]) -> list[Prompt]:
-    """What the policy is asked next: the problem at first, then every unfinished prefix in the beam."""
-    if not kept:
-        return [cof_prompt(problem)]
-    return [rollout_prompt(problem, state.text) for state in kept if not state.finished]
 
 
 def _replies(

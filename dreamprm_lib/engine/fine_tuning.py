@@ -1,7 +1,7 @@
 """Fine-tuning a backbone with a linear head, the original's way: low-rank matrices beside frozen weights.
 
-The score of a prefix is the sigmoid of a linear head on its state.  `Lora` trains low-rank matrices in every layer of a
-causal LM (rank 8, alpha 16 on the four attention projections).
+The score of a prefix is the sigmoid of a linear head on its state.  Low-rank matrices train in every layer of a causal
+LM (rank 8, alpha 16 on the four attention projections).
 
 `LoraScorer` begins with a warm-up that fits the model to labels; then it can be corrected (`label_correction.correct`;
 DreamPRM-Code, section 3.3): each further step of the model is differentiated by the labels of its batch, by one
@@ -16,7 +16,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -43,15 +43,6 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank matrices beside the named projections of every layer (Hu et al., arXiv 2106.09685)."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
 class Steps(Protocol):
     """The columns of a step table (`dreamprm_lib.steps`) that training reads, whole programs behind one another: the
     label is in [0, 1], or NaN where a step has none."""
@@ -73,6 +64,9 @@ class Recipe:
     all packs; then, where labels are corrected, `iterations` more steps of `iteration_accumulation` passes, at which
     labels move too, by Adam with `meta_lr`.
 
+    Beside the projections `targets` of every layer stand matrices of `rank`, scaled by `alpha` / rank (Hu et al., arXiv
+    2106.09685).
+
     `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
     `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
     `double`.
@@ -81,7 +75,9 @@ class Recipe:
     it is saved where training stands.
     """
 
-    part: Lora = field(default_factory=Lora)
+    rank: Positive = 8
+    alpha: Rate = 16.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     epochs: Positive = 5
     iterations: Annotated[int, Field(ge=0)] = 0
     learning_rate: Rate = 1e-4
@@ -109,7 +105,7 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
     """
     if training != "lora":
         raise InputError(f"`training` is {training!r}: choose head or lora.")
-    return row_of(Recipe, {"part": Lora(), "seed": seed} | defaults | settings, "The recipe")
+    return row_of(Recipe, {"seed": seed} | defaults | settings, "The recipe")
 
 
 @dataclass(frozen=True)
@@ -348,7 +344,7 @@ class LoraScorer:
         }
         head = self.scorer.head.cpu()
         weight = head.weight[0].detach().double().numpy()
-        return FineTuned(Tuning(self.recipe.part.alpha, pairs), weight, head.bias.item(), self.losses[:-1])
+        return FineTuned(Tuning(self.recipe.alpha, pairs), weight, head.bias.item(), self.losses[:-1])
 
     def _gradient(self) -> dict[str, torch.Tensor]:
         """The gradients of what trains: zero where a process had nothing to do."""
@@ -419,12 +415,12 @@ def _with_lora(model, recipe: Recipe) -> StepScorer:
     """The model with low-rank matrices and a head, as the recipe wants it."""
     from peft import LoraConfig, get_peft_model
 
-    part = recipe.part
+    targets = list(recipe.targets)
     try:
-        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))  # type: ignore[arg-type]  # peft takes fractions
+        config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets)  # type: ignore[arg-type]  # peft takes fractions
         tuned = get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"LoRA can't be put on {', '.join(part.targets)}: {error}") from error
+        raise InputError(f"LoRA can't be put on {', '.join(targets)}: {error}") from error
     scorer = StepScorer(tuned, model.config.hidden_size).to(model.device)
     if recipe.checkpointing:
         tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -137,7 +137,11 @@ class Sandbox:
         else:
             kind = "functional" if any(sample.kind == "functional" for sample in problem.samples) else "stdin"
             requests = [request_for(problem, Test(text, "", kind), code, limits) for code, text in items]
-        return self._carry_out([lambda run, asked=request: run(asked) for request in requests], progress)
+
+        def job(request: RunRequest, run: Run) -> Execution:
+            return run(request)
+
+        return self._carry_out([partial(job, request) for request in requests], progress)
 
     def report(self) -> dict[str, str | bool]:
         """The layers of isolation that are on: True, False, or their degree as text.  Starts a worker if none is."""
@@ -172,8 +176,15 @@ class Sandbox:
 
         def beside_others(job: Callable[[Run], Result]) -> Result:
             worker = idle.get()
+
+            def run(request: RunRequest) -> Execution:
+                execution = worker.run(request)
+                if execution.status in COUNTS_TWICE:
+                    raise InDoubt
+                return execution
+
             try:
-                return job(partial(_run_beside_others, worker))
+                return job(run)
             finally:
                 idle.put(worker)
 
@@ -200,13 +211,6 @@ class Sandbox:
 
 class InDoubt(Exception):
     """A run took too long, or was killed: it counts only when it was done once more, alone."""
-
-
-def _run_beside_others(worker: "_Worker", request: RunRequest) -> Execution:
-    execution = worker.run(request)
-    if execution.status in COUNTS_TWICE:
-        raise InDoubt
-    return execution
 
 
 def _graded(problem: Problem, code: str, limits: Limits, run: Run) -> Verdict:

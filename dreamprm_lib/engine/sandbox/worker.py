@@ -180,7 +180,7 @@ def shut_down(status: int) -> NoReturn:
     tests.
     """
     with contextlib.suppress(BaseException):
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     own = [thing for thing in _get_objects() if isinstance(thing, io.IOBase)]

@@ -23,9 +23,9 @@ def search_figure(curve: pd.DataFrame) -> Figure:
     searched, sampled = curve[curve.n.isna()], curve[curve.n.notna()]
     ends = []
     for method, part in sampled.groupby("method", sort=False):
-        _, *end, color = pass_rate_line(axes, part.tokens, part, method)
+        _, x, y, color = pass_rate_line(axes, part.tokens, part, method)
         axes.fill_between(part.tokens, part.ci_low, part.ci_high, color=color, alpha=0.07, lw=0)
-        ends.append((f"{method}, best of N", *end, color))
+        ends.append((f"{method}, best of N", x, y, color))
     for row in searched.itertuples():
         color, marker = draw.method_style(row.method)
         face = "white" if "," in row.method else color
