@@ -7,7 +7,6 @@ folder, for nothing is built over.
 """
 
 import ast
-import logging
 import os
 import re
 from pathlib import Path
@@ -22,8 +21,6 @@ from dreamprm_lib.course.quiz import answers_markdown
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.study.folder import STAGES
-
-log = logging.getLogger(__name__)
 
 GAP = "return ...  # your answer goes here"
 
@@ -68,7 +65,6 @@ def check(folders: dict[str, Path]) -> list[str]:
     """
     said = []
     for edition, expected in (("student", WAITING), ("instructor", PASSED)):
-        log.info("%s edition:", edition)
         folder, outputs = folders[edition], folders[edition].parent / "check"
         study = runner.run(runner.load_profile("smoke"), edition, outputs=outputs, notebooks=folder)
         answers = grades(study.folder / "notebooks").stack()

@@ -14,7 +14,6 @@ where it stands and goes on from there, on as many processes as there are then.
 
 import hashlib
 import io
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,8 +35,6 @@ from dreamprm_lib.engine.losses import sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
-
-log = logging.getLogger(__name__)
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
@@ -394,7 +391,6 @@ class LoraScorer:
                 f"{self.state}, the saved state of training, is damaged ({error!r}). Delete it, and training starts "
                 "again."
             ) from error
-        log.info("training goes on at step %d (%s)", self.done, self.state)
         return kept
 
 
