@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.engine.sandbox.comparison import outputs_match
+from dreamprm_lib.engine.sandbox.comparison import first_difference
 from dreamprm_lib.engine.sandbox.judge import AT_ONCE, Sandbox
 
 ROUNDS = 3
@@ -36,7 +36,7 @@ def one_python_a_test(pairs) -> None:
     def run(job) -> bool:
         code, test = job
         ran = subprocess.run([sys.executable, "-c", code], input=test.input, capture_output=True, text=True)
-        return outputs_match(ran.stdout, test.output)
+        return not first_difference(ran.stdout, test.output)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         assert all(pool.map(run, [(code, test) for problem, code in pairs for test in problem.tests]))

@@ -20,7 +20,7 @@ import torch
 
 from dreamprm_lib.chain_of_functions import cof_prompt
 from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_tokenizer
-from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe
+from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe
 from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy
@@ -72,7 +72,7 @@ def tokens_of_a_judge() -> dict[str, float]:
     trees = [Tree.of(tokenizer, r, "", [p.steps for p in programs[n]]) for r, n in zip(roots, names[:2], strict=True)]
     tokens = sum(tree.tokens for tree in trees)
     labels = torch.tensor(train.label)
-    costs, recipe = {}, Recipe(Lora(), epochs=0, accumulation=64, iteration_accumulation=64)
+    costs, recipe = {}, Recipe(epochs=0, accumulation=64, iteration_accumulation=64)
     once, twice = (LoraScorer(backbone, problems, replace(recipe, epochs=n)) for n in (1, 2))
     scorer = LoraScorer(backbone, problems, recipe)
     scorer.begin(train, meta, None, None, labels)

@@ -5,8 +5,6 @@ strategy.  Each function is one step for a process reward model; prefix *k* is t
 *k*, and the last prefix is the whole program (DreamPRM-Code, section 3.1).
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -137,13 +135,13 @@ def _markdown_blocks(text: str, depth: int = 3) -> Iterator[tuple[str, str]]:
             continue
         if block.type == "fence":
             yield block.info, block.content
-        if depth and re.search("```|~~~", block.content) and _parsed(block.content) is None:
+        if depth and re.search("```|~~~", block.content) and parsed(block.content) is None:
             yield from _markdown_blocks(block.content, depth - 1)
 
 
 def _is_program(text: str) -> bool:
     """Whether a text parses as Python and defines or reads something."""
-    module = _parsed(text)
+    module = parsed(text)
     return module is not None and any(
         isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         or (isinstance(node, ast.Name) and node.id in ("input", "open"))
@@ -165,7 +163,7 @@ def split_steps(code: str) -> list[Step]:
     Every prefix of a program that parses, parses.  A program that does not parse is cut before the lines that open a
     top-level function; one without functions is a single step `<module>`; an empty one has no steps.
     """
-    module = _parsed(code)
+    module = parsed(code)
     if module is None:
         found = list(_OPENING.finditer(code))
         names, cuts = [opening[1] for opening in found], [opening.start() for opening in found[1:]]
@@ -203,7 +201,7 @@ def _cuts_by_tree(module: ast.Module, code: str) -> tuple[list[str], list[int]]:
     return [*names, *(f.name for f in functions[-1:])], cuts
 
 
-def _parsed(code: str) -> ast.Module | None:
+def parsed(code: str) -> ast.Module | None:
     """The syntax tree of a text; None if it does not parse as Python."""
     try:
         return ast.parse(code)

@@ -11,8 +11,6 @@ Not covered: endpoints that cannot be prefilled, and methods of a class `Solutio
 the search is a best-of-N).
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, split_steps
+from dreamprm_lib.chain_of_functions import cof_prompt, extract_code, parsed, split_steps
 from dreamprm_lib.engine.backbone import Tree, open_tokenizer, parameters_read
 from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.policy import Policy, Prompt, render_chatml
@@ -108,7 +106,8 @@ def search(
     found = {p.id: Search(p.id, width) for p in problems}
     going = list(problems)
     for level in range(depth):
-        prompts = {p.id: _prompts(p, found[p.id].kept) for p in going}
+        prompts = {p.id: [rollout_prompt(p, s.text) for s in found[p.id].kept if not s.finished] for p in going}
+        prompts = prompts if level else {p.id: [cof_prompt(p)] for p in going}
         replies = _replies(policy, prompts, branches if level else width * branches, temperature)
         for problem in tqdm(going, desc=f"scoring function {level + 1}", unit="problem"):
             if problem.id in replies:
@@ -130,7 +129,8 @@ def after(reply: Completion) -> tuple[str, bool]:
     fence, was cut for its length, or does not parse.
     """
     text = reply.text.removeprefix("```python\n")
-    if reply.finish != "length" and "```" not in text and text.endswith("\n") and _goes_on(text):
+    module = parsed(text) if reply.finish != "length" and "```" not in text and text.endswith("\n") else None
+    if module and module.body and isinstance(module.body[-1], _GOES_ON_AFTER):
         return text + NEXT_FUNCTION[0], False
     return extract_code(reply.text), True
 
@@ -155,13 +155,6 @@ def grade(sandbox: Sandbox, problems: Sequence[Problem], searches: Sequence[Sear
         )
         for (s, rank, state), verdict in zip(ranked, verdicts, strict=True)
     ]
-
-
-def _prompts(problem: Problem, kept: Sequence[State]) -> list[Prompt]:
-    """What the policy is asked next: the problem at first, then every unfinished prefix in the beam."""
-    if not kept:
-        return [cof_prompt(problem)]
-    return [rollout_prompt(problem, state.text) for state in kept if not state.finished]
 
 
 def _replies(
@@ -197,14 +190,6 @@ def _extend(
     finished = [state for state in found.kept if state.finished]
     found.levels.append(sorted(finished + states, key=lambda state: -state.score))
     found.tokens += sum(reply.tokens for reply in replies)
-
-
-def _goes_on(text: str) -> bool:
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return bool(body) and isinstance(body[-1], _GOES_ON_AFTER)
 
 
 # ------------------------------------------------------------------------------------------------- against best-of-N

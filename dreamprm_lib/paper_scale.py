@@ -3,8 +3,6 @@
 Nothing here runs a large model; the `paper` profile has the settings for machines that can.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.chain_of_functions import parsed, split_steps
 from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.evidence.costs import Scale
 from dreamprm_lib.evidence.statistics import mcnemar_power, problems_needed
@@ -129,11 +127,7 @@ def on_three_lines(code: str) -> str:
 
 def parses(code: str) -> bool:
     """Whether Python can read the text as a module."""
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError):
-        return False
-    return True
+    return parsed(code) is not None
 
 
 def places_of_cuts(code: str, cuts: Sequence[int]) -> list[str]:

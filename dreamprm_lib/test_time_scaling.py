@@ -8,8 +8,6 @@ What a selector is worth depends on what is known before it chooses.  Every resu
 given for a selector that may first run 0, 1 or 2 of the statement's public samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -16,7 +16,6 @@ from dreamprm_lib.engine.policy.policy import recording_path
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 
-measured_dtype = bb.fast_dtype  # the fixture puts float32 in its place
 pytestmark = pytest.mark.usefixtures("float32_backbones")
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "test", (), ())
@@ -64,15 +63,6 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
             np.testing.assert_allclose(states, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, monkeypatch):
-    monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
-    steps = steps_of(recorded_programs(6))
-    together = Backbone(tiny_backbone, (3,), TEMPLATES[1]).features(PROBLEM, steps)
-    for mine, states in zip(steps, together, strict=True):
-        alone = one_pass_a_prefix(tiny_backbone, (3,), TEMPLATES[1], mine)
-        assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()
-
-
 def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_programs):
     from transformers import AutoModel, AutoTokenizer
 
@@ -80,9 +70,8 @@ def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_progra
     text = Template().root(PROBLEM) + ragged_programs[1]
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
-    (states,) = Backbone(tiny_backbone, (1, 2)).features(PROBLEM, [[ragged_programs[1]]])
-    np.testing.assert_allclose(states[0, 0, 0], hidden[1][0, -1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(states[0, 1, 0], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
+    (states,) = Backbone(tiny_backbone, (2,)).features(PROBLEM, [[ragged_programs[1]]])
+    np.testing.assert_allclose(states[0, 0, 0], hidden[2][0, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_mask_of_a_small_tree():
@@ -99,7 +88,6 @@ def test_the_mask_of_a_small_tree():
         [1, 1, 0, 0, 0, 0, 1, 1],
     ]
     assert [e.tolist() for e in pack.ends] == [[2, 3], [5]]
-    assert [e.tolist() for e in next(Tree([7], [[[1], [2, 2]]], []).packs()).ends] == [[0, 2]]
 
 
 def test_each_token_is_read_once_and_a_pack_that_carries_the_root_reads_the_same(tiny_backbone, ragged_programs):
@@ -120,16 +108,6 @@ def test_each_token_is_read_once_and_a_pack_that_carries_the_root_reads_the_same
     small = Tree([7, 7], [[[1], [2, 2]], [], [[3]]], [9])
     assert small.tokens == 2 + (1 + 1) + (2 + 1) + (1 + 1)
     assert small.tokens_by_prefix == (2 + 1 + 1) + (2 + 3 + 1) + (2 + 1 + 1)
-
-
-def test_the_faster_precision_is_measured_once_and_kept(monkeypatch):
-    measured_dtype.cache_clear()
-    first = measured_dtype()
-    assert first in bb.DTYPES
-    measured_dtype.cache_clear()
-    monkeypatch.setattr(bb.timeit, "repeat", lambda *_a, **_k: pytest.fail("measured again"))
-    assert measured_dtype() == first
-    measured_dtype.cache_clear()
 
 
 def test_a_long_statement_loses_its_middle_and_a_long_program_is_refused(tiny_backbone, caplog):

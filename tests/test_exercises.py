@@ -57,13 +57,10 @@ class Strange:
     [
         (None, "gave None: is a `return` missing?"),
         (["a", "b"], "gave ['a', 'b']"),
-        (np.array([True, False]), "gave array([ True, False])"),
         (np.zeros((2, 2)), "gave array("),
         (float("nan"), "gave nan"),
         ([0.5, [1]], "gave [0.5, [1]]"),
-        ({"share": 0.5}, "gave {'share': 0.5}"),
         (Strange(), "gave <"),
-        (print, "gave <built-in"),
     ],
 )
 def test_a_value_of_any_type_is_judged(name, value, said):
@@ -82,7 +79,6 @@ def test_a_right_answer_may_be_an_array(name, form):
     "answer, said",
     [
         (np.ones(3), "function itself"),
-        (lambda: 1, "raised TypeError"),
         (lambda verdicts: 1 / 0, "raised ZeroDivisionError: division by zero. Count the verdicts"),
     ],
 )
@@ -94,11 +90,9 @@ def test_what_is_no_answer_is_told_so(answer, said):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("mc_nemar", "did you mean 'mcnemar'"),
-        ("", "choose one of share_passed, "),
-        (3, "choose one of"),
-        (["holm"], "did you mean 'holm'"),
-        (np.zeros(2), "choose one of"),
+        ("mc_nemar", "did you mean `mcnemar`"),
+        (3, ": known are best_candidate"),
+        (np.zeros(2), ": known are"),
     ],
 )
 def test_an_unknown_exercise_is_named(name, said):
@@ -110,12 +104,3 @@ def test_an_unknown_exercise_is_named(name, said):
 def test_a_gap_is_no_wrong_answer(gap):
     answer = check("share_passed", gap)
     assert answer.right is None and repr(answer).startswith("– share_passed waits")
-
-
-def test_an_answer_that_changes_its_arguments_does_no_harm():
-    def careless(verdicts):
-        share = verdicts.count("passed") / len(verdicts)
-        verdicts.clear()
-        return share
-
-    assert check("share_passed", careless).right and check("share_passed", careless).right

@@ -9,7 +9,7 @@ import torch
 
 from dreamprm_lib.engine import backbone as bb
 from dreamprm_lib.engine.backbone import Backbone, Template
-from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe, fine_tune, recipe_of
+from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, WeightsError
 from dreamprm_lib.steps import StepTable
@@ -31,7 +31,7 @@ def table_of(problem, label, programs=(GOOD, BAD)):
 
 TABLE = table_of("p", [0.75, 1.0, 0.0]).followed_by(table_of("q", [0.0, np.nan, 1.0], (BAD, GOOD)))
 META = table_of("q", [np.nan, 1.0, 0.0])
-SMALL = Recipe(Lora(rank=2), epochs=2, save_every=1)
+SMALL = Recipe(rank=2, epochs=2, save_every=1)
 
 
 def trained(folder, recipe=SMALL, table=TABLE, saved=None):
@@ -41,8 +41,7 @@ def trained(folder, recipe=SMALL, table=TABLE, saved=None):
 @pytest.mark.parametrize("template", [Template(), Template(after="<end>")], ids=["open", "closed"])
 def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, template):
     eye = Backbone(tiny_backbone, (3,), template)
-    part = Lora(rank=4, alpha=8)
-    scorer = LoraScorer(eye, PROBLEMS, Recipe(part, epochs=30, learning_rate=1e-2, loss="cross_entropy"))
+    scorer = LoraScorer(eye, PROBLEMS, Recipe(rank=4, alpha=8.0, epochs=30, learning_rate=1e-2, loss="cross_entropy"))
     scorer.begin(TABLE, None, None, None, torch.tensor(TABLE.label))
     tuned = scorer.fitted()
     assert tuned.losses[-1] < 0.6 * tuned.losses[0] and len(tuned.losses) == 30
@@ -60,7 +59,7 @@ def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, template):
 def test_the_derivative_through_a_backbone_is_that_of_finite_differences(tiny_backbone, loss):
     """In float64, after a step, so that head and LoRA are not zero: nudge each label and weight of the next one, its
     preconditioner and the rest of its move held as they were."""
-    recipe = Recipe(Lora(rank=2), epochs=0, loss=loss, learning_rate=1e-2, precision="double")
+    recipe = Recipe(rank=2, epochs=0, loss=loss, learning_rate=1e-2, precision="double")
     scorer = LoraScorer(Backbone(tiny_backbone, (3,)), PROBLEMS, recipe)
     y, w = torch.tensor(TABLE.label), torch.linspace(0.5, 1.5, len(TABLE), dtype=torch.float64)
     scorer.begin(TABLE, META, None, None, y)
@@ -107,9 +106,7 @@ def test_checkpointing_changes_no_result_and_the_shared_backbone_stays_as_it_was
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"recipe": Recipe(loss="hinge")}, "no loss 'hinge'"),
-        ({"recipe": Recipe(precision="half")}, "no precision 'half'"),
-        ({"recipe": Recipe(Lora(targets=("nowhere",)))}, "LoRA can't be put on nowhere"),
+        ({"recipe": Recipe(targets=("nowhere",))}, "LoRA can't be put on nowhere"),
         ({"table": table_of("p", [np.nan] * 3)}, "No step"),
         ({"table": table_of("p", [0.5, 7.0, 1.0])}, r"p, step 1: the label 7.0 lies outside \[0, 1\]"),
         ({"table": table_of("p", [0.5, 0.5, -np.inf])}, "p, step 0: the label -inf lies outside"),
@@ -142,24 +139,12 @@ def test_a_tuning_of_another_backbone_is_refused(tiny_backbone, tuning, said):
         Backbone(tiny_backbone, (2,), tuning=tuning).features(PROBLEM, [GOOD])
 
 
-def test_a_tuning_of_layers_that_are_not_read_changes_nothing(tiny_backbone):
-    above = tuning_of("layers.2.mlp.up_proj", 32, 64)
-    plain, tuned = (Backbone(tiny_backbone, (2,), tuning=t).features(PROBLEM, [GOOD])[0] for t in (None, above))
-    assert (plain == tuned).all()
-
-
-@pytest.mark.parametrize("rate", [1e36, 1e25])
-def test_training_that_diverges_says_so_and_keeps_no_state(tiny_backbone, tmp_path, rate):
+def test_training_that_diverges_says_so_and_keeps_no_state(tiny_backbone, tmp_path):
     with pytest.raises(InputError, match=r"diverged in step \d .*Lower `learning_rate`"):
-        trained(tiny_backbone, replace(SMALL, epochs=4, learning_rate=rate, accumulation=1), saved=tmp_path)
+        trained(tiny_backbone, replace(SMALL, epochs=4, learning_rate=1e25, accumulation=1), saved=tmp_path)
     for path in tmp_path.glob("*.pt"):
         kept = torch.load(path, weights_only=True)["trained"].values()
         assert all(bool(torch.isfinite(t).all()) for t in kept)
-
-
-def state_of(path, **changes):
-    state = torch.load(path, weights_only=True)
-    torch.save(state | {name: change(state[name]) for name, change in changes.items()}, path)
 
 
 @pytest.mark.parametrize(
@@ -168,12 +153,6 @@ def state_of(path, **changes):
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
         lambda path: path.write_text("hello"),
         lambda path: torch.save([1, 2], path),
-        lambda path: state_of(path, done=lambda _: "four"),
-        lambda path: state_of(path, losses=lambda _: []),
-        lambda path: state_of(path, trained=lambda t: {}),
-        lambda path: state_of(path, trained=lambda t: {n: v * np.nan for n, v in t.items()}),
-        lambda path: state_of(path, trained=lambda t: {n: v.sum() for n, v in t.items()}),
-        lambda path: state_of(path, optimiser=lambda o: {}),
     ],
 )
 def test_a_saved_state_that_is_damaged_is_named_and_counts_for_nothing(tiny_backbone, tmp_path, damage):
@@ -191,6 +170,7 @@ def test_a_saved_state_that_is_damaged_is_named_and_counts_for_nothing(tiny_back
         ({"epochs": 0, "accumulation": 0}, "`epochs` is 0.*`accumulation` is 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
         ({"smoothing": 1.0}, "`smoothing` is 1.0"),
+        ({"loss": "hinge", "precision": "half"}, "`loss` is 'hinge'.*`precision` is 'half'"),
         ({"epoch": 3}, r"no field `epoch` \(did you mean `epochs`\?\)"),
     ],
 )

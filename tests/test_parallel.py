@@ -14,7 +14,7 @@ from dreamprm_lib.commands.run import load_profile
 from dreamprm_lib.commands.train import train
 from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
-from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe, fine_tune, recipe_of
+from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.label_correction import Correction, correct
@@ -46,7 +46,7 @@ def rows_of(letter, programs, labels, movable):
 TRAIN = rows_of("t", [GOOD, BAD], [[0.25 * (k % 4), 1.0, np.nan] for k in range(5)], [True, False, True])
 META = rows_of("m", [GOOD], [[np.nan, float(k % 2)] for k in range(3)], [False] * 2)
 RECIPE = Recipe(
-    Lora(rank=2, alpha=4), epochs=1, iterations=6, learning_rate=1e-2, accumulation=3, iteration_accumulation=3,
+    rank=2, alpha=4.0, epochs=1, iterations=6, learning_rate=1e-2, accumulation=3, iteration_accumulation=3,
     precision="double", meta_lr=0.05, smoothing=0.1, save_every=1,
 )  # fmt: skip
 

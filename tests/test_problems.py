@@ -16,7 +16,6 @@ from dreamprm_lib.engine.problems import describe, load_problems, named
 from dreamprm_lib.errors import InputError
 
 UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
-BOM = b"\xef\xbb\xbf"
 TOML = """
 id = "p"
 title = "P"
@@ -87,16 +86,10 @@ def test_a_toml_file_is_one_problem(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda t: t.replace("train", "holdout"), "'holdout'"),
         (lambda t: t.replace("split =", 'kind = "riddles"\nsplit ='), "`kind` is 'riddles': it should be 'text'"),
         (lambda t: t.replace('output = "4\\n"', "output = 4"), r"`tests\[0\]\.output` is 4: it should be"),
-        (lambda t: t + "x = " + "[" * 5000, "not readable as TOML"),
-        (lambda t: t.replace('split = "train"', "tolerance = inf"), "`tolerance` is inf"),
-        (lambda t: t.replace('rules = ["add"]', 'rules = ["add", 3]'), r"`rules\[1\]` is 3"),
-        (lambda t: t.replace('id = "p"', 'id = " "'), "`id` is ' '"),
         (lambda t: t.replace("difficulty", "dificulty"), r"no field `dificulty` \(did you mean `difficulty`\?\)"),
         (lambda t: 'id = "p"', "`title` is missing, and so are `statement`, `difficulty`, `samples`, `tests`, `refer"),
-        (lambda t: 'title = 5\nid = ""', "the field `id` is ''.*; the field `title` is 5"),
     ],
 )
 def test_a_malformed_toml_file_is_named(tmp_path, change, said):
@@ -133,23 +126,21 @@ def test_livecodebench_rows_load_with_packed_tests(tmp_path):
 
 
 def test_a_split_by_date_keeps_train_before_and_test_after(tmp_path):
-    dates = ("2023-01-01", "2024-06-30", "2024-07-31", "2024-08-01", "2025-01-31", "2025-02-01", "2025-04-01")
+    dates = ("2024-07-31", "2024-08-01", "2025-01-31", "2025-02-01")
     rows = [lcb_row(question_id=d, question_content=f"Task {d * 9}", contest_date=f"{d}T00:00:00") for d in dates]
     path = write(tmp_path / "dated.jsonl", "\n".join(rows))
-    problems = load_problems(f"{path}?train_before=2024-08-01&test_from=2025-02-01&since=2023-06-01&before=2025-04-01")
-    splits = {p.id: p.split for p in problems}
-    assert set(splits) == {"2024-06-30", "2024-07-31", "2025-02-01"}
-    assert splits["2025-02-01"] == "test" and splits["2024-06-30"] in ("train", "meta")
+    first, last = load_problems(f"{path}?train_before=2024-08-01&test_from=2025-02-01")
+    assert (first.id, last.id, last.split) == (dates[0], dates[3], "test") and first.split in ("train", "meta")
 
 
 @pytest.mark.parametrize(
     "query, said",
     [
         ("release=v9", "the option `release` is 'v9': it should be 'v1'"),
-        ("since=2024", "the option `since` is '2024': it should be a date, YYYY-MM-DD"),
+        ("test_from=2024", "the option `test_from` is '2024': it should be a date, YYYY-MM-DD"),
         ("first=few", "the option `first` is 'few': it should be a valid integer"),
         ("train_before=2025-01-01&test_from=2024-01-01", "lies after"),
-        ("since=2030-01-01", "no problem is left"),
+        ("first=0", "no problem is left"),
         ("v5", "options are written"),
     ],
 )
@@ -193,13 +184,9 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         (lcb_row() + "\n" + "{}", "line 2: the field `"),
         (lcb_row(private_test_cases="!!!"), "line 1, field `private_test_cases`: cannot be decoded"),
         (lcb_row() + "\n" + lcb_row(), "'1873_A' appears twice"),
-        (lcb_row(starter_code=["x"], contest_date=5), r"`contest_date` is 5.*`starter_code` is \['x'\]"),
-        (lcb_row(split="holdout"), "`split` is 'holdout'"),
         (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
-        (lcb_row(private_test_cases='[{"input": "1"}]'), r"the field `tests\[0\]\.output` is"),
         (lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'), r"\[0\]\.testtype` is 'x'"),
         ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
-        ('{"a":' * 90_000, "line 1: lists or objects are nested too deeply"),
     ],
 )
 def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
@@ -208,22 +195,10 @@ def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
 
 
 @pytest.mark.parametrize(
-    "pack", [lambda b: BOM + b, lambda b: gzip.compress(BOM + b), lambda b: gzip.compress(b + b"\r\n\n")]
-)
-def test_packed_files_and_byte_order_marks_are_simply_read(tmp_path, pack):
-    (tmp_path / "a.jsonl").write_bytes(pack(lcb_row(question_content="Zähle bis \u2028 drei.").encode()))
-    (tmp_path / "b.toml").write_bytes(pack(TOML.encode()))
-    (row,), (problem,) = load_problems(tmp_path / "a.jsonl"), load_problems(tmp_path / "b.toml")
-    assert row.statement == "Zähle bis \u2028 drei." and problem.id == "p"
-
-
-@pytest.mark.parametrize(
     "data, said",
     [
         (b"PAR1\x15\x04\x15", "this is a Parquet file"),
         (lcb_row().encode("utf-16"), "this is UTF-16 text"),
-        (lcb_row(question_title="é").replace("\\u00e9", "é").encode("latin-1"), "the byte 0xe9 is not UTF-8"),
-        (b"PK\x03\x04rest", "this is a zip archive"),
         (gzip.compress(lcb_row().encode())[:-20], "packed by gzip, and damaged or cut short"),
     ],
 )
@@ -261,7 +236,7 @@ def test_a_split_by_hash_is_stable_and_has_its_shares(shares):
     "source, split, said",
     [
         ("starter", "dev", "'dev'"),
-        ("starter?since=2024-01-01", None, "has no date"),
+        ("starter?train_before=2024-01-01&test_from=2024-01-01", None, "has no date"),
         ("starter,starter", None, "appears twice"),
     ],
 )

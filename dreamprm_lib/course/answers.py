@@ -4,8 +4,6 @@ It is no sandbox: what a student wrote runs with the rights of whoever grades.  
 has many notebooks.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -2,15 +2,11 @@
 
 The student edition has a gap where a cell tagged `solution` answers an exercise; its check says that it waits.  The
 instructor edition keeps the solutions and adds what `docs/syllabus.md` says about teaching the chapter, and the answers
-of its quiz.  Notebooks that were built are never sources: change the ones in `notebooks/` and build again.  Nor is
-anyone's work in them lost: a notebook whose cells were changed since it was built is not built over.
+of its quiz.  Notebooks that were built are never sources: change the ones in `notebooks/` and build again, into another
+folder, for nothing is built over.
 """
 
-from __future__ import annotations
-
 import ast
-import hashlib
-import logging
 import os
 import re
 from pathlib import Path
@@ -24,10 +20,7 @@ from dreamprm_lib.course.grading import grades
 from dreamprm_lib.course.quiz import answers_markdown
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.errors import InputError, StudyError
-from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.study.folder import STAGES
-
-log = logging.getLogger(__name__)
 
 GAP = "return ...  # your answer goes here"
 
@@ -36,7 +29,7 @@ def build(out: Path) -> dict[str, Path]:
     """Write both editions of every notebook; their folders, by edition.
 
     Raises `InputError`, before anything is written, for an exercise that cannot be turned into a gap, a chapter that
-    the syllabus does not know, or a notebook there that someone has worked in.
+    the syllabus does not know, or a notebook that is there already.
     """
     notes = teaching_notes((runner.PROJECT / "docs" / "syllabus.md").read_text(encoding="utf-8"))
     folders = {edition: Path(out).resolve() / edition for edition in ("student", "instructor")}
@@ -52,31 +45,16 @@ def build(out: Path) -> dict[str, Path]:
             else:
                 instructor(notebook, name, notes[name])
             _move(notebook, folder)
-            notebook.metadata["built"] = _digest(notebook)
             built[folder / f"{name}.ipynb"] = notebook
-    if edited := [path for path in built if path.exists() and _edited(path)]:
+    if there := [path for path in built if path.exists()]:
         raise InputError(
-            f"{edited[0]} was changed since it was built (with it {counted(len(edited), 'notebook')} in all), and "
-            "building again would lose that. Build into another folder with --out, or move these notebooks away."
+            f"{there[0]} is there already, and building again would lose what was written into it. Build into another "
+            "folder with --out, or move this one away."
         )
     for path, notebook in built.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (nbformat.writes(notebook) + "\n").encode())
     return folders
-
-
-def _digest(notebook: NotebookNode) -> str:
-    """SHA-256 of what people write into cells; running them does not change it."""
-    return hashlib.sha256("\0".join(f"{c.cell_type} {c.source}" for c in notebook.cells).encode()).hexdigest()
-
-
-def _edited(path: Path) -> bool:
-    """Whether a notebook's cells are others than were built, or it was not built here."""
-    try:
-        notebook = nbformat.read(path, 4)
-    except (ValueError, nbformat.reader.NotJSONError):
-        return True
-    return notebook.metadata.get("built") != _digest(notebook)
 
 
 def check(folders: dict[str, Path]) -> list[str]:
@@ -87,7 +65,6 @@ def check(folders: dict[str, Path]) -> list[str]:
     """
     said = []
     for edition, expected in (("student", WAITING), ("instructor", PASSED)):
-        log.info("%s edition:", edition)
         folder, outputs = folders[edition], folders[edition].parent / "check"
         study = runner.run(runner.load_profile("smoke"), edition, outputs=outputs, notebooks=folder)
         answers = grades(study.folder / "notebooks").stack()

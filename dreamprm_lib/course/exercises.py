@@ -10,9 +10,6 @@ An exercise is data, in its chapter's file in `data/course/`, under the name tha
 Solutions stand in the notebooks alone.
 """
 
-from __future__ import annotations
-
-import difflib
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from dreamprm_lib.engine.files import DATA, from_yaml, read_text
+from dreamprm_lib.engine.sandbox.comparison import short
+from dreamprm_lib.engine.schema import nearest
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ def hint(name: str) -> Answer:
 
 
 def _unknown(name: object) -> Answer:
-    near = difflib.get_close_matches(str(name), exercises(), 1)
-    instead = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(exercises())}."
-    return Answer(False, f"There is no exercise {name!r}: {instead}")
+    return Answer(False, f"There is no exercise {name!r}{nearest(name, exercises())}")
 
 
 def _same(got: Any, expected: Any) -> bool:
@@ -109,5 +106,4 @@ def _same(got: Any, expected: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    text = str(value) if isinstance(value, np.generic) else repr(value)
-    return text if len(text) <= 70 else text[:67] + "…"
+    return short(str(value) if isinstance(value, np.generic) else repr(value), 70)

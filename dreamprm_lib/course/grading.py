@@ -4,8 +4,6 @@ Only the cells of exercises and the imports that they use are executed, each not
 `course.answers`.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import os

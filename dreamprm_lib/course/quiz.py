@@ -3,16 +3,13 @@
 A choice brings its own explanation, so that a wrong one is answered too.
 """
 
-from __future__ import annotations
-
-import re
 from dataclasses import dataclass
-from html import escape
 
 import ipywidgets
 
 from dreamprm_lib.course.exercises import chapters
 from dreamprm_lib.errors import InputError
+from dreamprm_lib.show.templates import code
 from dreamprm_lib.show.widgets import Interactive
 
 
@@ -57,9 +54,9 @@ def quiz(notebook: str) -> Interactive:
         radios.append(
             ipywidgets.RadioButtons(options=options, value=None, description="Answer", layout={"width": "max-content"})
         )
-        rows += [ipywidgets.HTML(f"<b>{k}. {_marked(q.text)}</b>"), radios[-1], text]
-        choices = "".join(f"<li>{_marked(c.text)}</li>" for c in q.choices)
-        still += f"<li><b>{_marked(q.text)}</b><ol type='a'>{choices}</ol></li>"
+        rows += [ipywidgets.HTML(f"<b>{k}. {code(q.text)}</b>"), radios[-1], text]
+        choices = "".join(f"<li>{code(c.text)}</li>" for c in q.choices)
+        still += f"<li><b>{code(q.text)}</b><ol type='a'>{choices}</ol></li>"
     button = ipywidgets.Button(description="Check my answers", layout={"width": "max-content"})
     score = ipywidgets.HTML()
 
@@ -67,7 +64,7 @@ def quiz(notebook: str) -> Interactive:
         chosen = [radio.value for radio in radios]
         for text, choice in zip(said, chosen, strict=True):
             mark = "✔ Right. " if choice and choice.right else "✘ Not that one. "
-            text.value = mark + _marked(choice.why) if choice else "Choose an answer first."
+            text.value = mark + code(choice.why) if choice else "Choose an answer first."
         score.value = f"<b>{sum(bool(c and c.right) for c in chosen)} of {len(radios)} right.</b>"
 
     button.on_click(show)
@@ -81,8 +78,3 @@ def answers_markdown(notebook: str) -> str:
         letter = "abcdefgh"[q.choices.index(q.answer)]
         lines.append(f"{k}. {q.text}  \n   **{letter}) {q.answer.text}** {q.answer.why}")
     return "\n".join(lines)
-
-
-def _marked(text: str) -> str:
-    """Back-quoted words as <code>."""
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text))

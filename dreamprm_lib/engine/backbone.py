@@ -10,14 +10,10 @@ Segments (statement, steps, closing text) are tokenised apart, so a prefix means
 three views (`VIEWS`): the state of its last token, the mean over its own tokens, and the mean over its prefix.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools
 import logging
-import platform
-import timeit
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Memory
 from safetensors.torch import save
 from transformers.cache_utils import DynamicCache
 
@@ -57,13 +52,8 @@ class Template:
 
     def root(self, problem: Problem) -> str:
         """The text before the programs of a problem."""
-        return self.before.format(
-            statement=describe(problem),
-            content=problem.statement,
-            title=problem.title,
-            id=problem.id,
-            platform=problem.source,
-        )
+        said = {"content": problem.statement, "platform": problem.source}
+        return self.before.format(statement=describe(problem), title=problem.title, id=problem.id, **said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +77,7 @@ class Tuning:
         return {f"lora.{name}.{side}": t for name, pair in pairs for side, t in zip("AB", pair, strict=True)}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> Tuning | None:
+    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> "Tuning | None":
         """The tuning in `tensors`, None if there is none; raises `WeightsError` for a LoRA pair that is not whole."""
         names = {n[5:-2] for n in tensors if n.startswith("lora.")}
         try:
@@ -155,7 +145,8 @@ class Backbone:
         before, after = self.template.root(problem), self.template.after
         tuned = self.tuning.digest if self.tuning else ""
         said = repr((self.digest, tuned, self.dtype, before, after, texts)).encode()
-        files = {layer: _feature_file(said + b" %d" % layer) for layer in self.layers}
+        names = {layer: hashlib.sha256(said + b" %d" % layer).hexdigest() for layer in self.layers}
+        files = {layer: cache_dir() / "features" / f"{name}.npy" for layer, name in names.items()}
         if missing := tuple(layer for layer, file in files.items() if not file.exists()):
             read = self._read(before, texts, missing)
             for number, layer in enumerate(missing):
@@ -179,10 +170,6 @@ class Backbone:
                     means = sums / length, sums.cumsum(dim=0) / length.cumsum(dim=0)
                     states[owner] = torch.stack([hidden[ends].float(), *means], dim=2).cpu().numpy()
         return states
-
-
-def _feature_file(said: bytes) -> Path:
-    return cache_dir() / "features" / f"{hashlib.sha256(said).hexdigest()}.npy"
 
 
 def _keep(path: Path, states: np.ndarray) -> None:
@@ -219,7 +206,7 @@ class Tree:
     leaf: list[int]
 
     @classmethod
-    def of(cls, tokenizer, before: str, after: str, programs: Sequence[Sequence[str]]) -> Tree:
+    def of(cls, tokenizer, before: str, after: str, programs: Sequence[Sequence[str]]) -> "Tree":
         """Tokenise the segments apart; where `before` leaves no room for the longest program, it loses its middle."""
 
         def tokens(text: str) -> list[int]:
@@ -239,10 +226,10 @@ class Tree:
     @property
     def tokens_by_prefix(self) -> int:
         """How many tokens a pass for each prefix reads."""
-        ends = [end for steps in self.branches for end in np.cumsum([len(step) for step in steps], dtype=int)]
-        return sum(len(self.root) + int(end) + len(self.leaf) for end in ends)
+        ends = [end for steps in self.branches for end in itertools.accumulate(map(len, steps))]
+        return sum(len(self.root) + end + len(self.leaf) for end in ends)
 
-    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple[Pack, torch.Tensor]]:
+    def passes(self, model, layers: Sequence[int]) -> Iterator[tuple["Pack", torch.Tensor]]:
         """Read the tree: the root once, then pack by pack; yields packs and hidden states [tokens, layers, width]."""
         root = torch.tensor([self.root], device=model.device)
         known = [(k.keys, k.values) for k in model(input_ids=root, use_cache=True).past_key_values.layers]
@@ -253,7 +240,7 @@ class Tree:
             ).hidden_states
             yield pack, torch.stack([hidden[layer][0] for layer in layers], dim=1)
 
-    def packs(self, carry_root: bool = False) -> Iterator[Pack]:
+    def packs(self, carry_root: bool = False) -> Iterator["Pack"]:
         """The branches in packs of about `PACK_TOKENS` tokens, those without a step left out.
 
         With `carry_root` each pack begins with the root, and can be read by itself.
@@ -271,7 +258,7 @@ class Tree:
         if owners:
             yield self._pack(owners, carry_root)
 
-    def _pack(self, owners: list[int], carry_root: bool) -> Pack:
+    def _pack(self, owners: list[int], carry_root: bool) -> "Pack":
         """Lay branches out one behind the other, each before its leaves: all that a token sees stands before it."""
         ids: list[int] = []
         depth: list[int] = []
@@ -392,26 +379,6 @@ def parameters_read(name: str, layers: int) -> int:
     return sum(p.numel() for layer in model.layers[:layers] for p in layer.parameters())
 
 
-@cache
 def fast_dtype() -> str:
-    """The precision that this device does well: `bfloat16` on GPUs; on a CPU the faster one.
-
-    Which one that is can't be told from the processor's flags (AVX512-BF16 alone may be half as fast as float32, AMX
-    is many times faster), so it is measured once for each processor and kept: the same machine gives the same tables.
-    """
-    if torch.cuda.is_available():
-        return "bfloat16"
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
-    processor = sorted({line for line in about.splitlines() if line.startswith(("model name", "flags", "Features"))})
-    memory = Memory(cache_dir() / "precision", verbose=0)
-    return memory.cache(_faster_dtype)(processor or about, torch.__version__)
-
-
-def _faster_dtype(_processor: str | list[str], _version: str) -> str:
-    """The one of `DTYPES` in which a product of a small model's sizes takes less time."""
-
-    def seconds(dtype: str) -> float:
-        left, right = (torch.ones(rows, 1024, dtype=getattr(torch, dtype)) for rows in (512, 4096))
-        return min(timeit.repeat(lambda: torch.nn.functional.linear(left, right), number=1, repeat=7))
-
-    return min(DTYPES, key=seconds)
+    """The precision that this device does well: `bfloat16` on GPUs, `float32` on a CPU."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"

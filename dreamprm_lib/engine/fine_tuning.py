@@ -1,7 +1,7 @@
 """Fine-tuning a backbone with a linear head, the original's way: low-rank matrices beside frozen weights.
 
-The score of a prefix is the sigmoid of a linear head on its state.  `Lora` trains low-rank matrices in every layer of a
-causal LM (rank 8, alpha 16 on the four attention projections).
+The score of a prefix is the sigmoid of a linear head on its state.  Low-rank matrices train in every layer of a causal
+LM (rank 8, alpha 16 on the four attention projections).
 
 `LoraScorer` begins with a warm-up that fits the model to labels; then it can be corrected (`label_correction.correct`;
 DreamPRM-Code, section 3.3): each further step of the model is differentiated by the labels of its batch, by one
@@ -12,16 +12,13 @@ in all, and a label is known by its row; the meta gradient is summed before the 
 where it stands and goes on from there, on as many processes as there are then.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -34,25 +31,13 @@ from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.hypergradient import Parameters, by_sample, forward_mode, two_forwards
-from dreamprm_lib.engine.losses import check_loss, sample_losses
+from dreamprm_lib.engine.losses import sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
 
-log = logging.getLogger(__name__)
-
-PRECISIONS = ("backbone", "mixed", "double")
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank matrices beside the named projections of every layer (Hu et al., arXiv 2106.09685)."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class Steps(Protocol):
@@ -76,6 +61,9 @@ class Recipe:
     all packs; then, where labels are corrected, `iterations` more steps of `iteration_accumulation` passes, at which
     labels move too, by Adam with `meta_lr`.
 
+    Beside the projections `targets` of every layer stand matrices of `rank`, scaled by `alpha` / rank (Hu et al., arXiv
+    2106.09685).
+
     `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
     `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
     `double`.
@@ -84,17 +72,19 @@ class Recipe:
     it is saved where training stands.
     """
 
-    part: Lora = field(default_factory=Lora)
+    rank: Positive = 8
+    alpha: Rate = 16.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     epochs: Positive = 5
     iterations: Annotated[int, Field(ge=0)] = 0
     learning_rate: Rate = 1e-4
-    loss: str = "mse"
+    loss: Literal["mse", "cross_entropy"] = "mse"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     accumulation: Positive = 8
     iteration_accumulation: Positive = 8
     checkpointing: bool = False
     seed: int = 0
-    precision: str = "backbone"
+    precision: Literal["backbone", "mixed", "double"] = "backbone"
     meta_lr: Rate = 0.02
     processes: Positive = 1
     shard: bool = False
@@ -112,7 +102,7 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
     """
     if training != "lora":
         raise InputError(f"`training` is {training!r}: choose head or lora.")
-    return row_of(Recipe, {"part": Lora(), "seed": seed} | defaults | settings, "The recipe")
+    return row_of(Recipe, {"seed": seed} | defaults | settings, "The recipe")
 
 
 @dataclass(frozen=True)
@@ -199,16 +189,12 @@ class LoraScorer:
         what `keep` was given.
 
         `meta` are steps with clean outcomes, which will teach the labels, and `held_out` those that are only looked at.
-        Raises `InputError` for an unknown loss or precision, projections that are not there, a backbone that is tuned
-        already, a table without any label, a label outside [0, 1], a saved state that is damaged, and where training
-        diverges.
+        Raises `InputError` for projections that are not there, a backbone that is tuned already, a table without any
+        label, a label outside [0, 1], a saved state that is damaged, and where training diverges.
         """
         backbone, recipe = self.backbone, self.recipe
         if backbone.tuning:
             raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
-        check_loss(recipe.loss)
-        if recipe.precision not in PRECISIONS:
-            raise InputError(f"There is no precision {recipe.precision!r}: choose one of {', '.join(PRECISIONS)}.")
         tables = [table for table in (train, meta, held_out) if table is not None]
         for table in tables:
             for row in np.flatnonzero(~(np.isnan(table.label) | ((0 <= table.label) & (table.label <= 1))))[:1]:
@@ -257,7 +243,8 @@ class LoraScorer:
         length = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0))
         self.clipped = min(1.0, 1.0 / (length + 1e-6))
         self.optimiser.step()
-        if not (np.isfinite(float(total) + length) and self._is_finite()):
+        finite = all(bool(torch.isfinite(p).all()) for p in self.trained.values())
+        if not (finite and np.isfinite(float(total) + length)):
             raise InputError(
                 f"Fine-tuning diverged in step {self.done + 1} (loss {float(total):.3g}, gradient {length:.3g}). Lower "
                 f"`learning_rate`, which is {self.recipe.learning_rate}."
@@ -354,7 +341,7 @@ class LoraScorer:
         }
         head = self.scorer.head.cpu()
         weight = head.weight[0].detach().double().numpy()
-        return FineTuned(Tuning(self.recipe.part.alpha, pairs), weight, head.bias.item(), self.losses[:-1])
+        return FineTuned(Tuning(self.recipe.alpha, pairs), weight, head.bias.item(), self.losses[:-1])
 
     def _gradient(self) -> dict[str, torch.Tensor]:
         """The gradients of what trains: zero where a process had nothing to do."""
@@ -367,9 +354,6 @@ class LoraScorer:
         generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + turn)
         order = torch.randperm(len(packs), generator=generator)
         return [packs[k] for k in order[place * size : (place + 1) * size]]
-
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.trained.values())
 
     # ---------------------------------------------------------------------------------------------- what is saved
 
@@ -398,21 +382,15 @@ class LoraScorer:
             state = torch.load(self.state, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
             with torch.no_grad():
                 for name, own in self.trained.items():
-                    if state["trained"][name].shape != own.shape:
-                        raise ValueError(f"{name} has another shape")
                     own.copy_(state["trained"][name])
             self.optimiser.load_state_dict(state["optimiser"])
             torch.set_rng_state(state["random"])
-            self.done, self.losses, kept = int(state["done"]), state["losses"], state["kept"]
-            epochs = self.done // -(-len(self.packs) // self.recipe.accumulation)
-            if len(self.losses) != 1 + min(epochs, self.recipe.epochs) or not self._is_finite():
-                raise ValueError(f"it is at step {state['done']} with {len(self.losses)} losses, or holds no numbers")
+            self.done, self.losses, kept = state["done"], state["losses"], state["kept"]
         except Exception as error:  # a damaged file raises whatever it happens to
             raise InputError(
                 f"{self.state}, the saved state of training, is damaged ({error!r}). Delete it, and training starts "
                 "again."
             ) from error
-        log.info("training goes on at step %d (%s)", self.done, self.state)
         return kept
 
 
@@ -433,12 +411,12 @@ def _with_lora(model, recipe: Recipe) -> StepScorer:
     """The model with low-rank matrices and a head, as the recipe wants it."""
     from peft import LoraConfig, get_peft_model
 
-    part = recipe.part
+    targets = list(recipe.targets)
     try:
-        config = LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))  # type: ignore[arg-type]  # peft takes fractions
+        config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets)  # type: ignore[arg-type]  # peft takes fractions
         tuned = get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"LoRA can't be put on {', '.join(part.targets)}: {error}") from error
+        raise InputError(f"LoRA can't be put on {', '.join(targets)}: {error}") from error
     scorer = StepScorer(tuned, model.config.hidden_size).to(model.device)
     if recipe.checkpointing:
         tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -18,8 +18,6 @@ product gives it exactly, two passes without any gradient nearly.  Beside it, to
 backward through several steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ Two statements are near-identical if most of their runs of three words or marks 
 Not covered: the same task told in other words.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 `engine.problems` reads problems; nothing here does.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ a TOML file, a folder of them, or JSON Lines in LiveCodeBench's schema.  Reading
 of `codeio`, whose tests are computed in the sandbox when they are first needed.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import pickle
@@ -60,9 +58,8 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
     `livecodebench?release=v5&train_before=2024-08-01&test_from=2025-02-01`:
 
     - `release`: `v1` … `v6`, LiveCodeBench's releases, each with all before it (default: v6);
-    - `since`, `before`: a window of dates (YYYY-MM-DD), the first day included, the last one not;
-    - `train_before`, `test_from`: split by date; earlier problems are train (a fifth of them, by hash, meta), later
-      ones test, and those between are left out;
+    - `train_before`, `test_from`: split by date (YYYY-MM-DD); earlier problems are train (a fifth of them, by hash,
+      meta), later ones test, and those between are left out;
     - `first`: only so many of the source's problems, in its order;
     - `drop`: ids to leave out, with commas between.
 
@@ -98,8 +95,6 @@ class _Options(Form):
     """What may follow the question mark of a source."""
 
     release: Release = "v6"
-    since: Day = ""
-    before: Day = ""
     train_before: Day = ""
     test_from: Day = ""
     first: Annotated[NonNegativeInt, Strict(False)] | None = None
@@ -127,20 +122,18 @@ def _read_source(source: str) -> list[Problem]:
 
 
 def _split_by_date(problems: list[Problem], options: _Options, source: str) -> list[Problem]:
-    """The problems in the window of dates, with their split by date if one is asked for."""
+    """The problems with their split by date, if one is asked for."""
     train_before, test_from = options.train_before, options.test_from
     if bool(train_before) != bool(test_from):
         raise InputError(f"{source}: a split by date needs both `train_before` and `test_from`.")
     if train_before > test_from:
         raise InputError(f"{source}: `train_before` lies after `test_from`, so some problems would be in both.")
-    asked = options.since or options.before or test_from
-    if asked and (undated := [p.id for p in problems if not p.date]):
-        raise InputError(f"{source}: {undated[0]!r} has no date, so problems can't be chosen by date.")
-    kept = [p for p in problems if options.since <= p.date < (options.before or "9999")]
     if not test_from:
-        return kept
-    early = [replace(p, split="meta" if hash_share(p.id) < 0.2 else "train") for p in kept if p.date < train_before]
-    return early + [replace(p, split="test") for p in kept if p.date >= test_from]
+        return problems
+    if undated := [p.id for p in problems if not p.date]:
+        raise InputError(f"{source}: {undated[0]!r} has no date, so problems can't be chosen by date.")
+    early = [replace(p, split="meta" if hash_share(p.id) < 0.2 else "train") for p in problems if p.date < train_before]
+    return early + [replace(p, split="test") for p in problems if p.date >= test_from]
 
 
 def _read_path(path: Path) -> list[Problem]:

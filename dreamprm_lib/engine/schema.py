@@ -4,8 +4,6 @@ Types are those of the annotations, without any conversion: `1` is no truth valu
 gives its own fields (`form_of`); where a file has other names than we, a `Form` is written beside its reader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Is a set of problems sound?  References and second solutions run in the sandbox against tests and random inputs."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import random
@@ -12,7 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.problem import Problem
-from dreamprm_lib.engine.sandbox.comparison import outputs_match
+from dreamprm_lib.engine.sandbox.comparison import first_difference
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.sandbox.verdicts import Verdict
 
@@ -90,7 +88,7 @@ def _agreed(problem: Problem, sandbox: Sandbox, faults: list[str]) -> int:
     inputs = [made.stdout for made in sandbox.run([(maker, f"{seed}\n") for seed in seeds])]
     runs = sandbox.run([(code, text) for code in (problem.reference, problem.brute) for text in inputs], problem)
     agreed = sum(
-        bool(text) and a.status == b.status == "ok" and outputs_match(a.stdout, b.stdout, problem.tolerance)
+        bool(text) and a.status == b.status == "ok" and not first_difference(a.stdout, b.stdout, problem.tolerance)
         for text, a, b in zip(inputs, runs[:GENERATED], runs[GENERATED:], strict=True)
     )
     if agreed < GENERATED:

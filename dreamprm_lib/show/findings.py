@@ -5,8 +5,6 @@ a comparison (`is better than`, `cannot be told apart from`, ...) is the one tha
 `differences.csv`; nothing is judged a second time.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,14 +3,11 @@
 A few rounds of a game prove nothing about either player; the board says how often a random picker would do as well.
 """
 
-from __future__ import annotations
-
 import base64
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 
 import ipywidgets
 import numpy as np
@@ -19,7 +16,7 @@ from matplotlib.figure import Figure
 from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.reward_model import aggregate
 from dreamprm_lib.show.figures.primitives import BLUE, finished, panels
-from dreamprm_lib.show.widgets import Interactive
+from dreamprm_lib.show.widgets import Interactive, png_of
 from dreamprm_lib.study.rows import CandidateScores, Program
 
 LETTERS = "ABCD"  # a hand has at most so many programs
@@ -156,9 +153,7 @@ def _solved(rounds: Sequence[Round]) -> tuple[int, float]:
 
 def _still(rounds: Sequence[Round]) -> str:
     """All rounds as small multiples, with their verdicts and the PRM's picks."""
-    with BytesIO() as file:
-        rounds_figure(rounds).savefig(file, format="png", dpi=100, bbox_inches="tight")
-        image = base64.b64encode(file.getvalue()).decode()
+    image = base64.b64encode(png_of(rounds_figure(rounds))).decode()
     prm, random = _solved(rounds)
     said = f"{len(rounds)} rounds of the game: the PRM solves {prm}, a random picker {random:.1f} in the mean."
     picture = f"<img style='max-width:100%' alt='{said}' src='data:image/png;base64,{image}'>"

@@ -1,7 +1,5 @@
 """What an interrupted cell says: that nothing is lost."""
 
-from __future__ import annotations
-
 from IPython.core.getipython import get_ipython
 
 KEPT = (

@@ -1,7 +1,5 @@
 """The methods that choose among candidates: what each one takes, and how figures draw it (`data/methods.yaml`)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dreamprm_lib.engine.files import from_yaml, read_text

@@ -3,8 +3,6 @@
 Their prose is in `data/templates`; the sentences with numbers are those of `findings`.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """Texts of `data/templates`, filled in, and how sentences and tables are written in them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ an image widget, not captured output: it does not flicker, stays visible in a sa
 wait for a front end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from html import escape
 from io import BytesIO
@@ -35,15 +33,20 @@ def explorer(render: Callable[..., Figure], **controls: ipywidgets.Widget) -> ip
             trouble.value = f"<b>{escape(str(error))}</b>"
             return
         trouble.value = ""
-        with BytesIO() as file:
-            figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
-            picture.value = file.getvalue()
+        picture.value = png_of(figure)
 
     for control in controls.values():
         control.observe(draw, "value")
     draw()
     row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([row, trouble, picture])
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a widget or a page shows it."""
+    with BytesIO() as file:
+        figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+        return file.getvalue()
 
 
 def choice(options, description: str, value=None) -> ipywidgets.Dropdown:

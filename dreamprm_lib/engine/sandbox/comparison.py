@@ -1,7 +1,5 @@
 """When are two answers the same?  Outputs are compared by line, results of functions value by value."""
 
-from __future__ import annotations
-
 import json
 import math
 from decimal import Decimal
@@ -10,19 +8,14 @@ from itertools import zip_longest
 from dreamprm_lib.errors import InputError
 
 
-def outputs_match(actual: str, expected: str, tolerance: float = 0.0) -> bool:
-    """Whether two outputs are the same answer, as LiveCodeBench compares them.
+def first_difference(actual: str, expected: str, tolerance: float = 0.0) -> str:
+    """In words, the first line in which two outputs differ; "" if they are the same answer, as LiveCodeBench compares.
 
     Blanks around the output and around each line don't matter; there must be as many lines; a line is right if it is
     the same text, or if both are numbers throughout and equal as decimals (1.0 is 1).  With a `tolerance` t, a line
     is also right if each pair of its words is the same text or two numbers with `|a - e| <= t * max(1, |e|)`; infinity
     is then near itself alone, and so is NaN.  Raises `InputError` for a tolerance that is no finite number from 0 on.
     """
-    return not first_difference(actual, expected, tolerance)
-
-
-def first_difference(actual: str, expected: str, tolerance: float = 0.0) -> str:
-    """In words, the first line in which two outputs differ; "" if they match."""
     lines = ([line.strip() for line in output.strip().split("\n")] for output in (actual, expected))
     for number, (got, wanted) in enumerate(zip_longest(*lines), start=1):
         if got is None or wanted is None or not (got == wanted or _same_words(got.split(), wanted.split(), tolerance)):
@@ -32,7 +25,7 @@ def first_difference(actual: str, expected: str, tolerance: float = 0.0) -> str:
 
 
 def values_match(actual: object, expected: object, tolerance: float = 0.0) -> bool:
-    """Whether two JSON values are equal; numbers inside them within `tolerance`, as `outputs_match` has it.
+    """Whether two JSON values are equal; numbers inside them within `tolerance`, as `first_difference` has it.
 
     NaN, which JSON does not have and Python's reader takes, is equal to itself.
     """

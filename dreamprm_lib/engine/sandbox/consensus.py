@@ -4,8 +4,6 @@ The inputs are made from a problem's public samples alone: their numbers and wor
 hidden test, reference solution or generator of a problem is touched, so this is open to anyone who has the statement.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

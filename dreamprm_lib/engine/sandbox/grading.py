@@ -6,8 +6,6 @@ are those of `Sandbox.grade`: they don't depend on the backend, the number of wo
 Not covered: a worker's machine without the layers of isolation grades all the same, and says so in its own log.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from dreamprm_lib.engine.sandbox.verdicts import Limits, Verdict
 BATCH = 16  # programs a task: a worker's first one also starts its sandbox
 
 
-def open_grader(backend: str = "local", **limits: Any) -> Sandbox | Grader:
+def open_grader(backend: str = "local", **limits: Any) -> "Sandbox | Grader":
     """Who grades for a chapter: `local`, one `Sandbox` of this process; or a backend of `clusters`, by its name.
 
     `limits` are those of a test that are to be other than the problem set's own, by the names in `Limits`.

@@ -15,13 +15,10 @@ Programs share the kernel with the grader.
 
 The sandbox needs Linux, 5.3 or newer, and no special rights; elsewhere `SandboxError` names a container to work in.
 In a container that gives no namespaces (Docker's default, Kubernetes) the other layers hold, among them Landlock and
-seccomp; programs then have no folder to write to.
+seccomp.
 """
 
-from __future__ import annotations
-
 import contextlib
-import ctypes
 import importlib.util
 import json
 import logging
@@ -63,11 +60,9 @@ from dreamprm_lib.engine.sandbox.verdicts import (
 from dreamprm_lib.errors import InputError, SandboxError
 
 LAYERS = (
-    "user namespace", "mount namespace", "pid namespace", "network namespace", "ipc namespace", "host name namespace",
-    "private root", "unprivileged user", "resource limits", "no capabilities", "no new privileges", "landlock",
-    "seccomp",
+    "user namespace", "mount namespace", "pid namespace", "network namespace", "private root", "unprivileged user",
+    "resource limits", "no capabilities", "no new privileges", "landlock", "seccomp",
 )  # fmt: skip
-UNDISTURBED = 0.02  # seconds that a program runs before what it writes is taken
 COUNTS_TWICE = ("time_limit", "killed")  # what a run has to do twice, the second time alone, before it counts
 AT_ONCE = (os.cpu_count() or 1) + 1
 PACKAGE = Path(__file__).resolve().parents[3]  # the folder that holds dreamprm_lib
@@ -121,7 +116,7 @@ class Sandbox:
         # A worker starts again for other limits, so programs with the same ones come one after the other.
         unique = dict.fromkeys((problem, code) for problem, code in items)
         pairs = sorted(unique, key=lambda pair: repr(limits[pair[0]]))
-        jobs = [partial(_graded, problem, code, limits[problem], []) for problem, code in pairs]
+        jobs = [partial(_graded, problem, code, limits[problem]) for problem, code in pairs]
         verdicts = dict(zip(pairs, self._carry_out(jobs, progress), strict=True))
         return [verdicts[problem, code] for problem, code in items]
 
@@ -142,7 +137,11 @@ class Sandbox:
         else:
             kind = "functional" if any(sample.kind == "functional" for sample in problem.samples) else "stdin"
             requests = [request_for(problem, Test(text, "", kind), code, limits) for code, text in items]
-        return self._carry_out([partial(_ran, request) for request in requests], progress)
+
+        def job(request: RunRequest, run: Run) -> Execution:
+            return run(request)
+
+        return self._carry_out([partial(job, request) for request in requests], progress)
 
     def report(self) -> dict[str, str | bool]:
         """The layers of isolation that are on: True, False, or their degree as text.  Starts a worker if none is."""
@@ -156,7 +155,7 @@ class Sandbox:
             for worker in self._workers:
                 worker.stop()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> "Sandbox":
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -177,8 +176,15 @@ class Sandbox:
 
         def beside_others(job: Callable[[Run], Result]) -> Result:
             worker = idle.get()
+
+            def run(request: RunRequest) -> Execution:
+                execution = worker.run(request)
+                if execution.status in COUNTS_TWICE:
+                    raise InDoubt
+                return execution
+
             try:
-                return job(partial(_run_beside_others, worker))
+                return job(run)
             finally:
                 idle.put(worker)
 
@@ -207,31 +213,20 @@ class InDoubt(Exception):
     """A run took too long, or was killed: it counts only when it was done once more, alone."""
 
 
-def _run_beside_others(worker: _Worker, request: RunRequest) -> Execution:
-    execution = worker.run(request)
-    if execution.status in COUNTS_TWICE:
-        raise InDoubt
-    return execution
-
-
-def _graded(problem: Problem, code: str, limits: Limits, settled: list[float], run: Run) -> Verdict:
-    """The verdict on a program.  `settled` holds the CPU seconds of the tests that it has passed in an earlier try."""
-    for index in range(len(settled), len(problem.tests)):
-        test = problem.tests[index]
+def _graded(problem: Problem, code: str, limits: Limits, run: Run) -> Verdict:
+    """The verdict on a program."""
+    seconds = 0.0
+    for index, test in enumerate(problem.tests):
         execution = run(request_for(problem, test, code, limits))
         if problem.checker and test.kind == "stdin" and execution.status == "ok":
             said = run(request_to_checker(problem, test, execution.stdout, limits))
             kind, detail = judged_by_checker(execution.stdout, said)
         else:
             kind, detail = judged(problem, test, execution, limits)
-        settled.append(execution.cpu)
+        seconds = max(seconds, execution.cpu)
         if kind != "passed":
-            return Verdict(kind, max(settled), index, detail)
-    return Verdict("passed", max(settled))
-
-
-def _ran(request: RunRequest, run: Run) -> Execution:
-    return run(request)
+            return Verdict(kind, seconds, index, detail)
+    return Verdict("passed", seconds)
 
 
 class _Worker:
@@ -273,9 +268,9 @@ class _Worker:
             "time_limit": limits.cpu_seconds,
             "wall_limit": limits.wall_seconds,
             "memory_bytes": int(limits.memory_mb * 2**20),
-            "processes": int(limits.processes),
             "refused_calls": _refused_calls(),
             "without": self.without,
+            "modules": limits.modules,
             **_find_modules(limits.modules),
         }
         channel.settimeout(60)
@@ -309,20 +304,14 @@ class _Worker:
         return Execution("killed", "", said, 0.0, 0.0)
 
     @staticmethod
-    def _reply(channel: socket.socket, program: _Program) -> bytes:
-        """What the worker says of the program's end; b"" if it has ended itself, or is long overdue.
-
-        Most programs end at once, and their output waits in the pipes: to be woken for each part of it costs more.
-        """
-        undisturbed = time.monotonic() + UNDISTURBED
-        overdue = undisturbed + program.request.limits.wall_seconds + 30
-        while (now := time.monotonic()) < overdue:
+    def _reply(channel: socket.socket, program: "_Program") -> bytes:
+        """What the worker says of the program's end; b"" if it has ended itself, or is long overdue."""
+        overdue = time.monotonic() + program.request.limits.wall_seconds + 30
+        while (left := overdue - time.monotonic()) > 0:
             poll = select.poll()
-            poll.register(channel, select.POLLIN)
-            for name, file in program.files.items():
-                if name == "link" or now >= undisturbed:
-                    poll.register(file, select.POLLIN)
-            poll.poll(1000 * ((undisturbed if now < undisturbed else overdue) - now) + 1)
+            for file in (channel.fileno(), *program.files.values()):
+                poll.register(file, select.POLLIN)
+            poll.poll(1000 * left)
             program.look()
             try:
                 return channel.recv(MESSAGE_BYTES)
@@ -373,8 +362,7 @@ class _Program:
 
     def send(self, channel: socket.socket) -> None:
         """Hand the program over to a worker."""
-        names = json.dumps(self.request.modules()).encode()
-        socket.send_fds(channel, [names], [self.file, *self.theirs])
+        socket.send_fds(channel, [b"!"], [self.file, *self.theirs])
         while self.theirs:
             os.close(self.theirs.pop())
 
@@ -431,15 +419,9 @@ class _Program:
 
 def _file_in_memory(data: bytes) -> int:
     """An open file without a name that holds `data`, at its start."""
-    file = _memfd_create()(b"file", 0)
+    file = os.memfd_create("file", 0)
     os.pwrite(file, data, 0)
     return file
-
-
-@cache
-def _memfd_create() -> Callable[[bytes, int], int]:
-    """The C library's function: `os.memfd_create` is missing in a Python that was built for an older one."""
-    return ctypes.CDLL(None).memfd_create
 
 
 def _end_worker(channel: socket.socket, errors: IO[bytes], process: subprocess.Popen) -> None:

@@ -4,12 +4,9 @@ A `Cell` closes the worker in (namespaces, a root of its own) and, in each child
 (another user, resource limits, Landlock, seccomp).  Every layer is tried before it is relied on, and a layer that this
 kernel or this user does not have is reported as off.  Only the standard library is used, for the worker has no other.
 
-Not covered: a hole in the kernel; a program that reserves address space for the stacks of threads (`STACK_ROOM`) and
-fills it is found out only at its end; where the layer named `seccomp` is missing, memory in total: it is limited for
-each of `processes` processes; and, where there is no private root, a folder for programs to write to: they have none.
+Not covered: a hole in the kernel, and, where the layer named `seccomp` is missing, programs that start others.  No
+program has a folder to write to.
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -31,10 +28,8 @@ from typing import Any
 
 NOBODY = 65534
 STACK_BYTES = 120 << 20  # the kernel keeps at least 128 MB below the main thread's stack free of other mappings
-STACK_ROOM = 1 << 30  # address space beyond the memory limit, for threads that reserve large stacks and use little
-FILE_BYTES = 16 << 20
 OPEN_FILES = 64
-SCRATCH_OPTIONS = "size=64m,nr_inodes=1024,mode=777"
+THREADS = 64  # of all programs that one user runs
 MOUNT_POINT = "/sys"  # where the private root is built: any folder would do, since the mount is seen here only
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
@@ -44,15 +39,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CLONE_NEWUSER, CAPABILITY_VERSION = 0x10000000, 0x20080522
-NAMESPACES = {
-    "mount namespace": 0x00020000,
-    "pid namespace": 0x20000000,
-    "network namespace": 0x40000000,
-    "ipc namespace": 0x08000000,
-    "host name namespace": 0x04000000,
-}
+NAMESPACES = {"mount namespace": 0x00020000, "pid namespace": 0x20000000, "network namespace": 0x40000000}
 MACHINES = {"x86_64": (0xC000003E, 56, 126), "aarch64": (0xC00000B7, 220, 91)}
 AUDIT_ARCH, SYS_CLONE, SYS_CAPSET = MACHINES[platform.machine()]
 SYS_PIDFD_OPEN = 434
@@ -84,35 +73,15 @@ def prctl(option: int, value: int, pointer: bytes | None = None) -> None:
 # --- Layers that close the worker -------------------------------------------------------------------------------------
 
 
-def enter_user_namespace() -> None:
-    """Own a user namespace.  Root keeps two users in it, itself and nobody; an ordinary user keeps itself.
-
-    The maps have to be written from outside, so a helper that stays behind does it.
-    """
-    worker, uid, gid = os.getpid(), os.geteuid(), os.getegid()
-    other = f"\n{NOBODY} {NOBODY} 1" if uid == 0 else ""
-    maps = {} if uid == 0 else {"setgroups": "deny"}
-    maps |= {"gid_map": f"{gid} {gid} 1{other}", "uid_map": f"{uid} {uid} 1{other}"}
-    go, tell = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        try:
-            os.close(tell)
-            os.read(go, 1)
-            for name, text in maps.items():
-                with open(f"/proc/{worker}/{name}", "w") as file:
-                    file.write(text)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(go)
-    try:
+def enter_user_namespace() -> str:
+    """Who owns the other namespaces: an ordinary user needs one of its own for that, root does not."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid:
         call("unshare", CLONE_NEWUSER)
-    finally:
-        os.close(tell)
-        status = os.waitpid(helper, 0)[1]
-    if status:
-        raise OSError(errno.EPERM, "the maps of the user namespace could not be written")
+        for name, text in {"setgroups": "deny", "gid_map": f"{gid} {gid} 1", "uid_map": f"{uid} {uid} 1"}.items():
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    return f"uid {uid}"
 
 
 def readable_places() -> list[str]:
@@ -139,8 +108,7 @@ def enter_private_root(places: list[str], packages: list[str]) -> None:
         mount("tmpfs", root + place, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=755")
     for place in packages:
         bind(place, root + place)
-    for name in ("proc", "tmp"):
-        os.mkdir(f"{root}/{name}")
+    os.mkdir(f"{root}/proc")
     with contextlib.suppress(OSError):
         mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=2")
         for name, target in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")]:
@@ -166,7 +134,7 @@ def bind(place: str, target: str) -> None:
 
 # --- Layers that close a child: Landlock and seccomp ------------------------------------------------------------------
 
-READ_FILE, READ_DIR, EXECUTE, WRITE_FILE, TRUNCATE = 1 << 2, 1 << 3, 1 << 0, 1 << 1, 1 << 14
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 LANDLOCK_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 NO_TCP, NO_OUTSIDE = 0b11, 0b11  # bind and connect; abstract sockets and signals
 
@@ -175,17 +143,17 @@ def landlock_version() -> int:
     return syscall(SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
 
 
-def landlock_rules(read: list[str], list_only: list[str], write: list[str]) -> int:
-    """A ruleset (a file descriptor): below `read` files may be read, below `list_only` folders be listed, below
-    `write` all be done; from version 4 on no TCP, from version 6 on no signal to a process outside."""
+def landlock_rules(read: list[str], list_only: list[str]) -> int:
+    """A ruleset (a file descriptor): below `read` files may be read, and below `list_only` folders be listed; from
+    version 4 on no TCP, from version 6 on no signal to a process outside."""
     version = landlock_version()
     rights = LANDLOCK_FILE_RIGHTS[max(v for v in LANDLOCK_FILE_RIGHTS if v <= version)]
     attributes = struct.pack("=QQQ", rights, NO_TCP, NO_OUTSIDE)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     rules = syscall(SYS_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     allowed = dict.fromkeys(list_only, READ_DIR) | dict.fromkeys(read, READ_FILE | READ_DIR | EXECUTE)
-    allowed |= dict.fromkeys(write, rights) | dict.fromkeys(DEVICES, READ_FILE | WRITE_FILE)
+    allowed |= dict.fromkeys(DEVICES, READ_FILE | WRITE_FILE)
     for path, wanted in allowed.items():
-        here = wanted if os.path.isdir(path) else wanted & (READ_FILE | WRITE_FILE | EXECUTE | TRUNCATE)
+        here = wanted if os.path.isdir(path) else wanted & ~READ_DIR
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         syscall(SYS_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", here, place), 0)
         os.close(place)
@@ -233,18 +201,13 @@ class Cell:
     time_limit: float
     wall_limit: float
     memory_bytes: int
-    processes: int
     packages: list[str]
     refused_calls: list[int]
     without: list[str]
     layers: dict[str, bool | str] = field(default_factory=dict)
-    scratch: str = "/"  # where a program starts
-    untouched: tuple[int, int, int] | None = None  # how the scratch folder looks before a program
     rules: int = -1  # of Landlock, an open file
     filter: bytes = b""  # of seccomp
-    size: int = -1  # where the kernel reports how large this process is, an open file
     limits: dict[int, tuple[int, int]] = field(default_factory=dict)  # of a child
-    resident_bytes: float = math.inf  # what a child may have in memory
 
     def close_in(self) -> bool:
         """Put on every layer that the kernel gives.  False in the process that only waits outside."""
@@ -257,13 +220,10 @@ class Cell:
                 os.waitpid(inside, 0)
                 return False
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        else:
-            prctl(PR_SET_CHILD_SUBREAPER, 1)
-        self.size = os.open("/proc/self/statm", os.O_RDONLY)
-        self._put_on({"private root": self._enter_private_root})
-        self._make_scratch()
-        prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
         self._find_limits()
+        self._put_on({"private root": self._enter_private_root})
+        self._write_rules()
+        prctl(PR_SET_DUMPABLE, 0)  # no program may look into this process
         self.filter = seccomp_filter(self.refused_calls)
         self._rehearse(self._layers_of_a_child())
         return True
@@ -305,7 +265,7 @@ class Cell:
     def confine(self, keep: Iterable[int]) -> None:
         """In the child: limits and the layers of its own.  Leaves 0, 1, 2 and `keep` open, nothing else."""
         os.setsid()
-        os.chdir(self.scratch)
+        os.chdir("/")
         os.umask(0o077)
         for name, action in self._layers_of_a_child().items():
             if self.layers[name]:
@@ -324,42 +284,20 @@ class Cell:
         return f"version {landlock_version()}"
 
     def _write_rules(self) -> None:
-        """Rules for Landlock about the files that are there now."""
-        if self.rules >= 0:
-            os.close(self.rules)
-        self.rules = -1
-        if self.layers["private root"]:
-            read, list_only, write = ["/"], [], [self.scratch]
-        else:
-            read, list_only, write = list(self.packages), readable_places(), []
+        """Rules for Landlock: which files may be read, where no private root decides that, and nothing written."""
+        read, list_only = ["/"], []
+        if not self.layers["private root"]:
+            read, list_only = list(self.packages), readable_places()
             hidden = set(hidden_places(list_only))
             for place in list_only:
                 inside = [os.path.join(place, n) for n in os.listdir(place)] if os.path.isdir(place) else [place]
                 read += [path for path in inside if path not in hidden and os.path.exists(path)]
         with contextlib.suppress(OSError):
-            self.rules = landlock_rules(read, list_only, write)
-
-    def _make_scratch(self) -> None:
-        """An empty folder for the next program to work in: a new file system in memory, on a private root."""
-        if self.layers["private root"]:
-            mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, SCRATCH_OPTIONS)
-            self.scratch = "/tmp"
-            self.untouched = self._look_of_scratch()
-        self._write_rules()
-
-    def _look_of_scratch(self) -> tuple[int, int, int]:
-        about = os.stat(self.scratch)
-        return about.st_mode, about.st_ctime_ns, len(os.listdir(self.scratch))
-
-    def clear_scratch(self) -> None:
-        """A fresh scratch folder, if the last program touched it: mounting one takes as long as a test."""
-        if self.untouched is not None and self._look_of_scratch() != self.untouched:
-            os.chdir("/")
-            call("umount2", b"/tmp", MNT_DETACH)
-            self._make_scratch()
+            self.rules = landlock_rules(read, list_only)
 
     def _find_limits(self) -> None:
-        """Find a program's limits.  A limit that is lower already stays.
+        """Find a program's limits, those of memory above what this process has, which is what a child starts with.  A
+        limit that is lower already stays.
 
         The kernel counts CPU seconds by ticks of its clock, which on a busy core can be nearly twice the time that was
         used.  The worker reads the exact clock, so the kernel's limit is the wide net behind it.  A program may ask
@@ -370,22 +308,15 @@ class Cell:
             resource.RLIMIT_MEMLOCK: 0,
             resource.RLIMIT_NOFILE: OPEN_FILES,
             resource.RLIMIT_CPU: math.ceil(self.time_limit * 4) + 1,
-            resource.RLIMIT_FSIZE: FILE_BYTES,
-            resource.RLIMIT_NPROC: self.processes,
+            resource.RLIMIT_FSIZE: 0,
+            resource.RLIMIT_NPROC: THREADS,
         }
         self.limits = {which: (at_most(which, limit),) * 2 for which, limit in wanted.items()}
         stack = resource.RLIMIT_STACK
         self.limits[stack] = at_most(stack, STACK_BYTES), resource.getrlimit(stack)[1]
-
-    def measure(self) -> None:
-        """Set the limits of memory above what this process has now, which is what a child starts with."""
-        if not self.layers["resource limits"]:
-            return
-        pages = os.pread(self.size, 100, 0).split()
-        mapped, resident = (int(number) * resource.getpagesize() for number in pages[:2])
-        self.resident_bytes = resident + self.memory_bytes
-        soft, hard = (at_most(resource.RLIMIT_AS, mapped + self.memory_bytes + room) for room in (0, STACK_ROOM))
-        self.limits[resource.RLIMIT_AS] = soft, hard
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        self.limits[resource.RLIMIT_AS] = (at_most(resource.RLIMIT_AS, mapped + self.memory_bytes),) * 2
 
 
 def at_most(which: int, limit: int) -> int:
@@ -398,12 +329,6 @@ def set_limits(limits: dict[int, tuple[int, int]]) -> None:
     """Set limits of this process, each a soft and a hard one."""
     for which, pair in limits.items():
         resource.setrlimit(which, pair)
-
-
-def make_room_for_stacks() -> None:
-    """Let this process reserve address space up to its hard limit."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def give_up_root() -> str:

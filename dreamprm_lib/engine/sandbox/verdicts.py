@@ -3,13 +3,11 @@
 Nothing runs here.  A `RunRequest` is what a program gets to see; the expected output of a test is only read afterwards.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import Annotated, Any
 
 import pydantic
@@ -30,10 +28,6 @@ KINDS = (
 )  # fmt: skip
 # Problems of these platforms come from LiveCodeBench, whose runner imports common modules before a program.
 LIVECODEBENCH_PLATFORMS = ("leetcode", "atcoder", "codeforces", "livecodebench")
-COMMON_MODULES = (
-    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
-    "io itertools json math operator os queue random re statistics string sys textwrap threading time typing"
-).split()
 REFERENCE_SECONDS = 0.004  # what `time_scale` measures on the machine that the limits were chosen on
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
@@ -83,19 +77,18 @@ class Limits:
 
     `time_limit` CPU seconds, times `time_scale()`; `wall_limit` seconds (None: 5 times the CPU seconds and 2);
     `memory_mb` above what an idle interpreter takes; `output_kb` of standard output, or four times what the expected
-    output has if that is more; `processes` with threads; `modules` are installed packages that a program may import
-    beside the standard library, such as ("numpy",).
+    output has if that is more; `modules` are installed packages that a program may import beside the standard library,
+    such as ("numpy",).
     """
 
     time_limit: Positive = 2.0
     memory_mb: Positive = 512
     wall_limit: Positive | None = None
     output_kb: Positive = 1024
-    processes: Positive = 16
     modules: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, problem: Problem | None, **changes: Any) -> Limits:
+    def of(cls, problem: Problem | None, **changes: Any) -> "Limits":
         """The limits of the set that a problem comes from, with `changes`; those of no problem are the default ones.
 
         Raises `InputError` for a change that is no limit, or can't be one.
@@ -157,15 +150,6 @@ class RunRequest:
     def text(self) -> bytes:
         """What the program's process reads, a line about the program before it."""
         return f"{'given' if self.given else ''} {self.kind} {self.entry}\n{self.code}".encode("utf-8", "surrogatepass")
-
-    def modules(self) -> list[str]:
-        """What the worker loads before it forks: of a program it learns no more than this."""
-        return _named(self.code, self.given, (*COMMON_MODULES, *self.limits.modules))
-
-
-@lru_cache
-def _named(code: str, all_of_them: bool, names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if all_of_them or name in code]
 
 
 def request_for(problem: Problem, test: Test, code: str, limits: Limits) -> RunRequest:

@@ -9,15 +9,12 @@ output.  Only the child reads them, and only the grader reads what the child wri
 program, or of its output is ever in the memory of the process that forks the next child.
 
 **What a program finds.**  Standard input is a file, standard output and error are pipes, and `sys.stdin`, `sys.stdout`
-and `sys.stderr` are made from them as the interpreter makes them at its start.  A program ends as a script does: its
-threads are waited for, its exit handlers run, and what it left in buffers, `__del__` methods and open generators comes
-out, by the interpreter's own shutdown.
+and `sys.stderr` are made from them as the interpreter makes them at its start.  At a program's end its threads are
+waited for, its exit handlers run, and what it left in the buffers of files comes out.
 
 Not covered: secrets of a `check` test, whose text has to enter the program's process (it comes only after the program's
 own top level ran, but a program written to beat its check can read it then).
 """
-
-from __future__ import annotations
 
 import _signal
 import _socket
@@ -26,26 +23,33 @@ import builtins
 import contextlib
 import gc
 import importlib
+import io
 import json
 import linecache
 import os
+import random
 import select
 import signal
 import site
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from dreamprm_lib.engine.sandbox.layers import SYS_PIDFD_OPEN, Cell, make_room_for_stacks, syscall
+from dreamprm_lib.engine.sandbox.layers import SYS_PIDFD_OPEN, Cell, syscall
 
 # What LiveCodeBench's own runner imports before a program, in its order: a later star import hides an earlier one.
 GIVEN_MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+).split()
+COMMON_MODULES = (  # what the worker loads, once for all programs
+    "array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "io itertools json math operator os queue random re statistics string sys textwrap threading time typing"
 ).split()
 GIVEN_IMPORTS = "".join(
     [f"from {name} import *\n" for name in [*GIVEN_MODULES, "builtins", "typing"]]
@@ -61,45 +65,52 @@ NONCE_BYTES = 32
 CORES = os.cpu_count() or 1
 
 # Bound here, because a program may put its own functions in their place.
-_read, _pread, _write, _exit, _interpreter_exit = os.read, os.pread, os.write, os._exit, sys.exit
+_read, _pread, _write, _exit = os.read, os.pread, os.write, os._exit
 _settrace, _setprofile, _set_digits = sys.settrace, sys.setprofile, sys.set_int_max_str_digits
 _get_objects, _fstat = gc.get_objects, os.fstat
 BUILTINS = dict(vars(builtins))
-STREAMS: list = []  # what may hold output of a program in a buffer at its end
 
 
 # --- The child: the program -------------------------------------------------------------------------------------------
 
 
-def become_program(cell: Cell, files: list[int]) -> int:
+def become_program(cell: Cell, files: list[int]) -> NoReturn:
     """Turn this fresh child into the program, and run it.
 
-    `files` are the request, standard input, output and error, and for a call the link to the grader.  This process
-    ends here, unless the interpreter has to shut down to end the program: then this returns the exit status.
+    `files` are the request, standard input, output and error, and for a call the link to the grader.
     """
     request, *standard = files[:4]
     link = files[4:]
     try:
         for number, file in enumerate(standard):
             os.dup2(file, number)
+        gc.freeze()  # from here on the collector knows what is the program's
+        make_standard_streams()
         cell.confine(keep=[request, *link])
         head, _, code = _read(request, os.fstat(request).st_size).decode("utf-8", "surrogatepass").partition("\n")
         _signal.signal(signal.SIGINT, signal.default_int_handler)
-        if "stack_size" in code:
-            make_room_for_stacks()
-        if "random" in sys.modules:
-            sys.modules["random"].seed(0)
-        gc.freeze()  # from here on the collector knows what is the program's
+        random.seed(0)
         given, kind, name = head.split(" ", 2)
         status = run_program(code.removeprefix("\ufeff"), bool(given), kind, name, request, *link)
         if link:
             _exit(status)
-        return shut_down(status)
+        shut_down(status)
     except MemoryError:
         _exit(MEMORY_LIMIT)
     except BaseException as error:
         _write(2, repr(error).encode("utf-8", "replace"))
         _exit(RUNTIME_ERROR)
+
+
+def make_standard_streams() -> None:
+    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` of the files 0, 1 and 2, as the interpreter does at its start."""
+    for number, name, mode in [(0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")]:
+        errors = getattr(sys, name).errors
+        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        stream.reconfigure(line_buffering=name == "stderr")
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def run_program(code: str, given: bool, kind: str, name: str, request: int, link: int | None = None) -> int:
@@ -162,27 +173,19 @@ def tell(error: BaseException, code: str, whole: bool = True) -> None:
     _write(2, text.encode("utf-8", "replace"))
 
 
-def shut_down(status: int) -> int:
-    """End the program as the interpreter ends a script: threads, exit handlers, streams, and then all that it left.
+def shut_down(status: int) -> NoReturn:
+    """End the program nearly as the interpreter ends a script: threads, exit handlers, and what open files hold.
 
-    Only an object with a `__del__`, such as a file or a generator, can do anything when all is taken down.  Where the
-    program has left none, or has failed, this process ends at once.  Otherwise this returns the exit status, and the
-    interpreter has to shut down, which takes longer than most tests.
+    `__del__` methods and open generators get no last word: to take all of an interpreter down costs more than most
+    tests.
     """
     with contextlib.suppress(BaseException):
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
-    for name in ("stdout", "stderr"):
-        if not flushed(getattr(sys, name, None)):
-            status = status or RUNTIME_ERROR
-    if status or not any(hasattr(kind, "__del__") for kind in set(map(type, _get_objects()))):
-        written = [flushed(stream) for stream in STREAMS]
-        _exit(status if all(written) else status or RUNTIME_ERROR)
-    sys.stdout = sys.stderr = None  # flushed above; while it takes the rest down, the interpreter uses its own again
-    STREAMS.clear()  # and writes these out when nobody holds them
-    return status
+    own = [thing for thing in _get_objects() if isinstance(thing, io.IOBase)]
+    written = [flushed(stream) for stream in (sys.stdout, sys.stderr, *own)]
+    _exit(status if all(written) else status or RUNTIME_ERROR)
 
 
 def flushed(stream: Any) -> bool:
@@ -279,22 +282,18 @@ def plain(value: Any) -> Any:
 # --- The worker: watching a child -------------------------------------------------------------------------------------
 
 
-def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict | None:
-    """Run one program once, in a fresh child, and tell how it went; nothing of it is left when this returns.
-
-    Returns None in the child.
-    """
+def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict:
+    """Run one program once, in a fresh child, and tell how it went; nothing of it is left when this returns."""
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        return None
+        become_program(cell, files)
     for file in files:
         os.close(file)
     reason = watch(cell, channel, pid, started)
-    seconds, resident, state = bury(cell, pid)
-    code = os.waitstatus_to_exitcode(state)
-    if reason is None and resident > cell.resident_bytes:
-        reason = "memory_limit"
+    os.kill(pid, signal.SIGKILL)  # nothing happens to one that has ended, and its number is still taken
+    _, state, usage = os.wait4(pid, 0)
+    seconds, code = usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(state)
     if reason is None and (seconds > cell.time_limit or code == -signal.SIGXCPU):
         reason = "time_limit"
     return {
@@ -331,110 +330,32 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
-def bury(cell: Cell, pid: int) -> tuple[float, int, int]:
-    """Kill a child and all that came from it, and wait for them.
-
-    Returns the CPU seconds of all, the most bytes that the child had in memory, and its wait status.
-    """
-    os.kill(pid, signal.SIGKILL)  # nothing happens to one that has ended, and its number is still taken
-    _, state, usage = os.wait4(pid, 0)
-    seconds, resident = usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10
-    with contextlib.suppress(ChildProcessError):
-        while True:  # what it left is now ours, or will be when its own parent is killed
-            found, _, usage = os.wait4(-1, os.WNOHANG)
-            if not found:
-                kill_descendants(cell)
-                _, _, usage = os.wait4(-1, 0)
-            seconds += usage.ru_utime + usage.ru_stime
-    return seconds, resident, state
-
-
-def kill_descendants(cell: Cell) -> None:
-    """Kill what a program left: everything else in our namespace, or else all our children."""
-    with contextlib.suppress(OSError):
-        if cell.layers["pid namespace"]:
-            os.kill(-1, signal.SIGKILL)
-            return
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            for child in file.read().split():
-                os.kill(int(child), signal.SIGKILL)
-
-
-def load(cell: Cell, names: list[str], folders: list[str]) -> None:
-    """Import what the next program may import, once for all that come after it.
-
-    The less is loaded, the cheaper is a fork: a child pays for every page that it writes to.
-    """
-    missing = [name for name in names if name not in sys.modules]
-    if missing:
-        sys.path += folders
-        for name in missing:
-            importlib.import_module(name)
-        del sys.path[len(sys.path) - len(folders) :]
-        gc.collect()
-        gc.freeze()
-        cell.measure()
-
-
-def serve(cell: Cell, channel: socket.socket, folders: list[str]) -> list[int]:
-    """Answer requests until the channel closes.  In a child, returns its files; in the worker, none."""
-    while True:
-        names, files, *_ = socket.recv_fds(channel, 1 << 16, 5)
-        if not names:
-            return []
-        load(cell, json.loads(names), folders)
-        reply = run_request(cell, channel, files)
-        if reply is None:
-            channel.detach()  # its number will be that of another file
-            return files
-        channel.send(json.dumps(reply).encode())
-        cell.clear_scratch()
-
-
-def make_standard_streams() -> None:
-    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` as the interpreter does that has a file and two pipes as 0, 1, 2.
-
-    They ask their files only now what they are.  A child puts its own in these places, and has the streams unused.
-    """
-    own = os.dup(2)
-    file, (end, pipe) = os.open(__file__, os.O_RDONLY), os.pipe()
-    for number, name, mode, stand_in in [(0, "stdin", "r", file), (1, "stdout", "w", pipe), (2, "stderr", "w", pipe)]:
-        os.dup2(stand_in, number)
-        errors = getattr(sys, name).errors
-        stream: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
-        stream.reconfigure(line_buffering=name == "stderr")
-        stream.buffer.raw.name = f"<{name}>"
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    STREAMS[:] = [sys.stdout, sys.stdout.buffer, sys.stderr, sys.stderr.buffer]
-    os.dup2(own, 2)
-    for number in (own, file, end, pipe):
-        os.close(number)
-
-
-def main() -> int:
-    """Take the channel from standard input, and leave nothing there that a program could inherit."""
+def main() -> None:
+    """Take the channel from standard input, and answer the requests that come over it until it closes."""
     sys.path.remove(os.environ["PYTHONPATH"])  # where this module came from
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
-    make_standard_streams()
     settings = json.loads(channel.recv(1 << 16))
     site.setquit()
     os.environ.clear()
-    folders = settings.pop("module_folders")
+    own = list(sys.path)
+    sys.path += settings.pop("module_folders")
+    for name in [*COMMON_MODULES, *settings.pop("modules")]:
+        importlib.import_module(name)
+    sys.path[:] = own
     cell = Cell(**settings)
     if not cell.close_in():
-        return 0
+        return
     gc.collect()
     gc.freeze()
-    cell.measure()
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to answer
         channel.send(json.dumps(cell.layers).encode())
-        files = serve(cell, channel, folders)
-    except (BrokenPipeError, ConnectionResetError):
-        return 0  # nobody is left to answer
-    return become_program(cell, files) if files else 0
+        while True:
+            asked, files, *_ = socket.recv_fds(channel, 1, 5)
+            if not asked:
+                return
+            channel.send(json.dumps(run_request(cell, channel, files)).encode())
 
 
 if __name__ == "__main__":
-    _interpreter_exit(main())
+    main()

@@ -1,7 +1,5 @@
 """Chapter 3: what is there to select from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

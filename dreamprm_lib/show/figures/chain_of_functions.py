@@ -1,7 +1,5 @@
 """Chapter 1, and wherever a program is shown: its steps, and what the prompt changes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib as mpl

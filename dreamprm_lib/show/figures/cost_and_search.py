@@ -1,18 +1,16 @@
 """Chapter 8: what is solved for what it costs, reward models trained again, and the beam search."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.cost_and_search import Search, State
+from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.show.figures.scaling import pass_rate_line
 
 
@@ -21,15 +19,13 @@ def search_figure(curve: pd.DataFrame) -> Figure:
 
     `curve`: columns method, n (missing for a search), tokens, pass_rate, ci_low, ci_high.
     """
-    figure, grid = draw.panels(1, 1, 4.6)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4.6)
     searched, sampled = curve[curve.n.isna()], curve[curve.n.notna()]
     ends = []
     for method, part in sampled.groupby("method", sort=False):
-        color, marker = draw.method_style(method)
-        axes.plot(part.tokens, part.pass_rate, color=color, marker=marker, lw=2 if color != draw.GREY else 1)
+        _, x, y, color = pass_rate_line(axes, part.tokens, part, method)
         axes.fill_between(part.tokens, part.ci_low, part.ci_high, color=color, alpha=0.07, lw=0)
-        ends.append((f"{method}, best of N", part.tokens.iloc[-1], part.pass_rate.iloc[-1], color))
+        ends.append((f"{method}, best of N", x, y, color))
     for row in searched.itertuples():
         color, marker = draw.method_style(row.method)
         face = "white" if "," in row.method else color
@@ -59,8 +55,7 @@ def beam_figure(found: Search, passed: Mapping[str, bool]) -> Figure:
 
     `passed`: the verdict of each draw.finished program, by its text.
     """
-    figure, grid = draw.panels(1, 1, 0.36 * max(map(len, found.levels)) + 1.8)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(0.36 * max(map(len, found.levels)) + 1.8)
     before = [("", 0.0)]  # the beam of the level before, and its height
     middle = (max(map(len, found.levels)) - 1) / 2
     letters = max(4, 72 // (len(found.levels) + 1) - 5)  # of a function's name, so that columns keep apart
@@ -92,7 +87,7 @@ def _draw_state(
     axes.plot(x, y, "s" if state.finished else "o", color=color, mfc=color if kept else "white", ms=8, zorder=2)
     name = split_steps(state.text)[-1].name
     axes.annotate(
-        f"{state.score:.2f} {draw.shortened(name, letters)}", (x, y), xytext=(7, 0), textcoords="offset points",
+        f"{state.score:.2f} {short(name, letters)}", (x, y), xytext=(7, 0), textcoords="offset points",
         va="center", fontsize=9, weight="bold" if kept else "normal", zorder=3,
         bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
     )  # fmt: skip
@@ -123,10 +118,7 @@ def cost_figure(curve: pd.DataFrame) -> Figure:
             axes.lines[-1].set_label(name)
             if not samples:
                 ends.append(end)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        draw.on_log_scale(axes, subs=(1, 2, 5))
         draw.in_percent(axes.yaxis)
         axes.set(xlabel=f"{label} a problem (log scale)", ylabel="problems solved", ylim=axes.get_ylim())
         draw.end_labels(axes, ends)

@@ -1,7 +1,5 @@
 """Chapter 5: methods that learn from noisy labels, in planted worlds and beside the oracle."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns

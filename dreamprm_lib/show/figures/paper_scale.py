@@ -1,14 +1,11 @@
 """Chapter 7: what was published, what it takes to tell methods apart, and what the released code does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from scipy.stats import binomtest
 
 import dreamprm_lib.show.figures.primitives as draw
@@ -39,17 +36,14 @@ def published_figure(published: pd.DataFrame) -> Figure:
 def costs_figure(costs: pd.DataFrame) -> Figure:
     """What a policy writes, by kind of work, on a logarithmic axis.  Columns: work, tokens, profile."""
     works, profiles = list(costs.work.unique()), list(costs.profile.unique())
-    figure, grid = draw.panels(1, 1, 1.6 + 0.5 * len(works))
-    axes = grid[0, 0]
+    figure, axes = draw.panel(1.6 + 0.5 * len(works))
     for row in costs.itertuples():
         number, y = profiles.index(row.profile), works.index(row.work)
         color = draw.HUES[number]
         axes.plot(row.tokens, y, "o", color=color, ms=9, alpha=0.9)
         axes.annotate(f"{row.tokens:,.0f}", (row.tokens, y), xytext=(0, -18 if number % 2 else 8),
                       textcoords="offset points", ha="center", fontsize=9, color=color)  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    draw.on_log_scale(axes)
     axes.set(yticks=range(len(works)), yticklabels=works, ylim=(len(works) - 0.5, -0.7))
     axes.set(xlabel="tokens that the policy writes (log scale)")
     axes.margins(x=0.12)
@@ -62,8 +56,7 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
 
 def cuts_figure(texts: Sequence[str], cuts: Sequence[int], parse: Sequence[bool]) -> Figure:
     """A program by its functions, a band each, and where prefixes end: `cuts` count lines, `parse` says which parse."""
-    figure, grid = draw.panels(1, 1, 0.2 * "".join(texts).count("\n") + 0.8)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(0.2 * "".join(texts).count("\n") + 0.8)
     tints = [sns.light_palette(draw.HUES[k % len(draw.HUES)], 6)[1] for k in range(len(texts))]
     total = draw.listing(axes, texts, tints, width=72)
     for k, (cut, good) in enumerate(zip(cuts, parse, strict=True)):
@@ -81,14 +74,9 @@ def places_figure(prefixes: pd.DataFrame) -> Figure:
     counts = prefixes.groupby(["splitter", "place"]).size().unstack(fill_value=0)
     counts = counts.div(prefixes.groupby("splitter").program.nunique(), axis=0)
     shown = {place: color for place, color in PLACE_COLOR.items() if place in counts}
-    figure, grid = draw.panels(1, 1, 1.8 + 0.5 * len(counts))
-    axes = grid[0, 0]
-    counts[list(shown)].plot.barh(stacked=True, color=shown, width=0.6, legend=False, ax=axes)
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt=lambda width: f"{width:.1f}" if width > 0.15 else "", label_type="center", fontsize=10)
+    figure, axes = draw.panel(1.8 + 0.5 * len(counts))
+    draw.stacked(axes, counts[list(shown)], shown, lambda _, width: f"{width:.1f}" if width > 0.15 else "")
     axes.set(xlabel="prefixes a program (mean)", ylabel="")
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
     draw.key(figure, shown, columns=3)
     inside = prefixes.groupby("splitter").place.apply(lambda places: places.isin(PLACES[1:4]).mean())
     worst = inside.idxmax()
@@ -128,14 +116,9 @@ def power_figure(curves: pd.DataFrame, marked: int) -> Figure:
             ends.append((f"gain {100 * gain:.3g}", part.problems.iloc[-1], part.power.iloc[-1], color))
         axes.axhline(0.8, color="#999999", lw=1, ls="--")
         axes.axvline(marked, color=draw.INK, lw=1, ls=":")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set(
-            ylim=(0, 1.05),
-            ylabel="power",
-            xlim=axes.get_xlim(),
-            title=f"{discordance:.1%} discordant".replace(".0%", " %"),
-        )
+        draw.on_log_scale(axes)
+        title = f"{draw.percentage(discordance)} discordant"
+        axes.set(ylim=(0, 1.05), ylabel="power", xlim=axes.get_xlim(), title=title)
         draw.end_labels(axes, ends)
     grid[-1, 0].set(xlabel=f"test problems (dotted: {marked}; dashed: power 0.8)")
     return draw.finished(figure, _power_at(curves, marked))

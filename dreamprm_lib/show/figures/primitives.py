@@ -4,8 +4,6 @@ A figure is about 7 inches wide, so that its letters can still be read on a phon
 is computed; names are written next to what they name, and a key, where one is needed, below the panels.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.interrupts import explain_interrupts
 from dreamprm_lib.show.methods import METHODS
@@ -63,6 +62,14 @@ def percentage(share: float) -> str:
 def in_percent(axis: Axis) -> None:
     """Let an axis of shares be read in percent."""
     axis.set_major_formatter(PercentFormatter(1, 0))
+
+
+def on_log_scale(axes: Axes, subs: Sequence[float] = (1,)) -> None:
+    """Let the x axis be logarithmic, with numbers written out at these multiples of powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -176,15 +183,8 @@ def listing(axes: Axes, texts: Sequence[str], tints: Sequence, width: int) -> in
         lines = text.rstrip("\n").split("\n")
         axes.axhspan(row, row + len(lines), color=tint, lw=0)
         for line in lines:
-            axes.text(
-                0.01, row + 0.5, shortened(line, width), family="monospace", fontsize=9, va="center", in_layout=False
-            )
+            axes.text(0.01, row + 0.5, short(line, width), family="monospace", fontsize=9, va="center", in_layout=False)
             row += 1
     axes.set(xlim=(0, 1), ylim=(row, 0))
     axes.axis("off")
     return row
-
-
-def shortened(line: str, width: int) -> str:
-    """A line cut to `width` characters."""
-    return line if len(line) <= width else line[: width - 1] + "…"

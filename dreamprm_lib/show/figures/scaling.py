@@ -1,7 +1,5 @@
 """Chapter 6: best-of-N over N, by difficulty, and as differences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,10 +1,7 @@
 """Chapter 7: tables of answers, what running buys, how far selectors agree, and when one should not answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -23,27 +20,19 @@ def answers_figure(table: np.ndarray, passed: np.ndarray) -> Figure:
     same = same_everywhere(table)
     first = np.where(same.any(axis=1), same.argmax(axis=1), len(table))
     order = np.lexsort((first, -majority(table)))
-    colors = [draw.BLUE, draw.ORANGE, draw.GREEN, draw.PINK, draw.YELLOW, draw.SKY, draw.BROWN, draw.RED]
-    shades = np.full((*table.shape, 4), 1.0)
-    for column, answers in enumerate(table.T):
-        frequent = pd.Series(answers[answers != FAILED]).value_counts().index
-        for rank, answer in enumerate(frequent):
-            shade = colors[rank] if rank < len(colors) else draw.PALE
-            shades[answers == answer, column] = mpl.colors.to_rgba(shade)
-    figure, grid = draw.panels(1, 1, 1.7 + 0.3 * len(table))
-    axes = grid[0, 0]
-    axes.imshow(shades[order], aspect="auto")
-    axes.set_xticks(np.arange(table.shape[1]) + 0.5, [""] * table.shape[1], minor=True)
-    axes.set_xticks(range(table.shape[1]), [str(k + 1) for k in range(table.shape[1])])
-    axes.set_yticks(range(len(table)), [f"program {k}" for k in order])
-    axes.set_yticks(np.arange(len(table)) + 0.5, [""] * len(table), minor=True)
+    colors = [draw.BLUE, draw.ORANGE, draw.GREEN, draw.PINK, draw.YELLOW, draw.SKY, draw.BROWN, draw.RED, draw.PALE]
+    names = pd.DataFrame(table[order], [f"program {k}" for k in order], range(1, table.shape[1] + 1))
+    given = names.where(names != FAILED)
+    ranks = given.apply(lambda answers: answers.map({a: k for k, a in enumerate(answers.value_counts().index)}))
+    figure, axes = draw.panel(1.7 + 0.3 * len(table))
+    top = len(colors) - 1  # the colour of all further answers
+    sns.heatmap(ranks.clip(upper=top), vmin=0, vmax=top, cmap=colors, cbar=False, linewidths=2, ax=axes)
     axes.grid(False)
-    axes.grid(which="minor", color="white", lw=2)
-    axes.tick_params(which="minor", length=0)
     axes.set(xlabel="made-up input")
+    axes.tick_params(axis="y", rotation=0)
     for row, program in enumerate(order):
         word, color = ("passes", draw.GREEN) if passed[program] else ("fails", draw.RED)
-        axes.text(table.shape[1] - 0.3, row, word, color=color, va="center", fontsize=10, clip_on=False)
+        axes.text(table.shape[1] + 0.05, row + 0.5, word, color=color, va="center", fontsize=10, clip_on=False)
     clusters = len({tuple(row) for row in table[same.any(axis=1)].tolist()})
     largest = same[order[0]]
     right = "passes" if passed[order[0]] else "fails"
@@ -56,8 +45,7 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
 
     `table`: columns method, runs, pass_rate, ci_low, ci_high; a method with a single row is a point.
     """
-    figure, grid = draw.panels(1, 1, 4.8)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4.8)
     methods = list(table.method.unique())
     ends = []
     for k, (method, part) in enumerate(table.groupby("method", sort=False)):
@@ -79,8 +67,7 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
 def risk_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """What share of its answers is wrong, over the share of problems that a selector answers; the most confident
     answers come first.  A table of `risk_coverage` for each method."""
-    figure, grid = draw.panels(1, 1, 4.4)
-    axes = grid[0, 0]
+    figure, axes = draw.panel(4.4)
     ends = []
     for method, curve in curves.items():
         color = draw.method_style(method)[0]
@@ -102,12 +89,11 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
     whole = table.pivot(index="method", columns="other", values="tau").loc[names, names].round(2) + 0.0  # no -0.00
     tau = whole.iloc[1:, :-1]  # each pair once
     above = np.triu(np.ones(tau.shape, bool), 1)
-    figure, grid = draw.panels(1, 1, 1.8 + 0.42 * len(names))
+    figure, axes = draw.panel(1.8 + 0.42 * len(names))
     sns.heatmap(
         tau, mask=above, vmin=-1, vmax=1, cmap="RdBu", annot=True, fmt=".1f", annot_kws={"fontsize": 10}, linewidths=1,
-        cbar=False, ax=grid[0, 0],
+        cbar=False, ax=axes,
     )  # fmt: skip
-    axes = grid[0, 0]
     axes.set(xlabel="Kendall's tau-b: 1 is the same order, 0 none, −1 the reverse", ylabel="")
     axes.set_yticks(np.arange(len(tau)) + 0.5, tau.index, rotation=0)
     axes.set_xticks(np.arange(len(tau)) + 0.5, tau.columns, rotation=45, ha="right")
