@@ -345,21 +345,21 @@ def aggregate(steps: Sequence[float], how: str = "mean") -> float:
 # ------------------------------------------------------------------------------------------------- evidence
 
 
-def within_problem_ranking(scores: np.ndarray, passed: np.ndarray, problems: Sequence[str]) -> dict[str, float]:
-    """For each mixed problem, the chance that a passing candidate outranks a failing one; ties count half.
+def within_problem_ranking(scores: np.ndarray, truth: np.ndarray, problems: Sequence[str]) -> dict[str, float]:
+    """For each mixed problem, the chance that the better of two candidates scores higher; ties of scores count half.
 
     Best-of-N uses nothing else of a score: a problem where all candidates pass or all fail says nothing and is left
-    out.  `scores` [m], `passed` [m] bool, `problems` [m].  Chance level is 0.5.
+    out.  `scores` [m]; `truth` [m], which says what is better: whether a candidate passes, or the value of a prefix;
+    `problems` [m].  Chance level is 0.5.
     """
-    scores, passed = numbers("scores", scores), np.asarray(passed, bool)
+    scores, truth = numbers("scores", scores), numbers("truth", truth)
     owners = np.asarray(problems)
     ranking = {}
     for problem in dict.fromkeys(problems):
-        mine = owners == problem
-        good, bad = scores[mine & passed], scores[mine & ~passed]
-        if len(good) and len(bad):
-            wins = (good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean()
-            ranking[problem] = float(wins)
+        z, y = scores[owners == problem], truth[owners == problem]
+        better, worse = np.nonzero(y[:, None] > y)
+        if len(better):
+            ranking[problem] = float((z[better] > z[worse]).mean() + 0.5 * (z[better] == z[worse]).mean())
     return ranking
 
 

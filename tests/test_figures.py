@@ -57,6 +57,14 @@ FINISHED, DROPPED = (
 BEGUN = State("def main():\n    x()\n\n\n", False, [0.4], 0.4)
 PROMPTS = pd.DataFrame({"prompt": ["a", "a", "b"], "steps": [1, 2, 3], "passed": [True, False, True]})
 LAYERS = table({"ranking": 0.6, "ci_low": 0.4, "ci_high": 0.8}, layer=[1, 2], ridge=[0.1])
+GAINED = {"gain": 0.1, "gain_low": 0.01, "gain_high": 0.2}
+LEARNING = pd.concat([
+    table(RANKED | GAINED | {"half": 8}, method=("prm_cof", "blind"), programs=("2", "all"), problems=(8, 16)),
+    table(RANKED | GAINED | {"half": 0, "programs": "all", "problems": 0}, method=["mean_logprob"]),
+])  # fmt: skip
+LOST = {"gain": -0.05, "gain_low": -0.1, "gain_high": 0.0}
+TRANSFER = table(RANKED | LOST | {"problems": 3}, kind=("text", "all"), heads=("never saw", "saw", "mean_logprob"))
+PAIRS = {"p": [(["x\n", "y\n"], [0.5, 0.9]), (["z\n"], [0.2])]}
 ERRORS = pd.DataFrame({"group": ["all", "all"], "steps": 2, "when": ["before", "after"], "error": [0.2, 0.1]})
 TRUTH = np.array([0.2, 0.5, 0.9])
 
@@ -83,7 +91,6 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("changes the gain most (+0.00 to +0.00)", figures.ablation_figure, ABLATED),
     ("Nearest to the oracle with 4", figures.oracle_figure, ORACLE, ORACLE[ORACLE.rollouts == 4]),
     ("from -10 points for `step: 1`", figures.bias_figure, BIAS),
-    ("sees its ancestors", figures.tree_mask_figure, np.tril(np.ones((3, 3), bool)), ["statement", "A", "A"]),
     ("a: 50 % chains, 50 % pass; b: 100 % chains, 100 % pass", figures.prompt_comparison_figure, PROMPTS),
     ("33 % of the labels from rollouts are 0 or 1", figures.labels_figure, LABELS),
     ("4 rollouts is off by 0.07 on average", figures.noise_figure, TRUTH[:2], TRUTH[:2] + 0.07, 4, 16),
@@ -91,6 +98,9 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("with a ranking of 0.60", figures.choice_figure, LAYERS, "layer", "ridge", {"layer": 2, "ridge": 0.1}),
     ("2 go up and 1 go down", figures.correction_figure, pd.Series([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
     ("0.60; 2 of 2 others lie in its", figures.ranking_figure, table(RANKED, method=["orm", "prm_cof, mse", "first"])),
+    ("From 8 to 16 problems: prm_cof +0.100, blind +0.100; still", figures.learning_figure, LEARNING),
+    ("gain -0.050 (-0.100 to +0.000) on heads that never did: not", figures.transfer_figure, TRANSFER),
+    ("caught in p (0.20, the passing one 0.90)", figures.pairs_figure, PAIRS),
     ("Calibration error of all: before 0.20, after 0.10", figures.calibration_figure, RELIABLE, ERRORS),
     ("Clean outcomes gain +0.00", figures.planted_map, PLANTED),
     ("+0.00 in ranking with bias `none`, at most +0.00 elsewhere", figures.planted_figure, PLANTED),

@@ -219,7 +219,7 @@ class TestSmoke:
 
     def test_the_paper_s_way_of_training_runs_on_a_small_backbone(self, smoke, tiny_backbone, tmp_path):
         (tmp_path / "paper").mkdir()
-        for file in ("solutions.jsonl", "labels.jsonl"):
+        for file in ("solutions.jsonl", "labels.jsonl", "oracle.jsonl"):
             shutil.copy(smoke.folder / file, tmp_path / "paper")
         parameters = dict(load_profile("paper").sections["04_reward_model"])
         parameters |= {"study": "paper", "outputs": str(tmp_path), "backbones": [tiny_backbone], "layers": [3]}

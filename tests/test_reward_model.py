@@ -59,6 +59,9 @@ def test_ranking_literals():
     scores, passed = [0.9, 0.1, 0.5, 0.5, 0.3, 0.2], [1, 0, 1, 0, 1, 1]
     problems = ["a", "a", "b", "b", "c", "c"]
     assert rm.within_problem_ranking(scores, passed, problems) == {"a": 1.0, "b": 0.5}
+    values = [0.5, 0.0, 0.25]  # of three prefixes: of the pairs that differ, one is in order, one tied, one not
+    assert rm.within_problem_ranking([0.5, 0.5, 0.9], values, ["a"] * 3) == {"a": pytest.approx(0.5)}
+    assert rm.within_problem_ranking([0.5, -np.inf, -np.inf], [1, 0, 0], ["a"] * 3) == {"a": 1.0}
 
 
 def test_folds_keep_problems_together():
