@@ -1,6 +1,5 @@
 """The embedded engine: the smallest pinned model writes in this process, and nothing is lost or paid twice."""
 
-import json
 import random
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine.policy import policy as policies
-from dreamprm_lib.engine.policy.completions import CompletionStore, Request
+from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.embedded import Engine, readable_file
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
@@ -25,7 +24,7 @@ PROMPTS = [Prompt((("user", f"Write a Python function that returns {x}."),), "``
 @pytest.fixture(scope="module")
 def engine():
     fetch(MODEL)
-    return Engine(MODEL, slots=4, threads=2, cache_gigabytes=1)
+    return Engine(MODEL, slots=4)
 
 
 def requests(max_tokens=12, stop=("\n```",)):
@@ -72,20 +71,11 @@ def test_an_engine_that_is_stopped_half_way_goes_on_with_other_work(engine):
     assert len(answers(engine, [(second, [0])])) == 1
 
 
-@pytest.mark.weights
-def test_settings_of_the_engine_are_taken_and_strange_ones_named(engine):
-    greedy = Request(MODEL, "completion", "1, 2, 3,", 0.0, None, 4, (), json.dumps({"repetition_penalty": 1.1}))
-    assert len(answers(engine, [(greedy, [0])])) == 1
-    strange = Request(MODEL, "completion", "1, 2, 3,", 0.8, 0.95, 4, (), json.dumps({"colour": "red"}))
-    with pytest.raises(InputError, match="colour"):
-        answers(engine, [(strange, [0])])
-
-
 def test_a_model_that_is_none_is_named(tmp_path):
     broken = tmp_path / "model.gguf"
     broken.write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(InputError, match=r"model\.gguf"):
-        Engine(str(broken), 1, 1)
+        Engine(str(broken), 1)
 
 
 def test_tensors_that_the_engine_cannot_read_are_rewritten_once(tmp_path, monkeypatch):

@@ -142,17 +142,17 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
     start = 'outputs = "../outputs"  # a\nstudy = "x"  # b\nn = 9  # c\npolicy = {}  # d\nreplay = True  # e\n'
     write_notebook(project / "notebooks" / "01_first.ipynb", start, ASKING)
     models = {"m": {"n": False, "prefill": False, "price": [0, 1000]}}  # half a cent a completion
-    policy = {"model": "m", "base_url": server.base_url, "models": models, "budget": {"dollars": 0.022}, "slots": 1}
+    policy = {"model": "m", "base_url": server.base_url, "models": models, "budget": 0.022, "slots": 1}
     settings = {"01_first": {"policy": policy, "replay": False}}
     with pytest.raises(StudyError, match=r"BudgetSpent: The budget of \$0\.022 for m .* 5 completions are missing"):
         run(project, overrides=settings)
-    policy["budget"] = {"dollars": 1}
+    policy["budget"] = 1.0
     study = run(project, overrides=settings)
     asked = entries(study)["01_first"]["asked"]
     assert asked == {"answers": 9, "completions": 9, "prompt_tokens": 9, "tokens": 45, "dollars": 0.045}
     assert len(server.bodies) == 9
     done = entries(study)
-    policy["budget"] = {"dollars": 2}
+    policy["budget"] = 2.0
     assert entries(run(project, overrides=settings)) == done  # more money is no reason to do it again
 
 
@@ -503,7 +503,7 @@ def test_arguments_that_do_not_parse_exit_with_2_and_help_names_every_command(ca
         main(arguments)
     assert exit_.value.code == code
     text = capsys.readouterr().out
-    commands = ("run", "weights", "record", "problems", "evaluate", "train", "store", "course")
+    commands = ("run", "weights", "record", "problems", "evaluate", "train", "course")
     assert code or all(word in text for word in commands)
 
 

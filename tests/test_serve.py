@@ -33,7 +33,6 @@ from dreamprm_lib.reward_model import Head, RewardModel
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"OPENAI_API_KEY": "sk-upstream-never-seen", "GATEWAY_KEY": "sk-gateway-never-seen"}
 DOUBLE = {"samples": [{"input": "4\n", "output": "8\n"}]}
-IN_PROMPT = "Double it.\n\nSample input:\n4\n\nSample output:\n8\n\nNumbers are small."
 
 
 class Judge:
@@ -120,18 +119,10 @@ def test_a_stream_gives_the_same_text_and_the_same_scores(gateway):
     assert [chunk.choices[0].finish_reason for chunk in chunks[-2:]] == [None, "stop"]
 
 
-@pytest.mark.parametrize(
-    "content, extra",
-    [
-        ("Double it.", DOUBLE),
-        (IN_PROMPT, {}),
-        (IN_PROMPT.replace(":\n4\n", " 1\n\n```\n4\n```\n").replace(":\n8\n", " 1\n```\n8\n```\n"), {}),
-        ([{"type": "text", "text": IN_PROMPT.replace("Sample", "### Example").replace(":\n", ":\n\n")}], {}),
-    ],
-)
-def test_programs_that_fail_the_samples_are_out(gateway, content, extra):
-    url, upstream = gateway(replies(program(0.9, "7"), program(0.2), program(0.1)), n=3, samples_in_prompt=True)
-    told = ask(client_of(url), content, extra_body={"dreamprm": extra}).dreamprm
+@pytest.mark.parametrize("content", ["Double it.", [{"type": "text", "text": "Double it."}]])
+def test_programs_that_fail_the_samples_are_out(gateway, content):
+    url, upstream = gateway(replies(program(0.9, "7"), program(0.2), program(0.1)), n=3)
+    told = ask(client_of(url), content, extra_body={"dreamprm": DOUBLE}).dreamprm
     assert (told["score"], told["passes_samples"]) == (0.2, True)
     assert [(r["score"], r["passes_samples"]) for r in told["runners_up"]] == [(0.1, True), (None, False)]
     asked = upstream.bodies[0][1]["messages"][-1]["content"]
@@ -151,12 +142,12 @@ def test_where_no_program_passes_the_best_of_all_is_answered_and_a_function_is_c
 
 
 def test_what_is_no_request_is_refused_with_the_reason(gateway):
-    url, upstream = gateway(replies(program(0.5)), n=1, most_bytes=2000, key="right")
+    url, upstream = gateway(replies(program(0.5)), n=1, key="right")
     with pytest.raises(openai.AuthenticationError, match="key is missing or wrong"):
         ask(client_of(url, "wrong"))
     client = client_of(url, "right")
-    with pytest.raises(openai.APIStatusError, match="more than 2,000 bytes") as error:
-        ask(client, "x" * 3000)
+    with pytest.raises(openai.APIStatusError, match="more than 262,144 bytes") as error:
+        ask(client, "x" * 300_000)
     assert error.value.status_code == 413
     for fields, said in [
         ({"n": 2}, "`n` is 2"),
@@ -183,9 +174,9 @@ def answers_timed(url):
 
 def test_a_budget_ends_in_a_clear_error_and_metrics_count(gateway):
     long = program(0.5).replace("\n```", " word" * 1000 + "\n```")
-    url, _ = gateway(replies(long), n=1, policy={"budget": {"tokens": 8000}})
+    url, _ = gateway(replies(long), n=1, policy={"models": {"m": {"price": [0, 1000]}}, "budget": 8})
     before = answers_timed(url)
-    with pytest.raises(openai.RateLimitError, match="budget of 8,000 tokens"):
+    with pytest.raises(openai.RateLimitError, match=r"budget of \$8"):
         for k in range(8):
             ask(client_of(url), f"Double {k}.")
     said = httpx.get(f"{url}/metrics").text
@@ -213,7 +204,7 @@ def test_too_many_and_too_slow_requests_are_sent_away(gateway):
 def test_200_requests_at_once_over_a_failing_server_lose_nothing_and_tell_no_key(gateway, caplog):
     faults = [*IN_A_REPLY, *NONSENSE, *PASSING]
     faults.remove("slow")  # a busy machine has slow replies of its own
-    policy = {"takes_n": False, "patience": {"retries": 1}}
+    policy = {"takes_n": False, "retries": 1}
     caplog.set_level(logging.INFO)
     url, upstream = gateway(replies(program(0.5)), at_random(0.2, faults), policy, n=2, in_flight=50, key="sk-g-secret")
 

@@ -17,7 +17,6 @@ import hmac
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -57,32 +56,26 @@ log = logging.getLogger(__name__)
 
 MODEL = "dreamprm"  # the one that clients may ask
 MOST_TOKENS = 1024  # of a program: the reward model reads 2,048 with the statement
+MOST_BYTES = 256 * 1024  # of a request
 THIS_MACHINE = ("127.0.0.1", "localhost")
 ANSWERS = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"])
 TOKENS = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"])
+METRICS = prometheus.CONTENT_TYPE_LATEST
 SECONDS = prometheus.Histogram(
     "dreamprm_answer_seconds", "Time to a whole answer.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
 )
 STATUS: dict[type, int] = {BudgetSpent: 429, PolicyError: 502}  # other errors are the gateway's own: 500
 LIMITS = AliasChoices("max_completion_tokens", "max_tokens")  # the new name of the field, and the old one
-SAMPLE = re.compile(
-    r"""^[#*\ ]* (?:sample|example)\ input\b [^\n]*\n (?:[\ \t]*\n)* (```\w*\n)? (?P<input>.{1,4000}?) (?(1)\n```) \s*
-        ^[#*\ ]* (?:sample|example)\ output\b [^\n]*\n (?:[\ \t]*\n)* (```\w*\n)? (?P<output>.{1,4000}?)
-        (?(3)\n```|(?:\n[\ \t]*\n|\Z))""",
-    re.IGNORECASE | re.MULTILINE | re.DOTALL | re.VERBOSE,
-)
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How many programs are written for an answer, and what the gateway takes on: requests at once, seconds for each,
-    and the bytes of its body.  With a `key` every request but `/healthz` must bring it."""
+    """How many programs are written for an answer, and what the gateway takes on: requests at once, and seconds for
+    each.  With a `key` every request but `/healthz` must bring it."""
 
     n: PositiveInt = 8
-    samples_in_prompt: bool = False
     in_flight: PositiveInt = 16
     timeout: PositiveFloat = 300
-    most_bytes: PositiveInt = 256 * 1024
     key: str = ""
 
 
@@ -120,15 +113,12 @@ class _Chat(Form, extra="ignore"):
     n: Literal[1] | None = None
     tools: None = None
 
-    def problem(self, samples_in_prompt: bool) -> Problem:
-        """The messages as a statement, with the samples of the field `dreamprm`, or else those that its text holds."""
+    def problem(self) -> Problem:
+        """The messages as a statement, with the samples of the field `dreamprm`."""
         parts = [[m.content] if isinstance(m.content, str) else [p.text for p in m.content] for m in self.messages]
         statement, extra = "\n\n".join("".join(texts) for texts in parts), self.dreamprm
-        pairs = [(sample.input, sample.output) for sample in extra.samples]
-        if samples_in_prompt and not pairs:
-            pairs = [(found["input"], found["output"]) for found in SAMPLE.finditer(statement)]
-            statement = SAMPLE.sub("\n\n", statement)
-        tests = tuple(Test(*pair, "functional" if extra.entry_point else "stdin") for pair in pairs)
+        kind = "functional" if extra.entry_point else "stdin"
+        tests = tuple(Test(sample.input, sample.output, kind) for sample in extra.samples)
         name, code = extra.entry_point, extra.starter_code
         problem = Problem("request", "", statement, "", "", tests, tests, entry_point=name, starter_code=code)
         if tests:
@@ -165,7 +155,7 @@ class Gateway:
         self.app.router.routes += [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
-            Route("/metrics", self._metrics),
+            Route("/metrics", lambda _request: Response(prometheus.generate_latest(), media_type=METRICS)),
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"})),
         ]
         self.app.add_middleware(BaseHTTPMiddleware, dispatch=self._guard)
@@ -264,23 +254,20 @@ class Gateway:
     async def _read(self, request: Request) -> tuple[_Chat, Problem]:
         if not request.headers.get("content-type", "").startswith("application/json"):
             raise HTTPException(415, "The body must be application/json.")  # which no foreign web page may send
-        body, most = b"", self._settings.most_bytes
+        body = b""
         async for part in request.stream():
             body += part
-            if len(body) > most:
-                raise HTTPException(413, f"The request has more than {most:,} bytes.")
+            if len(body) > MOST_BYTES:
+                raise HTTPException(413, f"The request has more than {MOST_BYTES:,} bytes.")
         try:
             chat = checked(_Chat, from_json(body.decode(errors="replace"), "The request"), "The request")
-            return chat, chat.problem(self._settings.samples_in_prompt)
+            return chat, chat.problem()
         except InputError as error:
             raise HTTPException(400, str(error)) from error
 
     async def _models(self, _request: Request) -> Response:
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": self._policy.endpoint.model}
         return JSONResponse({"object": "list", "data": [model]})
-
-    async def _metrics(self, _request: Request) -> Response:
-        return Response(prometheus.generate_latest(), media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
 def _refusal(_request: Request, error: Exception) -> Response:

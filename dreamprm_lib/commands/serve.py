@@ -19,7 +19,5 @@ def serve_command(policy: str, prm: Path | None, host: str, port: int, key_varia
         raise InputError(f'{error}: the gateway needs packages of its own, pip install -e ".[serve]".') from error
     from dreamprm_lib.reward_model import SMALL_PRM
 
-    said = options | {"most_bytes": 1024 * options.pop("max_kb")}
-    settings = row_of(ServeSettings, said, "serve", "option")
-    serve(policy, prm or SMALL_PRM, host, port, key_variable, settings)
+    serve(policy, prm or SMALL_PRM, host, port, key_variable, row_of(ServeSettings, options, "serve", "option"))
     return "Stopped."
