@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -28,8 +26,7 @@ def recipe(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in re.findall(r"^python -m dreamprm_lib (?!evaluate)(.*)$", page, re.MULTILINE):
-            if "parquet" not in line or pytest.importorskip("pyarrow"):
-                assert main(shlex.split(line)) == 0
+            assert main(shlex.split(line)) == 0
         exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
     return folder
 
@@ -78,21 +75,13 @@ def test_openrlhf_has_a_placeholder_behind_each_step(recipe):
         assert row["label"] == ["+" if right else "-" for right in trl["labels"]]
 
 
-def test_parquet_holds_the_same_tables_and_the_manifest_their_digests(recipe):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    for name in ("steps", "pairs", "pools"):
-        table = parquet.read_table(recipe / "tables" / f"{name}.parquet").to_pylist()
-        assert table == rows_of(recipe / "for-trl" / f"{name}.jsonl")
-    manifest = json.loads((recipe / "tables" / "manifest.json").read_text())
+def test_the_manifest_holds_the_digests_of_tables_and_sources(recipe):
+    manifest = json.loads((recipe / "for-trl" / "manifest.json").read_text())
     for file, entry in manifest["files"].items():
-        assert entry["sha256"] == file_digest(recipe / "tables" / file)
+        assert entry["sha256"] == file_digest(recipe / "for-trl" / file)
     assert manifest["sources"]["labels.jsonl"] == file_digest(STUDY.existing("labels.jsonl"))
 
 
-@pytest.mark.parametrize("study, said", [("gone", "There is no study gone"), ("reference", 'install -e ".[parquet]"')])
-def test_what_is_missing_is_named(tmp_path, study, said):
-    code = "import sys; sys.modules['pyarrow'] = sys.modules['fastparquet'] = None\n"
-    code += "from dreamprm_lib.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "export", study, "--format", "parquet", "--out", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and said in done.stderr
+def test_a_study_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["export", "gone", "--out", str(tmp_path)]) == 2
+    assert "There is no study gone" in capsys.readouterr().err

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from dreamprm_lib.commands.run import PROJECT
 from dreamprm_lib.engine.backbone import Template
@@ -59,7 +56,7 @@ def problem_set_of(study: Study) -> str:
 def export(name: str, form: str, out: Path) -> str:
     """Write the tables of a study in a form into the folder `out`, with `manifest.json` last; what was written.
 
-    `trl` and `openrlhf` are JSON Lines in the columns of these projects' trainers, `parquet` has TRL's columns.
+    `trl` and `openrlhf` are JSON Lines in the columns of these projects' trainers.
     """
     study = study_of(name)
     problems = {p.id: p for p in load_problems(problem_set_of(study))}
@@ -71,8 +68,7 @@ def export(name: str, form: str, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for table, rows in tables.items():
-        file = f"{table}.{'parquet' if form == 'parquet' else 'jsonl'}"
-        data = _as_parquet(rows) if form == "parquet" else as_json_lines(rows)
+        file, data = f"{table}.jsonl", as_json_lines(rows)
         write_atomically(out / file, data)
         files[file] = {"rows": len(rows), "sha256": hashlib.sha256(data).hexdigest()}
     sources = {file: file_digest(path) for file in TABLES if (path := file_of(study, file))}
@@ -141,12 +137,3 @@ def _pools(study: Study, problems: Mapping[str, Problem]) -> list[dict]:
         {"prompt": _prompt(problems, c.problem), **asdict(c), "scores": scores.get((c.problem, c.sample), {})}
         for c in rows_of(study, "candidates.jsonl", Program)
     ]
-
-
-def _as_parquet(rows: list[dict]) -> bytes:
-    data = io.BytesIO()
-    try:
-        pd.DataFrame(rows).to_parquet(data, index=False)
-    except ImportError as error:
-        raise InputError('Parquet needs the package pyarrow: pip install -e ".[parquet]".') from error
-    return data.getvalue()

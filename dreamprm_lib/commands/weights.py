@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dreamprm_lib.engine.weights import listing, verify
+from dreamprm_lib.engine.weights import WEIGHTS, verify
 from dreamprm_lib.errors import WeightsError
 
 
 def list_command() -> str:
     """A line a file: its name, size and place."""
     return "\n".join(
-        f"{name:40} {size / 1e6:6.0f} MB  {where if present else 'missing'}" for name, size, present, where in listing()
+        f"{name:40} {file.size / 1e6:6.0f} MB  {file.path if file.is_here else 'missing'}"
+        for name, file in WEIGHTS.items()
     )
 
 

@@ -116,11 +116,6 @@ def verify() -> list[tuple[str, str]]:
     return [(name, states.get(digest, "wrong digest")) for name, digest in found.items()]
 
 
-def listing() -> list[tuple[str, int, bool, Path]]:
-    """Each pinned file's name, size in bytes, whether it is there (its digest is not looked at), and its place."""
-    return [(name, weights.size, weights.path.is_file(), weights.path) for name, weights in WEIGHTS.items()]
-
-
 def safetensors_folder(name: str) -> Path:
     """Pinned weights as an ordinary `transformers` folder in bfloat16, with tokenizer.
 
