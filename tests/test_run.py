@@ -4,7 +4,6 @@ import errno
 import functools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -159,21 +158,13 @@ def test_what_a_stage_cost_stands_in_the_manifest_and_a_budget_that_ends_is_gone
 SECRET = "sk-0123456789-must-not-be-seen"
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"base_url": f"https://host/v1?api-key={SECRET}"},
-        {"base_url": "https://host/v1", "key_variable": SECRET},
-        {"base_url": "https://host/v1", "api_key": SECRET},
-    ],
-)
 @pytest.mark.parametrize("name", ["policy", "weak_policy"])
-def test_a_secret_among_the_settings_is_refused_before_anything_is_written(project, caplog, policy, name):
+def test_a_secret_among_the_settings_is_refused_before_anything_is_written(project, caplog, name):
     start = f'outputs = "../outputs"  # a\nstudy = "x"  # b\n{name} = {{}}  # c\n'
     write_notebook(project / "notebooks" / "02_second.ipynb", start, "1")
     (project / "profiles" / "tiny.yaml").write_text("note: none\n")
     with pytest.raises(InputError) as error:
-        run(project, overrides={"02_second": {name: policy}})
+        run(project, overrides={"02_second": {name: {"base_url": "https://host/v1", "api_key": SECRET}}})
     written = "".join(p.read_text() for p in (project / "outputs").rglob("*") if p.is_file())
     assert SECRET not in str(error.value) + caplog.text + written
 
@@ -219,28 +210,9 @@ def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, m
     assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
 
 
-LONG = """
-import time
-from tqdm.auto import tqdm
-for _ in tqdm(range(12), desc="worlds", unit="world"):
-    time.sleep(0.06)
-"""
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_is_told_how_a_long_cell_goes_and_a_log_is_not_flooded(project, capsys, monkeypatch, terminal):
-    write_notebook(project / "notebooks" / "02_second.ipynb", "n = 1  # a", LONG + "open('../outputs/tiny/b.csv', 'w')")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
-    run(project)
-    said = capsys.readouterr().err
-    assert bool(re.search(r"\d+/12 \[00:00<00:0\d, +[\d.]+ ?world/s", said)) == terminal
-    assert terminal or said.count("Executing") <= 6
-
-
-@pytest.mark.parametrize("cell", ["while True:\n    pass", "import subprocess\nsubprocess.run(['sleep', '60'])"])
-def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
+def test_an_interrupt_from_the_keyboard_says_one_sentence(project):
     """As a terminal sends it: to all processes of the command."""
-    code = f"from pathlib import Path\nPath('../started').write_text('')\n{cell}"
+    code = "from pathlib import Path\nPath('../started').write_text('')\nwhile True:\n    pass"
     write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b', code)
     (project / "profiles" / "tiny.yaml").write_text("common: {}\n")
     child = subprocess.Popen(
@@ -259,10 +231,9 @@ def test_an_interrupt_from_the_keyboard_says_one_sentence(project, cell):
 def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():
     start = "from dreamprm_lib.show.figures import use_style\nuse_style()"
     stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)"
-    cells = [nbformat.v4.new_code_cell(source) for source in (start, stop, "1 + 1")]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, (start, stop, "1 + 1"))))
     NotebookClient(notebook, allow_errors=True).execute()
-    (error,), (result,) = cells[1].outputs, cells[2].outputs
+    (error,), (result,) = notebook.cells[1].outputs, notebook.cells[2].outputs
     assert error.ename == "KeyboardInterrupt" and KEPT in "\n".join(error.traceback)
     assert result.data["text/plain"] == "2"
 
@@ -289,21 +260,6 @@ def test_every_parameter_is_checked_by_the_notebook_s_literal_before_anything_ru
     with pytest.raises(InputError, match=said):
         runner.run(runner.load_profile("quick"), overrides=runner.parse_overrides([option]), outputs=tmp_path)
     assert not ran
-
-
-@pytest.mark.parametrize(
-    "option, value",
-    [
-        ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("08.policy_parameters=3300000000", 3_300_000_000),
-        ("04.ridges=[1, 1e-2]", [1, 0.01]), ("03.limit=~", None), ("01.temperature=1", 1), ("04.training=off", "off"),
-        ("01.problems=2024-08-01", "2024-08-01"), ("01.policy={extra: {a: 1e2}}", {"extra": {"a": 100.0}}),
-    ],
-)  # fmt: skip
-def test_values_are_yaml_1_2(option, value):
-    overrides = runner.parse_overrides([option])
-    ((notebook, section),) = overrides.items()
-    (stage,) = (s for s in runner.STAGES if s.notebook == notebook)
-    assert [runner.stage_parameters(stage, runner.load_profile("quick"), overrides, {})[x] for x in section] == [value]
 
 
 @pytest.mark.parametrize(
@@ -360,23 +316,10 @@ def test_a_stage_runs_again_when_a_file_that_a_parameter_names_changes(project, 
         assert ran == ["01_first"]
 
 
-def first_entry(change):
-    return lambda manifest: json.dumps({"stages": {"01_first": change(manifest["stages"]["01_first"])}})
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        lambda manifest: json.dumps(manifest)[:50],
-        lambda manifest: '{"stages": null}',
-        first_entry(lambda entry: 5),
-        first_entry(lambda entry: {}),
-        first_entry(lambda entry: entry | {"outputs": ["a.csv"]}),
-    ],
-)
+@pytest.mark.parametrize("damaged", ['{"stages": {"01_fi', '{"stages": null}', '{"stages": {"01_first": {}}}'])
 def test_a_damaged_manifest_only_costs_a_new_run(project, ran, damaged):
     path = run(project).folder / "manifest.json"
-    path.write_text(damaged(json.loads(path.read_text())))
+    path.write_text(damaged)
     run(project)
     assert ran == ["01_first", "02_second"] * 2
 

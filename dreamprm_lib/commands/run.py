@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import html
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,8 +21,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import papermill
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from pydantic import create_model
 
@@ -281,39 +277,16 @@ def _refuse_what_comes_too_late(wanted: Mapping[str, dict], notebooks: Path) -> 
 # ------------------------------------------------------------------------------------------------- one notebook
 
 
-class _ProgressClient(PapermillNotebookClient):
-    """Shows behind papermill's bar of cells what a bar in the running cell says, such as `3/40 [00:05<01:02]`."""
-
-    def handle_comm_msg(self, outs, msg, cell_index):
-        super().handle_comm_msg(outs, msg, cell_index)
-        said = (
-            html.unescape(str(msg["content"]["data"].get("state", {}).get("value", ""))).replace("\u2007", " ").strip()
-        )
-        if self.nb_man.pbar is not None and re.search(r"\[[\d:]+<[\d:?]+", said):
-            self.nb_man.pbar.set_postfix_str("" if re.match(r"(\S+)/\1 ", said) else said)
-
-
-class _TerminalEngine(NBClientEngine):
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, extra_arguments=(), **_unused):
-        return _ProgressClient(nb_man, kernel_name=kernel_name, extra_arguments=extra_arguments).execute()
-
-
-papermill_engines.register("terminal", _TerminalEngine)
-
-
 def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> None:
     """Run one notebook.  Its executed copy goes to `notebooks/`, also when it fails."""
     os.environ[ACCOUNT] = manifests.account(stage, study)  # the notebook's process inherits it
     executed = study.path(f"notebooks/{stage.notebook}.ipynb")
-    terminal = sys.stderr.isatty()  # a log gets the bar of cells alone, now and then
     try:
         papermill.execute_notebook(
             os.path.relpath(source),  # the executed copy holds these two, and an absolute path says nothing elsewhere
             os.path.relpath(executed),
             parameters,
-            engine_name="terminal" if terminal else None,
-            progress_bar={"mininterval": 0.1 if terminal else 30},
+            progress_bar={"mininterval": 0.1 if sys.stderr.isatty() else 30},  # a log is not flooded
             kernel_name="python3",
             cwd=str(source.parent),
             extra_arguments=["--log-level=CRITICAL"],
