@@ -78,16 +78,6 @@ def test_a_failure_that_passes_is_passed_over_for_as_many_tries_as_stated(fake_s
     assert len(server.bodies) == 4 and len(store) == 1
 
 
-def test_retry_after_is_waited_for_and_too_long_a_wait_is_an_error(fake_server, store):
-    started = time.time()
-    asker(fake_server(echo, in_order("429 date")), store).sample([PROMPT], 1)
-    assert time.time() >= int(started) + 1  # the date has whole seconds
-    server = fake_server(echo, in_order("429 tomorrow"))
-    with pytest.raises(PolicyError, match="status 429"):
-        asker(server, store).sample([PROMPT], 2)
-    assert len(server.bodies) == 1
-
-
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_failure_that_lasts_is_asked_once_and_what_is_under_way_is_kept(fake_server, store, status):
     """Of two requests under way, the slow one is waited for; no third one is sent."""

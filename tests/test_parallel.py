@@ -12,7 +12,6 @@ import torch
 
 from dreamprm_lib.commands.run import load_profile
 from dreamprm_lib.commands.train import train
-from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import Lora, LoraScorer, Recipe, fine_tune, recipe_of
 from dreamprm_lib.engine.problems import Problem, load_problems
@@ -184,17 +183,6 @@ def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, 
         train(load_profile("quick"), "prm_cof", "s", options[:3], tmp_path)
     with pytest.raises(InputError, match="no field `colour`"):
         recipe_of("lora", {"colour": 1}, 0)
-
-
-def test_shares_cover_all_items_once_and_even_ones_are_equal(monkeypatch):
-    assert parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]  # a process alone
-    monkeypatch.setattr(parallel, "size", lambda: 3)
-    shares = []
-    for rank in range(3):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        shares.append(parallel.share("abcd", even=True))
-    assert [len(s) for s in shares] == [2, 2, 2]
-    assert sorted(item for s in shares for item, part in s if part) == ["a", "b", "c", "d"]
 
 
 def _slowly(folder, saved):

@@ -417,12 +417,7 @@ TEMPORARY = "out/quick/.table.csv.1f.tmp"
 TROUBLES = [
     (OSError(errno.ENOSPC, "No space left on device", TEMPORARY), "out/quick: no space is left there. Free some"),
     (OSError(errno.ENOSPC, "No space left on device"), "On this disk: no space is left there. Free some"),
-    (
-        PermissionError(errno.EACCES, "Permission denied", "out/quick"),
-        "out/quick: nothing may be written there. Change",
-    ),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "a b.txt"), "a b.txt: no such file or directory"),
-    (OSError(errno.ENOSPC, "No space left on device", ".x.tmp", None, "x"), ".: no space is left there"),
 ]
 
 
@@ -490,15 +485,10 @@ def test_a_run_into_a_shipped_study_is_refused_before_it_begins(project, ran):
     assert [p.name for p in (project / "outputs").rglob("*")] == ["tiny", SHIPPED] and not ran
 
 
-@pytest.mark.parametrize("study, file, maker", [
-    ("mine", "labels.jsonl", "02_monte_carlo_labels"), ("class-7", "prm_cof.safetensors", "04_reward_model"),
-    ("quick", "scores.jsonl", "06_test_time_scaling"),
-])  # fmt: skip
-def test_a_missing_table_is_told_with_advice_that_works(tmp_path, study, file, maker):
-    """A study's name is none of a profile."""
-    with pytest.raises(StudyError, match=f"{file} is missing: {maker} makes it.* run --study {study}`") as error:
-        Study(tmp_path, study).existing(file)
-    assert f"--profile {study}" not in str(error.value)
+def test_a_missing_table_is_told_with_advice_that_works(tmp_path):
+    said = r"labels\.jsonl is missing: 02_monte_carlo_labels makes it.* run --study mine`"
+    with pytest.raises(StudyError, match=said):
+        Study(tmp_path, "mine").existing("labels.jsonl")
 
 
 def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):

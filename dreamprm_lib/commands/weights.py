@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dreamprm_lib.engine.weights import WEIGHTS, verify
+from dreamprm_lib.engine.files import file_digest
+from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.errors import WeightsError
 
 
@@ -16,7 +17,7 @@ def list_command() -> str:
 
 def verify_command() -> str:
     """A line a file here: its name and state.  Raises `WeightsError` if one is not the pinned file."""
-    states = verify()
-    if wrong := [name for name, state in states if state == "wrong digest"]:
+    here = {name: file for name, file in WEIGHTS.items() if file.path.is_file()}
+    if wrong := [name for name, file in here.items() if file_digest(file.path) != file.sha256]:
         raise WeightsError(f"{', '.join(wrong)}: not the pinned file. Delete it and fetch it again.")
-    return "\n".join(f"{name}  {state}" for name, state in states)
+    return "\n".join(f"{name}  {'ok' if name in here else 'missing'}" for name in WEIGHTS)
