@@ -110,8 +110,13 @@ def test_a_poor_chat_reply_is_asked_for_again_and_at_last_recorded_as_what_it_is
 
 
 def test_a_server_that_ignores_n_is_asked_until_all_samples_are_there(fake_server, store):
+    """Also from within a running loop, as in a notebook."""
+
+    async def ask():
+        return asker(server, store).sample([PROMPT], 5)[0]
+
     server = fake_server(lambda body: [f"{len(server.bodies)}"])
-    assert [c.text for c in asker(server, store).sample([PROMPT], 5)[0]] == list("12345")
+    assert [c.text for c in asyncio.run(ask())] == list("12345")
     assert store.spent().answers == len(server.bodies) == 5
 
 
@@ -183,13 +188,6 @@ def test_an_interrupt_ends_it_at_once_and_keeps_what_was_there(fake_server, stor
         signal.signal(signal.SIGINT, before)
     assert len(store) == 3 and time.monotonic() - started < 10
     assert sum(len(known) for _, known in policy.served.values()) == 3
-
-
-def test_it_asks_from_within_a_running_loop(fake_server, store):
-    async def as_in_a_notebook():
-        return asker(fake_server(echo), store).sample([PROMPT], 2)
-
-    assert len(asyncio.run(as_in_a_notebook())[0]) == 2
 
 
 # ------------------------------------------------------------------------------------------------- the network

@@ -21,7 +21,6 @@ from typing import Any
 from dreamprm_lib.engine.files import file_digest, json_lines, read_json, write_atomically
 from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.policy import store_path
-from dreamprm_lib.engine.schema import Form, checked
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.study.folder import Stage, Study
 
@@ -32,20 +31,15 @@ CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide abou
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 
 
-class _Manifest(Form, extra="ignore"):
-    stages: dict[str, dict]
-
-
 def read(study: Study) -> dict:
     """The manifest of a study, with no stage where there is none that can be read."""
     path = study.folder / "manifest.json"
     if path.exists():
         try:
             manifest = read_json(path)
-            checked(_Manifest, manifest, path)
-            return manifest
-        except InputError as error:
-            log.warning("%s A new one is written, and every stage runs again.", error)
+            return manifest | {"stages": dict(manifest["stages"])}
+        except (InputError, TypeError, LookupError) as error:
+            log.warning("%s is damaged (%s). A new one is written, and every stage runs again.", path, error)
     return {"stages": {}}
 
 

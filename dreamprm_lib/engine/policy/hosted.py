@@ -84,7 +84,12 @@ class Asker:
         if failure:
             raise failure
         if waiting:
-            raise BudgetSpent(self._what_is_spent(sum(len(samples) for _, samples, _ in waiting)))
+            missing = sum(len(samples) for _, samples, _ in waiting)
+            raise BudgetSpent(
+                f"The budget of ${self._endpoint.budget:g} for {self._endpoint.model} does not cover the next request: "
+                f"${self._spent.dollars or 0:.4f} is spent, and {missing} completions are missing. What was paid for "
+                "is stored. Raise `budget` in the policy's settings and run again: it goes on from here."
+            )
 
     def _covers(self, chunks: Iterable[Chunk]) -> bool:
         """Whether the budget covers the most that these can cost together."""
@@ -150,13 +155,6 @@ class Asker:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-    def _what_is_spent(self, missing: int) -> str:
-        return (
-            f"The budget of ${self._endpoint.budget:g} for {self._endpoint.model} does not cover the next request: "
-            f"${self._spent.dollars or 0:.4f} is spent, and {missing} completions are missing. What was paid for is "
-            "stored. Raise `budget` in the policy's settings and run again: it goes on from here."
-        )
 
 
 def api_key(endpoint: Endpoint) -> str | None:
