@@ -151,17 +151,6 @@ def test_a_damaged_recording_is_refused_even_for_a_repair(path, damage):
         load_recording(path, repair=True)
 
 
-@pytest.mark.parametrize("text", ["a\u2028b\u2029", "x\u0085y\x0c\x1e", "\ud800", "é\udcff😀", "\r\n"])
-def test_every_reply_is_stored_recorded_and_replayed_equal(tmp_path, text):
-    request, reply = replace(REQUEST, prompt=f"Go on: {text}", stop=(text,)), Completion(text, 1, "stop")
-    with CompletionStore(tmp_path / "s.sqlite") as store:
-        pay(store, {0: reply}, request)
-        assert store.get(request) == {0: reply}
-    exported = {request.digest: (request, {0: reply})}
-    export_recording(exported, tmp_path / "m.jsonl.gz", {})
-    assert load_recording(tmp_path / "m.jsonl.gz").rows == exported
-
-
 @pytest.mark.parametrize("killed_before, kept", [("m.jsonl.gz", 1), ("m.manifest.json", 2)])
 def test_an_export_that_was_killed_can_be_repaired(path, monkeypatch, killed_before, kept):
     def killed(file, data):

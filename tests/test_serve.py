@@ -21,10 +21,9 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
-from faults import IN_A_REPLY, at_random
+from faults import at_random
 
 from dreamprm_lib.__main__ import main
-from dreamprm_lib.commands import gateway as serving
 from dreamprm_lib.commands.gateway import Gateway, ServeSettings
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.policy.endpoint import endpoint_from
@@ -59,8 +58,6 @@ def gateway(fake_server, monkeypatch, tmp_path):
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)  # slow, and not needed here
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
-    for counter in (serving.ANSWERS, serving.TOKENS):
-        counter.clear()
 
     with contextlib.ExitStack() as ends:
 
@@ -158,7 +155,7 @@ def test_what_is_no_request_is_refused_with_the_reason(gateway):
         with pytest.raises(openai.BadRequestError, match=said):
             ask(client, **fields)
     assert httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": "Bearer right"}).status_code == 415
-    assert httpx.get(f"{url}/metrics").status_code == 401 and httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/v1/models").status_code == 401 and httpx.get(f"{url}/healthz").json() == {"status": "ok"}
     assert upstream.bodies == []
 
 
@@ -167,21 +164,13 @@ def test_without_a_key_no_other_name_of_this_machine_is_answered(gateway):
     assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
 
-def answers_timed(url):
-    """How many answers this process has timed, by whatever gateway."""
-    return float(re.search(r"^dreamprm_answer_seconds_count (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)[1])
-
-
-def test_a_budget_ends_in_a_clear_error_and_metrics_count(gateway):
+def test_a_budget_ends_in_a_clear_error(gateway):
     long = program(0.5).replace("\n```", " word" * 1000 + "\n```")
     url, _ = gateway(replies(long), n=1, policy={"models": {"m": {"price": [0, 1000]}}, "budget": 8})
-    before = answers_timed(url)
     with pytest.raises(openai.RateLimitError, match=r"budget of \$8"):
         for k in range(8):
             ask(client_of(url), f"Double {k}.")
-    said = httpx.get(f"{url}/metrics").text
-    assert 'dreamprm_requests_total{status="429"} 1.0' in said and k > 0
-    assert answers_timed(url) == before + k and f'dreamprm_tokens_total{{kind="prompt"}} {k}.0' in said
+    assert 0 < k < 8
 
 
 def test_too_many_and_too_slow_requests_are_sent_away(gateway):
@@ -203,7 +192,7 @@ def test_too_many_and_too_slow_requests_are_sent_away(gateway):
 
 def test_many_requests_at_once_over_a_failing_server_are_answered_and_tell_no_key(gateway, caplog):
     caplog.set_level(logging.INFO)
-    faults = at_random(0.2, [*IN_A_REPLY, "500", "cut"])
+    faults = at_random(0.2, ["500", "cut", "half"])
     url, upstream = gateway(replies(program(0.5)), faults, {"takes_n": False}, n=2, in_flight=50, key="sk-g-secret")
     client = client_of(url, "sk-g-secret")
     with ThreadPoolExecutor(40) as threads:

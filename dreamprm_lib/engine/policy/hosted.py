@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -26,14 +27,13 @@ from anyio.from_thread import start_blocking_portal
 
 from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Request
 from dreamprm_lib.engine.policy.endpoint import Endpoint, refuse_secrets
-from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply, words
+from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 Chunk = tuple[Request, list[int], int]  # a request, its samples to ask for, how often it brought none
 Answer = tuple[str, dict[int, Completion]]  # a request's digest, and samples of it
 
 REASKS = 2  # further tries after an answer without a sample
-ASKED_AGAIN = {"refusal", "tool_calls", "empty", "length"}  # of chat replies; the last one is kept as what it is
 OPENAI = "https://api.openai.com/v1"
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
@@ -126,7 +126,7 @@ class Asker:
         try:
             answer = await api.with_raw_response.create(**body)
         except openai.APIStatusError as error:
-            said = words(self._without_key(error.response.text))
+            said = shown(self._without_key(error.response.text))
             fault = f"{self._url} refused the request for {request.model} with status {error.status_code}: {said}."
         except openai.OpenAIError as error:
             fault = f"No answer from {self._url}, asked {1 + self._endpoint.retries} times: is the server up? ({error})"
@@ -140,21 +140,25 @@ class Asker:
         read = most.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
         written = most.tokens if reply.tokens is None else reply.tokens
         cost = self._endpoint.cost(read, written, len(reply.completions))
-        ends = SAMPLES - ASKED_AGAIN if request.kind == "chat" and not last else SAMPLES
-        kept = {i: c for i, c in zip(samples, reply.completions, strict=False) if c.finish in ends}
+        kept = {i: c for i, c in zip(samples, reply.completions, strict=False) if c.finish in SAMPLES}
         self._store.pay(request, kept, cost, self._account)
         self._spent += cost
         failed = sorted({c.finish for c in reply.completions} - SAMPLES)
         if last and (failed or not reply.completions):
             how = f"the reply ended by {', '.join(failed)}" if failed else "a reply of another form"
             raise PolicyError(
-                f"{self._url} gave no sample of {request.model} in {1 + REASKS} tries: {how}: {words(body)}. "
+                f"{self._url} gave no sample of {request.model} in {1 + REASKS} tries: {how}: {shown(body)}. "
                 "What was paid for is booked. Ask another model, or leave the problem out."
             )
         return kept
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def shown(body: str) -> str:
+    """The beginning of what a server says, in one line."""
+    return repr(textwrap.shorten(body, 300)) if body.strip() else "nothing"
 
 
 def api_key(endpoint: Endpoint) -> str | None:
