@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 
 from dreamprm_lib.__main__ import main
@@ -328,33 +329,61 @@ def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index,
 
 # --- conversion for transformers -----------------------------------------------------------------------------------
 
-MODEL = "smollm2-135m-instruct-q4_1"
 CODE = 'def f(x):\n    """Doc."""\n\n\treturn  x ==  "é"  # don\'t , it \'s [1 ,2]\r\n\n\n'
 
 
-@pytest.fixture(scope="module")
-def whole():
-    return fetch(MODEL)
+def write_tiny_gguf(path):
+    """A random Qwen2 of one block, partly quantised; its tokens are the bytes, one merge and two specials."""
+    import gguf
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    rng = np.random.default_rng(0)
+    width, half, hidden = 64, 32, 96
+    writer = gguf.GGUFWriter(path, "qwen2")
+    settings = {
+        "block_count": 1, "context_length": 128, "embedding_length": width, "feed_forward_length": hidden,
+        "head_count": 4, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "rope_freq_base": 10_000.0,
+        "tokenizer_model": "gpt2", "tokenizer_pre": "qwen2", "eos_token_id": 258, "bos_token_id": 257,
+        "token_list": [*bytes_to_unicode().values(), "ĠĠ", "<|im_start|>", "<|im_end|>"],
+        "token_types": [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2, "token_merges": ["Ġ Ġ"],
+    }  # fmt: skip
+    for name, value in settings.items():
+        getattr(writer, f"add_{name}")(value)
+    shapes = {
+        "token_embd": (259, width), "output": (259, width), "blk.0.attn_q": (width, width),
+        "blk.0.attn_k": (half, width), "blk.0.attn_v": (half, width), "blk.0.attn_output": (width, width),
+        "blk.0.ffn_down": (width, hidden), "blk.0.ffn_gate": (hidden, width), "blk.0.ffn_up": (hidden, width),
+    }  # fmt: skip
+    packed = gguf.GGMLQuantizationType.Q8_0
+    for name, shape in shapes.items():
+        values = rng.normal(size=shape).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, packed), raw_dtype=packed)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    for name, size in (("q", width), ("k", half), ("v", half)):
+        writer.add_tensor(f"blk.0.attn_{name}.bias", rng.normal(size=size).astype(np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
 
 
-@pytest.fixture
-def small_model(whole, cache):
-    """The smallest model, pinned as `fake`, in a cache of its own."""
+def pin(cache):
+    """Put a tiny model into the cache and pin it as `fake`."""
     cache.mkdir()
-    (cache / "fake.gguf").symlink_to(whole)
-    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=whole.stat().st_size)
+    write_tiny_gguf(cache / "fake.gguf")
+    weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=(cache / "fake.gguf").stat().st_size)
 
 
-@pytest.mark.weights
-def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache, small_model):
+def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    pin(cache)
     folder = safetensors_folder("fake")
     assert folder == cache / "safetensors" / "fake"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(CODE).input_ids
-    assert tokenizer.decode(tokens) == CODE and len(tokenizer("<|im_start|>").input_ids) == 1
+    assert tokenizer.decode(tokens) == CODE and tokenizer("<|im_start|>").input_ids == [257]
     converted = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     original = AutoModelForCausalLM.from_pretrained(cache, gguf_file="fake.gguf", dtype=torch.bfloat16)
     with torch.no_grad():
@@ -363,13 +392,13 @@ def test_a_converted_model_equals_its_gguf_and_is_converted_once(cache, small_mo
     assert safetensors_folder("fake") == folder
 
 
-@pytest.mark.weights
-def test_an_interrupted_conversion_leaves_no_folder(cache, small_model, monkeypatch):
+def test_an_interrupted_conversion_leaves_no_folder(cache, monkeypatch):
     import transformers
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
+    pin(cache)
     with monkeypatch.context() as patch:
         patch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", interrupted)
         with pytest.raises(KeyboardInterrupt):
