@@ -73,7 +73,7 @@ def test_a_damaged_row_of_a_store_is_named_with_its_place(tmp_path, body):
         pay(store, {7: completion(0)})
         with sqlite3.connect(tmp_path / "s.sqlite") as db:
             db.execute("UPDATE completions SET body = ?", (body,))
-        with pytest.raises(InputError, match=rf"s\.sqlite, sample 7 of {REQUEST.digest}"):
+        with pytest.raises(InputError, match=rf"s\.sqlite, request {REQUEST.digest}, sample 7"):
             store.get(REQUEST)
 
 

@@ -155,11 +155,8 @@ class CompletionStore:
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
         rows = self._read("SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", request.digest)
-        return {i: self._completion(body, f"{self._path}, sample {i} of {request.digest}") for i, body in rows}
-
-    @staticmethod
-    def _completion(body: str, where: str) -> Completion:
-        return row_of(Completion, files.from_json(body, where), where)
+        where = f"{self._path}, request {request.digest}, sample"
+        return {i: row_of(Completion, files.from_json(body, f"{where} {i}"), f"{where} {i}") for i, body in rows}
 
     def pay(self, request: Request, completions: dict[int, Completion], cost: Cost, account: str) -> None:
         """Store completions by sample index, and what their answer cost, both or none; a sample that is already there
