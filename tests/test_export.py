@@ -60,13 +60,6 @@ def test_pairs_prefer_a_passing_to_a_failing_program_of_the_problem(recipe):
     assert set(found) == expected and len(found) == len(expected) > 50
 
 
-def test_pools_hold_every_candidate_with_its_scores(recipe):
-    pools = rows_of(recipe / "for-trl" / "pools.jsonl")
-    found = [(r["problem"], r["sample"], r["code"], r["passed"]) for r in pools]
-    assert found == [(c.problem, c.sample, c.code, c.passed) for c in STUDY.read("candidates.jsonl", Program)]
-    assert all(len(row["scores"]["prm_cof"]) == len(row["steps"]) for row in pools)
-
-
 def test_openrlhf_has_a_placeholder_behind_each_step(recipe):
     steps, own = (rows_of(recipe / folder / "steps.jsonl") for folder in ("for-openrlhf", "for-trl"))
     for row, trl in zip(steps, own, strict=True):

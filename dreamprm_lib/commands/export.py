@@ -1,10 +1,9 @@
-"""What a study made, as data that other projects train on: labels of steps, preference pairs, and pools."""
+"""What a study made, as data that other projects train on: labels of steps, and preference pairs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from dreamprm_lib.engine.files import as_json_lines, file_digest, read_json, to_
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError, StudyError
 from dreamprm_lib.study.folder import Study
-from dreamprm_lib.study.rows import CandidateScores, CorrectedLabel, Program, Row, StepLabel, read_rows
+from dreamprm_lib.study.rows import CorrectedLabel, Program, Row, StepLabel, read_rows
 
 PLACEHOLDER = "ки"  # what OpenRLHF's examples put behind each step
-TABLES = ("solutions.jsonl", "labels.jsonl", "corrected_labels.jsonl", "candidates.jsonl", "scores.jsonl")
+TABLES = ("solutions.jsonl", "labels.jsonl", "corrected_labels.jsonl")
 
 
 def study_of(name: str | Path) -> Study:
@@ -62,7 +61,6 @@ def export(name: str, form: str, out: Path) -> str:
     problems = {p.id: p for p in load_problems(problem_set_of(study))}
     solutions = rows_of(study, "solutions.jsonl", Program)
     tables = {"steps": _steps(study, problems, solutions), "pairs": _pairs(problems, solutions)}
-    tables["pools"] = _pools(study, problems)
     if form == "openrlhf":
         tables["steps"] = [_with_placeholders(row) for row in tables["steps"]]
     out.mkdir(parents=True, exist_ok=True)
@@ -125,15 +123,4 @@ def _pairs(problems: Mapping[str, Problem], solutions: Sequence[Program]) -> lis
     return [
         {"prompt": _prompt(problems, problem), "chosen": chosen, "rejected": rejected, "problem": problem}
         for problem, chosen, rejected in pairs
-    ]
-
-
-def _pools(study: Study, problems: Mapping[str, Problem]) -> list[dict]:
-    """The candidates of the test problems, each with the step scores of all methods."""
-    scores: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for row in rows_of(study, "scores.jsonl", CandidateScores):
-        scores.setdefault((row.problem, row.sample), {})[row.method] = row.scores
-    return [
-        {"prompt": _prompt(problems, c.problem), **asdict(c), "scores": scores.get((c.problem, c.sample), {})}
-        for c in rows_of(study, "candidates.jsonl", Program)
     ]
