@@ -299,7 +299,9 @@ def test_a_stage_runs_again_when_a_file_that_a_parameter_names_changes(project, 
         assert ran == ["01_first"]
 
 
-@pytest.mark.parametrize("damaged", ['{"stages": {"01_fi', '{"stages": null}', '{"stages": {"01_first": {}}}'])
+@pytest.mark.parametrize(
+    "damaged", ['{"stages": {"01_fi', '{"stages": null}', '{"stages": {"01_first": {}}}', '{"stages": {"a": 5}}']
+)
 def test_a_damaged_manifest_only_costs_a_new_run(project, ran, damaged):
     path = run(project).folder / "manifest.json"
     path.write_text(damaged)

@@ -37,8 +37,8 @@ def read(study: Study) -> dict:
     if path.exists():
         try:
             manifest = read_json(path)
-            return manifest | {"stages": dict(manifest["stages"])}
-        except (InputError, TypeError, LookupError) as error:
+            return manifest | {"stages": {name: dict(entry) for name, entry in dict(manifest["stages"]).items()}}
+        except (InputError, TypeError, ValueError, LookupError) as error:
             log.warning("%s is damaged (%s). A new one is written, and every stage runs again.", path, error)
     return {"stages": {}}
 
