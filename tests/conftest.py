@@ -6,12 +6,21 @@ from pathlib import Path
 import pytest
 from faults import fake_server  # noqa: F401
 
+from dreamprm_lib.engine.policy.completions import CompletionStore
+
 
 @pytest.fixture
 def docs_module(monkeypatch):
     """Imports a module of `docs/` by its name."""
     monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "docs")
     return import_module
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of completions, `s.sqlite`."""
+    with CompletionStore(tmp_path / "s.sqlite") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

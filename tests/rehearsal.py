@@ -7,7 +7,6 @@ JSON Lines format and split by its dates.  What comes out is no result, and says
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -156,13 +155,9 @@ def smaller(profile, folder: Path, base_url: str) -> dict[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fast", action="store_true", help="as few problems as will do")
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
-    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
-    study, server = rehearse(options.outputs, "fast" if options.fast else "full")
+    study, server = rehearse(ROOT / "outputs")
     failed = server.faults.total() - server.faults[None]
     print(f"{NOTE}\n{len(server.bodies)} requests, {failed} of them failed as planned.")
     print(study.read_table("table.csv").query("difficulty == 'overall' and samples == 0").to_string(index=False))

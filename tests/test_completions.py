@@ -2,12 +2,7 @@
 
 import gzip
 import multiprocessing
-import os
-import signal
 import sqlite3
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -61,35 +56,15 @@ def _pay_many(path, numbers):
             pay(store, {i: completion(i)})
 
 
-def test_two_processes_share_a_store_and_a_killed_one_leaves_what_it_paid(tmp_path):
+def test_processes_share_a_store(tmp_path):
     path, context = tmp_path / "s.sqlite", multiprocessing.get_context("spawn")
-    mortal = context.Process(target=_pay_many, args=(path, range(100, 10**9)))
-    other = context.Process(target=_pay_many, args=(path, range(50)))
-    mortal.start()
-    other.start()
-    other.join()
+    processes = [context.Process(target=_pay_many, args=(path, range(k, k + 50))) for k in (0, 25)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
     with CompletionStore(path) as store:
-        deadline = time.monotonic() + 60
-        while len(store) < 70 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    os.kill(mortal.pid, signal.SIGKILL)
-    mortal.join()
-    with CompletionStore(path) as store:
-        known = store.get(REQUEST)
-        assert len(known) >= 70 and set(range(50)) < set(known) and store.spent().answers == len(known)
-    assert all(known[i] == completion(i) for i in known)
-
-
-def test_a_new_store_opens_for_many_at_once(tmp_path):
-    at_once = threading.Barrier(8)
-
-    def open_and_close(path):
-        at_once.wait()
-        CompletionStore(path).close()
-
-    with ThreadPoolExecutor(8) as threads:
-        for i in range(20):
-            list(threads.map(open_and_close, [tmp_path / f"{i}.sqlite"] * 8))
+        assert store.get(REQUEST) == {i: completion(i) for i in range(75)} and store.spent().answers == 100
 
 
 @pytest.mark.parametrize("body", ["{", '{"text": "x"}', '{"text": 5, "tokens": 1, "finish": "stop"}'])
@@ -98,7 +73,7 @@ def test_a_damaged_row_of_a_store_is_named_with_its_place(tmp_path, body):
         pay(store, {7: completion(0)})
         with sqlite3.connect(tmp_path / "s.sqlite") as db:
             db.execute("UPDATE completions SET body = ?", (body,))
-        with pytest.raises(InputError, match=rf"s\.sqlite, sample 7 of {REQUEST.digest}"):
+        with pytest.raises(InputError, match=rf"s\.sqlite, request {REQUEST.digest}, sample 7"):
             store.get(REQUEST)
 
 
@@ -163,40 +138,17 @@ def test_a_withheld_request_is_found_by_its_digest_and_shows_no_text(path):
     assert b"Say" not in gzip.decompress(path.read_bytes())
 
 
-def test_a_malformed_row_is_named_by_its_line(path):
-    path.write_bytes(gzip.compress(b'{"request": {"model": "m"}, "completions": {}}'))
-    with pytest.raises(InputError, match=r"line 1.*prompt"):
-        load_recording(path, repair=True)
-
-
-def test_lines_that_earlier_versions_kept_are_left_out(path):
-    row = gzip.decompress(path.read_bytes()).replace(b'"logprob"', b'"lines": [[3, -0.5, -0.4]], "logprob"')
-    path.write_bytes(gzip.compress(row))
-    assert load_recording(path, repair=True).rows == rows(0)
-
-
 def test_a_recording_that_was_changed_is_refused(path):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"text 0", b"text 1")))
     with pytest.raises(InputError, match="changed or cut short"):
         load_recording(path)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:30], lambda b: b"{}\n"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"{}\n", lambda b: gzip.compress(b'{"request": {}}')])
 def test_a_damaged_recording_is_refused_even_for_a_repair(path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"m\.jsonl\.gz"):
         load_recording(path, repair=True)
-
-
-@pytest.mark.parametrize("text", ["a\u2028b\u2029", "x\u0085y\x0c\x1e", "\ud800", "é\udcff😀", "\r\n"])
-def test_every_reply_is_stored_recorded_and_replayed_equal(tmp_path, text):
-    request, reply = replace(REQUEST, prompt=f"Go on: {text}", stop=(text,)), Completion(text, 1, "stop")
-    with CompletionStore(tmp_path / "s.sqlite") as store:
-        pay(store, {0: reply}, request)
-        assert store.get(request) == {0: reply}
-    exported = {request.digest: (request, {0: reply})}
-    export_recording(exported, tmp_path / "m.jsonl.gz", {})
-    assert load_recording(tmp_path / "m.jsonl.gz").rows == exported
 
 
 @pytest.mark.parametrize("killed_before, kept", [("m.jsonl.gz", 1), ("m.manifest.json", 2)])
@@ -207,7 +159,7 @@ def test_an_export_that_was_killed_can_be_repaired(path, monkeypatch, killed_bef
         write_atomically(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dreamprm_lib.engine.policy.completions.write_atomically", killed)
+        patch.setattr("dreamprm_lib.engine.files.write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             export_recording(rows(0, 1), path, {"model": "m"})
     whole = load_recording(path, repair=True)

@@ -12,11 +12,10 @@ import traceback
 from collections import Counter
 
 import pytest
-from faults import IN_A_REPLY, NONSENSE, PASSING, at_random, in_order
+from faults import NONSENSE, PASSING, at_random, in_order
 
-from dreamprm_lib.engine.policy.completions import CompletionStore, Cost
-from dreamprm_lib.engine.policy.endpoint import Budget, Endpoint, endpoint_from, find_api
-from dreamprm_lib.engine.policy.hosted import is_loopback
+from dreamprm_lib.engine.policy.completions import Cost
+from dreamprm_lib.engine.policy.endpoint import Endpoint, endpoint_from, find_api
 from dreamprm_lib.engine.policy.policy import Policy, Prompt, open_policy
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
@@ -26,16 +25,10 @@ PRICED = {"m": {"n": False, "prefill": False, "price": [1.0, 2.0]}}
 NOWHERE = "http://127.0.0.1:9/v1"
 
 
-@pytest.fixture
-def store(tmp_path):
-    with CompletionStore(tmp_path / "s.sqlite") as opened:
-        yield opened
-
-
-def asker(server, store, patience=(), **settings):
+def asker(server, store, **settings):
     """A policy that asks a server, or an address."""
     url = getattr(server, "base_url", server)
-    return Policy(endpoint_from({"model": "m", "base_url": url, "patience": dict(patience), **settings}), store)
+    return Policy(endpoint_from({"model": "m", "base_url": url, **settings}), store)
 
 
 def prompts(n):
@@ -49,7 +42,7 @@ def echo(body):
 
 
 def test_many_requests_at_a_fifth_of_faults_lose_nothing_and_pay_nothing_twice(fake_server, store, tmp_path):
-    faults = ["429", "500", "429 wait", "cut", "half", *IN_A_REPLY, "429", "500", *NONSENSE, "429", "500", "500"]
+    faults = ["429", "500", "429 wait", "cut", "half", "429", "500", *NONSENSE, "429", "500", "500"]
     server = fake_server(echo, at_random(0.2, faults))
     policy = asker(server, store, prefill=False, takes_n=False, slots=64)
     asked = prompts(400)
@@ -72,21 +65,18 @@ def test_many_requests_at_a_fifth_of_faults_lose_nothing_and_pay_nothing_twice(f
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_failure_that_passes_is_passed_over_for_as_many_tries_as_stated(fake_server, store, fault):
     server = fake_server(echo, in_order(fault, None, fault, fault), delay=2.5)
-    policy = asker(server, store, {"timeout": 1.5 if fault == "slow" else 30, "retries": 1})
+    policy = asker(server, store, timeout=1.5 if fault == "slow" else 30, retries=1)
     assert len(policy.sample([PROMPT], 1)[0]) == 1 and len(server.bodies) == 2
     with pytest.raises(PolicyError, match="status" if fault[0].isdigit() else "asked 2 times: is the server up"):
         policy.sample([PROMPT], 2)
     assert len(server.bodies) == 4 and len(store) == 1
 
 
-def test_retry_after_is_waited_for_and_too_long_a_wait_is_an_error(fake_server, store):
-    started = time.time()
-    asker(fake_server(echo, in_order("429 date")), store).sample([PROMPT], 1)
-    assert time.time() >= int(started) + 1  # the date has whole seconds
-    server = fake_server(echo, in_order("429 tomorrow"))
-    with pytest.raises(PolicyError, match="status 429"):
-        asker(server, store).sample([PROMPT], 2)
-    assert len(server.bodies) == 1
+@pytest.mark.parametrize("fault, text", [("refusal", "I can't."), ("empty", ""), ("length", "")])
+def test_a_poor_chat_reply_is_kept_as_what_it_is(fake_server, store, fault, text):
+    server = fake_server(echo, in_order(fault))
+    (reply,) = asker(server, store, prefill=False, takes_n=False).sample([PROMPT], 1)[0]
+    assert (reply.finish, reply.text) == (fault, text) and len(server.bodies) == len(store) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
@@ -111,24 +101,15 @@ def test_a_failure_that_lasts_is_asked_once_and_what_is_under_way_is_kept(fake_s
     assert len(server.bodies) == 2 and len(store) == 1
 
 
-@pytest.mark.parametrize("fault, text", [("refusal", "I can't."), ("empty", ""), ("length", "")])
-def test_a_poor_chat_reply_is_asked_for_again_and_at_last_recorded_as_what_it_is(fake_server, store, fault, text):
-    server = fake_server(echo, in_order(fault, None, fault, fault, fault))
-    policy = asker(server, store, prefill=False, takes_n=False)
-    first, second = policy.sample(prompts(1), 1)[0][0], policy.sample(prompts(2), 1)[1][0]
-    assert first.finish == "stop" and (second.finish, second.text) == (fault, text)
-    assert len(server.bodies) == 5 and store.spent().answers == 5 and len(store) == 2
-
-
 def test_a_server_that_ignores_n_is_asked_until_all_samples_are_there(fake_server, store):
+    """Also from within a running loop, as in a notebook."""
+
+    async def ask():
+        return asker(server, store).sample([PROMPT], 5)[0]
+
     server = fake_server(lambda body: [f"{len(server.bodies)}"])
-    assert [c.text for c in asker(server, store).sample([PROMPT], 5)[0]] == list("12345")
+    assert [c.text for c in asyncio.run(ask())] == list("12345")
     assert store.spent().answers == len(server.bodies) == 5
-
-
-def test_an_empty_continuation_is_a_sample_like_any_other(fake_server, store):
-    server = fake_server(lambda body: [""])
-    assert asker(server, store).sample([PROMPT], 1)[0][0].finish == "stop" and len(server.bodies) == 1
 
 
 @pytest.mark.parametrize("finish", ["error", "content_filter"])
@@ -153,7 +134,7 @@ def test_a_failed_completion_is_paid_and_asked_for_again_and_never_a_sample(fake
     "body, said, cost",
     [
         (b'{"choices": [{"text": 5}], "usage": {"prompt_tokens": 10, "completion_tokens": 20}}', "text", (30, 60)),
-        (b"<html><title>Sign in</title><body>Please <b>sign in</b>.", r"Sign in Please sign in", (0, 0)),
+        (b"<html><title>Sign in</title><body>Please <b>sign in</b>.", r"<title>Sign in", (0, 0)),
     ],
 )
 def test_what_is_no_answer_is_shown_booked_as_billed_and_not_stored(fake_server, store, body, said, cost):
@@ -189,7 +170,7 @@ def test_an_interrupt_ends_it_at_once_and_keeps_what_was_there(fake_server, stor
             time.sleep(20)
         return echo(body)
 
-    policy = asker(fake_server(reply), store, {"timeout": 60}, slots=1, takes_n=False)
+    policy = asker(fake_server(reply), store, timeout=60, slots=1, takes_n=False)
     started = time.monotonic()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
@@ -201,13 +182,6 @@ def test_an_interrupt_ends_it_at_once_and_keeps_what_was_there(fake_server, stor
     assert sum(len(known) for _, known in policy.served.values()) == 3
 
 
-def test_it_asks_from_within_a_running_loop(fake_server, store):
-    async def as_in_a_notebook():
-        return asker(fake_server(echo), store).sample([PROMPT], 2)
-
-    assert len(asyncio.run(as_in_a_notebook())[0]) == 2
-
-
 # ------------------------------------------------------------------------------------------------- the network
 
 
@@ -216,21 +190,7 @@ def test_a_server_on_this_machine_is_asked_past_the_proxy(fake_server, store, mo
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("SSL_CERT_FILE", "/does/not/exist")
-    assert asker(fake_server(echo), store, {"retries": 0}).sample([PROMPT], 1)
-
-
-def test_the_addresses_of_this_machine_are_known():
-    here = ("localhost", "127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "a.localhost")
-    assert all(is_loopback(f"http://{host}:1/v1") for host in here)
-    assert not any(is_loopback(f"http://{host}/v1") for host in ("api.openai.com", "10.0.0.1", "localhost.org"))
-
-
-@pytest.mark.parametrize("name, value", [("ALL_PROXY", "socks://a:PASSWORD@b:9"), ("SSL_CERT_FILE", "/PASSWORD")])
-def test_network_settings_that_cannot_be_used_are_named_and_not_repeated(store, monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=f"network settings of the environment .*{name}") as error:
-        asker("https://model.invalid/v1", store, {"retries": 0}).sample([PROMPT], 1)
-    assert "PASSWORD" not in str(error.value)
+    assert asker(fake_server(echo), store, retries=0).sample([PROMPT], 1)
 
 
 # ------------------------------------------------------------------------------------------------- what an API takes
@@ -263,20 +223,19 @@ def test_a_reasoning_model_has_room_to_think_and_is_asked_without_what_it_refuse
 # ------------------------------------------------------------------------------------------------- money
 
 
-@pytest.mark.parametrize("limit", [{"dollars": 0.0035}, {"tokens": 300}])
-def test_a_budget_is_never_overspent_and_a_raised_one_goes_on(fake_server, store, limit, monkeypatch):
+def test_a_budget_is_never_overspent_and_a_raised_one_goes_on(fake_server, store, monkeypatch):
     monkeypatch.setenv("DREAMPRM_ACCOUNT", "study/01")
     server = fake_server(lambda body: ["word " * body["max_tokens"]])  # each reply costs the most that it may
     prices = {"m": {**PRICED["m"], "price": [0.0, 20.0]}}
     with pytest.raises(BudgetSpent, match=r"goes on from here"):
-        asker(server, store, models=prices, budget=limit).sample(prompts(50), 1, max_tokens=10)
+        asker(server, store, models=prices, budget=0.0035).sample(prompts(50), 1, max_tokens=10)
     spent = store.spent("study")
-    assert Budget(**limit).covers(spent) and 0 < spent.answers == len(store) == len(server.bodies) < 50
+    assert spent.dollars <= 0.0035 and 0 < spent.answers == len(store) == len(server.bodies) < 50
     with pytest.raises(BudgetSpent, match=f"{50 - len(store)} completions are"):
-        asker(server, store, models=prices, budget=limit).sample(prompts(50), 1, max_tokens=10)
+        asker(server, store, models=prices, budget=0.0035).sample(prompts(50), 1, max_tokens=10)
     assert len(server.bodies) == spent.answers  # the second run knew what the first had spent
     monkeypatch.setenv("DREAMPRM_ACCOUNT", "study/03")
-    asker(server, store, models=prices, budget={"dollars": 1.0}).sample(prompts(50), 1, max_tokens=10)
+    asker(server, store, models=prices, budget=1.0).sample(prompts(50), 1, max_tokens=10)
     assert len(server.bodies) == 50 and max(server.asked.values()) == 1
     assert store.spent("study") == store.spent() and store.spent("study/01") == spent
     assert store.spent("stud").answers == 0
@@ -288,9 +247,9 @@ def test_a_bill_that_cannot_be_ends_a_budget_all_the_same(fake_server, store, us
         return json.dumps({"choices": [{"message": {"content": "漢" * 8}}], "usage": usage}).encode()
 
     with pytest.raises(BudgetSpent):
-        asker(fake_server(reply), store, models=PRICED, budget={"tokens": 500}).sample(prompts(50), 1, max_tokens=100)
+        asker(fake_server(reply), store, models=PRICED, budget=0.001).sample(prompts(50), 1, max_tokens=100)
     spent = store.spent()
-    assert 0 < spent.answers == len(store) < 5 and Budget(tokens=500).covers(spent) and spent.dollars > 0
+    assert 0 < spent.answers == len(store) < 5 and 0 < spent.dollars <= 0.001
     assert spent.tokens == 100 * spent.answers
 
 
@@ -332,21 +291,13 @@ ADDRESSES += [f"https://host/v1?api-key={KEY}", f"https://host/v1#{KEY}", f"host
     [
         *[({"key_variable": key}, key) for key in (KEY, KEY.replace("-", "_"), "01234567" * 8, "AKIAIOSFODNN7EXAMPLE")],
         *[({"base_url": url}, KEY) for url in [*ADDRESSES, [f"https://host/{KEY}"]]],
-        ({"api_key": KEY}, KEY), ({"key_variable": [KEY]}, KEY), ({"budget": {"tokens": KEY}}, KEY), (KEY, KEY),
+        ({"api_key": KEY}, KEY), ({"key_variable": [KEY]}, KEY), ({"budget": KEY}, KEY), (KEY, KEY),
     ],
 )  # fmt: skip
 def test_keys_do_not_belong_in_settings_and_are_not_repeated(settings, hidden):
     with pytest.raises(InputError) as error:
         endpoint_from(settings)
     assert hidden not in "".join(traceback.format_exception(error.value))
-
-
-def test_no_address_of_the_environment_shows_a_key(store, monkeypatch):
-    monkeypatch.setenv("OPENAI_BASE_URL", ADDRESSES[0])
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    with pytest.raises(InputError) as error:
-        asker("openai", store).sample([PROMPT], 1)
-    assert KEY not in str(error.value)
 
 
 @pytest.mark.parametrize("name, url", [("MY_KEY", NOWHERE), ("OPENAI_API_KEY", "openai")])
@@ -359,11 +310,10 @@ def test_the_key_comes_from_the_environment_alone(store, monkeypatch, name, url)
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"budget": {"tokens": "2000"}}, "`budget`: the setting `tokens`"),
-        ({"budget": {"dollars": float("nan")}}, "finite"),
-        ({"budget": {"dollars": 1.0}, "base_url": NOWHERE, "model": "m"}, "No price of m"),
-        ({"budget": {"tokens": 9}}, "the embedded engine costs nothing"),
-        ({"patience": {"timeot": 5}}, "did you mean `timeout`"),
+        ({"budget": "20"}, "the setting `budget`"),
+        ({"budget": float("nan")}, "finite"),
+        ({"budget": 1.0, "base_url": NOWHERE, "model": "m"}, "No price of m"),
+        ({"timeot": 5}, "did you mean `timeout`"),
         ({"slots": 0}, "`slots`"),
         ({"model": "m", "base_url": NOWHERE, "models": {"m": {"price": [1]}}}, "the model m: the setting `price`"),
     ],
@@ -371,4 +321,4 @@ def test_the_key_comes_from_the_environment_alone(store, monkeypatch, name, url)
 def test_settings_that_do_not_fit_are_named(settings, said):
     with pytest.raises(InputError, match=said):
         endpoint_from(settings)
-    assert endpoint_from({"budget": {}, "patience": {}}) == endpoint_from(None) == Endpoint()
+    assert endpoint_from(None) == Endpoint()

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreamprm_lib.commands.run import load_profile
-from dreamprm_lib.commands.train import train
-from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
-from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune, recipe_of
-from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune
+from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.label_correction import Correction, correct
-from dreamprm_lib.reward_model import training_tables
 from dreamprm_lib.steps import StepTable
-from dreamprm_lib.study.folder import Study
-from dreamprm_lib.study.rows import Program, StepLabel
 
 PROBLEM = Problem("p", "P", "Add the two numbers of the line.", "easy", "train", (), ())
 GOOD, BAD = ["def main():\n    print(add())\n\n\n", "def add():\n    return 1\n"], ["def main():\n    pass\n"]
@@ -158,43 +152,6 @@ def test_mixed_precision_is_near_and_an_unknown_one_is_named(tiny_backbone):
     assert (mixed.weight != full.weight).any()
     with pytest.raises(InputError, match="no precision 'half'"):
         corrected(tiny_backbone, replace(recipe, precision="half"))
-
-
-def test_what_is_trained_apart_is_what_the_notebook_goes_on_from(tiny_backbone, tmp_path):
-    study = Study(tmp_path, "s")
-    problems = load_problems("starter")
-    learned, meta = (next(p for p in problems if p.split == split) for split in ("train", "meta"))
-    study.write("solutions.jsonl", [Program(p.id, 0, "".join(GOOD), GOOD, True, "passed", 9) for p in (learned, meta)])
-    labels = [StepLabel(learned.id, 0, k, GOOD[0], 1, 1, 1.0, clean) for k, clean in enumerate((False, True))]
-    study.write("labels.jsonl", labels)
-    options = [f"04.backbones=[{tiny_backbone}]", "04.layers=[3]", "04.dtype=float32"]
-    for chapter in ("04", "05"):
-        options += [f"{chapter}.training=lora", f"{chapter}.recipe={{epochs: 1, iterations: 0}}"]
-    for method, states in {"prm_cof": 1, "dreamprm_code": 3}.items():  # the last one with a fold held out, and whole
-        folder = train(load_profile("quick"), method, "s", options, tmp_path)
-        assert len(list(folder.glob("*.pt"))) == states
-    by_id = {p.id: p for p in problems}
-    table, _ = training_tables(by_id, study.read("solutions.jsonl", Program), labels, "prm_cof")
-    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")}
-    fine_tune(eye(tiny_backbone), by_id, table, recipe_of("lora", {"epochs": 1, "iterations": 0}, 0), folder)
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.pt")} == before
-    with pytest.raises(InputError, match="one backbone and one layer"):
-        train(load_profile("quick"), "prm_cof", "s", options[:1], tmp_path)
-    with pytest.raises(InputError, match="`training` is 'head'"):
-        train(load_profile("quick"), "prm_cof", "s", options[:3], tmp_path)
-    with pytest.raises(InputError, match="no field `colour`"):
-        recipe_of("lora", {"colour": 1}, 0)
-
-
-def test_shares_cover_all_items_once_and_even_ones_are_equal(monkeypatch):
-    assert parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]  # a process alone
-    monkeypatch.setattr(parallel, "size", lambda: 3)
-    shares = []
-    for rank in range(3):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        shares.append(parallel.share("abcd", even=True))
-    assert [len(s) for s in shares] == [2, 2, 2]
-    assert sorted(item for s in shares for item, part in s if part) == ["a", "b", "c", "d"]
 
 
 def _slowly(folder, saved):

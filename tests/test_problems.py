@@ -186,7 +186,8 @@ def test_a_pickle_that_holds_more_than_text_is_refused_and_not_run(tmp_path, cap
         (lcb_row() + "\n" + lcb_row(), "'1873_A' appears twice"),
         (lcb_row(metadata='{"func_name": 3}'), "field `metadata`: the field `func_name` is 3"),
         (lcb_row(private_test_cases='[{"input": "", "output": "", "testtype": "x"}]'), r"\[0\]\.testtype` is 'x'"),
-        ("[" + lcb_row() + "]", "line 1: a list where an object was expected. One JSON array"),
+        ("[" + lcb_row() + "]", "where an object was expected. To make JSON Lines of one JSON array"),
+        ('{"a":' * 90_000, "line 1: not JSON"),
     ],
 )
 def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
@@ -197,8 +198,8 @@ def test_a_malformed_jsonl_file_is_named(tmp_path, text, said):
 @pytest.mark.parametrize(
     "data, said",
     [
-        (b"PAR1\x15\x04\x15", "this is a Parquet file"),
-        (lcb_row().encode("utf-16"), "this is UTF-16 text"),
+        (lcb_row().encode("utf-16"), "the byte 0xff is not UTF-8"),
+        (lcb_row(question_title="é").replace("\\u00e9", "é").encode("latin-1"), "the byte 0xe9 is not UTF-8"),
         (gzip.compress(lcb_row().encode())[:-20], "packed by gzip, and damaged or cut short"),
     ],
 )

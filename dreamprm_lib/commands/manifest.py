@@ -21,19 +21,14 @@ from typing import Any
 from dreamprm_lib.engine.files import file_digest, json_lines, read_json, write_atomically
 from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.policy import store_path
-from dreamprm_lib.engine.schema import Form, checked
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.study.folder import Stage, Study
 
 log = logging.getLogger(__name__)
 
-INDIFFERENT = ("budget", "slots", "threads", "key_variable")  # fields of a policy that change no result
+INDIFFERENT = ("budget", "slots", "timeout", "retries", "key_variable")  # fields of a policy that change no result
 CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide about results
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
-
-
-class _Manifest(Form, extra="ignore"):
-    stages: dict[str, dict]
 
 
 def read(study: Study) -> dict:
@@ -42,10 +37,9 @@ def read(study: Study) -> dict:
     if path.exists():
         try:
             manifest = read_json(path)
-            checked(_Manifest, manifest, path)
-            return manifest
-        except InputError as error:
-            log.warning("%s A new one is written, and every stage runs again.", error)
+            return manifest | {"stages": {name: dict(entry) for name, entry in dict(manifest["stages"]).items()}}
+        except (InputError, TypeError, ValueError, LookupError) as error:
+            log.warning("%s is damaged (%s). A new one is written, and every stage runs again.", path, error)
     return {"stages": {}}
 
 

@@ -30,7 +30,7 @@ from dreamprm_lib.commands import run as runner
 from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
 from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.engine.weights import WEIGHTS, listing
+from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.evidence import costs
 from dreamprm_lib.paper_scale import PAPER
 from dreamprm_lib.study.folder import STAGES
@@ -182,9 +182,8 @@ def parameters_of(name: str) -> float:
 def _missing(wanted: Mapping[str, dict], counted: bool, gigabytes: float) -> list[str]:
     """What a run would lack on this machine."""
     backbones, missing = wanted["04"]["backbones"], []
-    here = {name for name, _size, present, _where in listing() if present}
     for name in backbones:
-        if name in WEIGHTS and name not in here:
+        if name in WEIGHTS and not WEIGHTS[name].is_here:
             missing.append(f"the weights {name}: `python -m dreamprm_lib weights fetch {name}`.")
         elif name not in WEIGHTS and not Path(name).exists() and not _in_hub_cache(name, "config.json", "model"):
             missing.append(f"the weights {name}: the first run fetches them from the Hugging Face hub.")

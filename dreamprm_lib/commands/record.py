@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
@@ -13,10 +14,8 @@ from dreamprm_lib.chain_of_functions import sample_well_specified
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.cost_and_search import search
 from dreamprm_lib.engine.policy.completions import CompletionStore, export_recording, load_recording
-from dreamprm_lib.engine.policy.embedded import engine_version
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, recording_path, store_path
-from dreamprm_lib.engine.policy.stores import info
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
@@ -34,11 +33,6 @@ def record_command(profile: str, only: str | None, prm: Path | None, into: Path 
     live = runner.elsewhere(runner.load_profile(profile))
     given = runner.parse_overrides(overrides)
     return "\n".join(map(str, record(live, only, prm or SMALL_PRM, into or RECORDINGS, given)))
-
-
-def info_command(file: Path | None) -> str:
-    """What a store or a recording holds, by default this machine's store."""
-    return info(file or store_path())
 
 
 def record(
@@ -112,7 +106,8 @@ def _extend_recording(policy: Policy, path: Path) -> Path:
         rows[digest] = (request, {**rows.get(digest, (request, {}))[1], **completions})
     engines = [recording.manifest["engine"] for recording in recorded]
     if policy.asked:
-        engines.append(engine_version() if endpoint.base_url is None else "an endpoint")
+        embedded = f"OpenVINO GenAI {version('openvino-genai')}"
+        engines.append(embedded if endpoint.base_url is None else "an endpoint")
     manifest = {
         "model": endpoint.model,
         "model_sha256": WEIGHTS[endpoint.model].sha256 if endpoint.model in WEIGHTS else None,

@@ -4,13 +4,12 @@
 process; without one, that of `DASK_SCHEDULER_ADDRESS`, or one started here.  `ray` is the cluster that this process is
 connected to; without one, that of `RAY_ADDRESS`, or one started here.  Results don't depend on the engine.
 
-Machines of a cluster need this package and the weights that a task reads.  A worker that dies takes its task along,
-and others do it again, a few times: a task must be one that can be done twice.
+Machines of a cluster need this package and the weights that a task reads.  A worker of a cluster that dies takes its
+task along, and others do it again, a few times: a task must be one that can be done twice.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -21,8 +20,6 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from dreamprm_lib.errors import ClusterError, InputError
-
-log = logging.getLogger(__name__)
 
 BACKENDS = ("loky", "dask", "ray")
 RETRIES = 3  # of a task whose worker died
@@ -37,7 +34,7 @@ def spread(
     """`function(task)` for each task, in their order, as the results arrive (with `ray`: when all are there).
 
     `jobs` are the tasks under way at once (-1: one a core).  Raises `InputError` for a backend that is unknown or not
-    installed, `ClusterError` if workers keep dying, and what `function` raises.
+    installed, `ClusterError` if workers die, and what `function` raises.
     """
     if backend not in BACKENDS:
         raise InputError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
@@ -49,22 +46,15 @@ def spread(
         "loky": {"initializer": _end_with, "initargs": (os.getpid(),)},
         "ray": {"ray_remote_args": {"max_restarts": -1, "max_task_retries": RETRIES}},
     }
-    done = deaths = 0
-    while done < len(tasks):
-        with parallel_config(backend, n_jobs=jobs, **options.get(backend, {})):
-            pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
-        try:
-            for result in pool(delayed(function)(task) for task in tasks[done:]):
-                done, deaths = done + 1, 0
-                yield result
-        except lost as error:
-            deaths += 1
-            if backend != "loky" or deaths > RETRIES:  # the others have tried again themselves
-                raise ClusterError(
-                    f"Workers of {backend} died {RETRIES} times over one task ({type(error).__name__}: {error}). "
-                    "Often they ran out of memory: give `jobs` a smaller number, or each worker more memory."
-                ) from error
-            log.warning("a worker process died; what it had under way is done again")
+    with parallel_config(backend, n_jobs=jobs, **options.get(backend, {})):
+        pool = Parallel(return_as="list" if backend == "ray" else "generator", batch_size=1)
+    try:
+        yield from pool(delayed(function)(task) for task in tasks)
+    except lost as error:
+        raise ClusterError(
+            f"Workers of {backend} died over a task ({type(error).__name__}: {error}). Often they ran out of memory: "
+            "give each worker more of it, and run again: it goes on from there."
+        ) from error
 
 
 def _end_with(parent: int) -> None:

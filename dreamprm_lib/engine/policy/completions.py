@@ -20,7 +20,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +29,7 @@ from typing import Annotated, Any
 from filelock import FileLock
 from pydantic import FiniteFloat, NonNegativeInt, Strict
 
-from dreamprm_lib.engine.files import (
-    as_json_lines,
-    file_digest,
-    from_json,
-    json_lines,
-    read_json,
-    to_json,
-    write_atomically,
-)
+from dreamprm_lib.engine import files
 from dreamprm_lib.engine.schema import Form, checked, row_of
 from dreamprm_lib.errors import InputError
 
@@ -133,8 +125,10 @@ CREATE TABLE IF NOT EXISTS ledger
     (id TEXT PRIMARY KEY, time REAL, account TEXT, model TEXT, digest TEXT,
      answers INTEGER, completions INTEGER, prompt_tokens INTEGER, tokens INTEGER, dollars REAL);
 """
-LEDGER = "id, time, account, model, digest, answers, completions, prompt_tokens, tokens, dollars"
-INTO_LEDGER = f"INTO ledger ({LEDGER}) VALUES ({', '.join('?' * 10)})"
+BOOK = (
+    "INSERT INTO ledger (id, time, account, model, digest, answers, completions, prompt_tokens, tokens, dollars)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class CompletionStore:
@@ -147,7 +141,7 @@ class CompletionStore:
 
     def __init__(self, path: Path | str):
         self._path = path = Path(path)
-        with faults_named(path):
+        with _faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             with FileLock(f"{path}.lock"):
@@ -155,14 +149,14 @@ class CompletionStore:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.executescript(SCHEMA)
-                self._db.execute(f"INSERT {INTO_LEDGER}", [None] * 10)
+                self._db.execute(BOOK, [None] * 10)
                 self._db.rollback()
 
     def get(self, request: Request) -> dict[int, Completion]:
         """The stored completions of a request, by sample index."""
         rows = self._read("SELECT sample, body FROM completions WHERE digest = ? ORDER BY sample", request.digest)
-        places = {i: f"{self._path}, sample {i} of {request.digest}" for i, _ in rows}
-        return {i: as_completion(from_json(body, places[i]), places[i]) for i, body in rows}
+        where = f"{self._path}, request {request.digest}, sample"
+        return {i: row_of(Completion, files.from_json(body, f"{where} {i}"), f"{where} {i}") for i, body in rows}
 
     def pay(self, request: Request, completions: dict[int, Completion], cost: Cost, account: str) -> None:
         """Store completions by sample index, and what their answer cost, both or none; a sample that is already there
@@ -170,11 +164,11 @@ class CompletionStore:
 
         `account` says who pays: a study and its stage as `STUDY/STAGE`, or nobody.
         """
-        rows = [(request.digest, i, as_body(c)) for i, c in completions.items()]
+        rows = [(request.digest, i, json.dumps(dataclasses.asdict(c))) for i, c in completions.items()]
         entry = (uuid.uuid4().hex, time.time(), account, request.model, request.digest, *dataclasses.astuple(cost))
-        with faults_named(self._path), self._db:
+        with _faults_named(self._path), self._db:
             self._db.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
-            self._db.execute(f"INSERT {INTO_LEDGER}", entry)
+            self._db.execute(BOOK, entry)
 
     def spent(self, account: str | None = None, model: str | None = None) -> Cost:
         """What all answers so far cost, or those of an account (`STUDY` or `STUDY/STAGE`) and of a model."""
@@ -188,22 +182,8 @@ class CompletionStore:
         )
         return Cost(*row)
 
-    def absorb(self, completions: Iterable[tuple[str, int, str]], ledger: Iterable[tuple]) -> int:
-        """Add rows of other stores, all or none; how many completions changed.
-
-        Of two bodies for one sample the first in order is kept, so that it does not matter who absorbs whom.
-        """
-        with faults_named(self._path), self._db:
-            changed = self._db.executemany(
-                "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
-                " WHERE excluded.body < completions.body",
-                completions,
-            ).rowcount
-            self._db.executemany(f"INSERT OR IGNORE {INTO_LEDGER}", ledger)
-        return max(changed, 0)
-
     def _read(self, query: str, *values: object) -> list[tuple]:
-        with faults_named(self._path):
+        with _faults_named(self._path):
             return self._db.execute(query, values).fetchall()
 
     def __len__(self) -> int:
@@ -219,35 +199,15 @@ class CompletionStore:
         self.close()
 
 
-def as_body(completion: Completion) -> str:
-    """A completion as the store keeps it."""
-    return json.dumps(dataclasses.asdict(completion))
-
-
-def as_completion(kept: Any, where: object) -> Completion:
-    """A completion that a store or a recording kept; `lines`, which earlier versions added, are left out.
-
-    Raises `InputError`, which begins with `where`, for one that is damaged.
-    """
-    if isinstance(kept, dict):
-        kept = {name: value for name, value in kept.items() if name != "lines"}
-    return row_of(Completion, kept, where)
-
-
 @contextmanager
-def faults_named(path: Path | str) -> Iterator[None]:
+def _faults_named(path: Path | str) -> Iterator[None]:
     """What SQLite and the disk say of a store that cannot be read or written, as `InputError`."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:  # locked, full, not allowed: nothing is wrong with the file
+    except (sqlite3.Error, OSError) as error:
         raise InputError(
-            f"The store of completions {path} cannot be used ({error}); what it held is unchanged. Make room, get "
-            "permission to write there, or set DREAMPRM_CACHE to another folder."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"{path} is no store of completions, or is damaged ({error}). Put it aside and restore a copy; "
-            "`sqlite3 FILE .recover` saves what can still be read of a damaged one."
+            f"The store of completions {path} cannot be used ({error}). Make room, get permission to write there, or "
+            "set DREAMPRM_CACHE to another folder; `sqlite3 FILE .recover` saves what can be read of a damaged one."
         ) from error
 
 
@@ -274,18 +234,18 @@ def load_recording(path: Path | str, repair: bool = False) -> Recording:
     leaves a new recording under an old manifest.
     """
     path = Path(path)
-    manifest = read_json(_manifest_path(path))
+    manifest = files.read_json(_manifest_path(path))
     checked(_Manifest, manifest, _manifest_path(path))
-    if not repair and (digest := file_digest(path)) != manifest["sha256"]:
+    if not repair and (digest := files.file_digest(path)) != manifest["sha256"]:
         raise InputError(
             f"{path} has SHA-256 {digest}, its manifest says {manifest['sha256']}: the recording was changed or cut "
             "short. Restore both files from version control, or export them again with `record`."
         )
     rows: Rows = {}
-    for where, line in json_lines(path):
+    for where, line in files.json_lines(path):
         row = checked(_Row, line, where)
         request = WithheldRequest(row.digest, row.problem) if row.digest else row_of(Request, row.request, where)
-        recorded = {i: as_completion(c, f"{where}, sample {i}") for i, c in row.completions.items()}
+        recorded = {i: row_of(Completion, c, f"{where}, sample {i}") for i, c in row.completions.items()}
         rows.setdefault(request.digest, (request, {}))[1].update(recorded)
     return Recording(rows, manifest)
 
@@ -311,7 +271,7 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
         }
         for _, (request, completions) in sorted(rows.items())
     )
-    packed = gzip.compress(as_json_lines(lines), compresslevel=9, mtime=0)
+    packed = gzip.compress(files.as_json_lines(lines), compresslevel=9, mtime=0)
     manifest = {
         **manifest,
         "requests": len(rows),
@@ -320,8 +280,8 @@ def export_recording(rows: Rows, path: Path | str, manifest: dict) -> Recording:
         "sha256": hashlib.sha256(packed).hexdigest(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, packed)
-    write_atomically(_manifest_path(path), to_json(manifest, indent=2) + b"\n")
+    files.write_atomically(path, packed)
+    files.write_atomically(_manifest_path(path), files.to_json(manifest, indent=2) + b"\n")
     return load_recording(path)
 
 

@@ -16,7 +16,6 @@ Not covered: GPUs, and models whose prompt and reply are longer than the cache.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -44,12 +43,12 @@ class Engine:
     model, `PolicyError` if the engine cannot open it.
     """
 
-    def __init__(self, model: str, slots: int, threads: int, cache_gigabytes: int = CACHE_GIGABYTES):
+    def __init__(self, model: str, slots: int, threads: int | None = None):
         import openvino_genai  # takes a second to load, and a replay needs no engine
 
         self._genai, self._slots = openvino_genai, slots
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size = cache_gigabytes
+        scheduler.cache_size = CACHE_GIGABYTES
         scheduler.enable_prefix_caching = True
         scheduler.max_num_batched_tokens = 2048
         scheduler.max_num_seqs = slots
@@ -57,12 +56,12 @@ class Engine:
         log.info("loading %s into the embedded engine", file)
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(file), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads}, {}
+                str(file), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1}, {}
             )
         except RuntimeError as error:
             raise PolicyError(
                 f"The embedded engine cannot open {file}: {str(error).strip().splitlines()[-1]} Check the file with "
-                f"`python -m dreamprm_lib weights verify`, and that {cache_gigabytes + 4} GB of memory are free."
+                f"`python -m dreamprm_lib weights verify`, and that {CACHE_GIGABYTES + 4} GB of memory are free."
             ) from error
         self._tokenizer = self._pipeline.get_tokenizer()
         self._started = 0
@@ -140,11 +139,6 @@ class Engine:
         cut = output.finish_reason == self._genai.GenerationFinishReason.LENGTH and not ends
         logprob = round(sum(output.generated_log_probs), 4)
         return Completion(text, len(output.generated_ids), "length" if cut else "stop", logprob)
-
-
-def engine_version() -> str:
-    """The engine's name and version, for manifests."""
-    return f"OpenVINO GenAI {importlib.metadata.version('openvino-genai')}"
 
 
 def readable_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -20,7 +20,6 @@ from dreamprm_lib.engine.policy.completions import Cost, Request
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
 
-T = TypeVar("T")
 EMBEDDED = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 WEAKER = {"model": "qwen2.5-coder-0.5b-instruct-q4_k_m"}  # the policy whose rollouts show a bias in chapter 2
 PER_REQUEST = 8  # samples of one prompt in one request, where an API takes several
@@ -45,30 +44,6 @@ class Api:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """`timeout`: seconds that an endpoint may be silent; `retries`: further tries after a failure that may pass."""
-
-    timeout: Annotated[float, Field(gt=0)] = 1800
-    retries: NonNegativeInt = 6
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What one study may spend on one model in all its runs: dollars, and tokens in and out.  None: no limit.
-
-    Outside a study the limit is for all that is spent outside of studies.
-    """
-
-    dollars: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    tokens: NonNegativeInt | None = None
-
-    def covers(self, cost: Cost) -> bool:
-        """Whether so much may be spent; a cost without a price is no money."""
-        money = self.dollars is None or (cost.dollars or 0) <= self.dollars
-        return money and (self.tokens is None or cost.prompt_tokens + cost.tokens <= self.tokens)
-
-
-@dataclass(frozen=True)
 class Endpoint:
     """Where and how a model is asked.
 
@@ -76,11 +51,13 @@ class Endpoint:
     - `prefill`, `takes_n`: see `Api`; None asks the table.  A model that is not there is taken for one that can do all
       of it: set `prefill` to false if it does not speak ChatML.
     - `slots`: samples under way at once (None: 64 by the embedded engine, 32 elsewhere).
-    - `threads`: of the embedded engine.
     - `extra`: further fields of the request's body, for servers that know them (`reasoning_effort`, for example), or
       of the embedded engine's `GenerationConfig`.
     - `key_variable`: the environment variable that holds the API key.  It is read from there and nowhere else.
     - `models`: entries that come before those of `data/models.yaml`.
+    - `budget`: dollars that one study may spend on the model in all its runs (None: no limit).  Outside a study the
+      limit is for all that is spent outside of studies.
+    - `timeout`: seconds that the endpoint may be silent; `retries`: further tries after a failure that may pass.
     """
 
     model: str = EMBEDDED
@@ -88,12 +65,12 @@ class Endpoint:
     prefill: bool | None = None
     takes_n: bool | None = None
     slots: PositiveInt | None = None
-    threads: PositiveInt = field(default_factory=lambda: os.cpu_count() or 1)
     extra: dict[str, Any] = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
-    patience: Patience = Patience()
-    budget: Budget = Budget()
     models: dict[str, dict] = field(default_factory=dict)
+    budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 1800
+    retries: NonNegativeInt = 6
 
     def __post_init__(self) -> None:
         if self.key_variable not in os.environ and not re.fullmatch(r"[A-Z_]+", self.key_variable):
@@ -103,16 +80,10 @@ class Endpoint:
             )
         if self.base_url not in (None, "openai"):
             refuse_secrets(self.base_url)
-        if self.base_url is None and self.budget != Budget():
+        if self.api.price is None and self.budget is not None:
             raise InputError(
-                "`budget` limits what an endpoint may cost, and the embedded engine costs nothing: leave it out, or "
-                "give a `base_url`."
-            )
-        if self.api.price is None and self.budget.dollars is not None:
-            raise InputError(
-                f"No price of {self.model} is known, so that a budget in dollars cannot be kept: give it in the "
-                f"policy's settings, `models: {{{self.model}: {{price: [IN, OUT]}}}}` in dollars for a million tokens, "
-                "or a budget in `tokens`."
+                f"No price of {self.model} is known, so that a `budget` in dollars cannot be kept: give it in the "
+                f"policy's settings, `models: {{{self.model}: {{price: [IN, OUT]}}}}` in dollars for a million tokens."
             )
 
     @cached_property
@@ -135,22 +106,11 @@ class Endpoint:
 
 
 def endpoint_from(settings: Mapping | None) -> Endpoint:
-    """The endpoint of a notebook's or a profile's settings: fields of `Endpoint`, where `patience` and `budget` are
-    the fields of `Patience` and `Budget` (empty: the embedded model).
+    """The endpoint of a notebook's or a profile's settings: fields of `Endpoint` (empty: the embedded model).
 
     Raises `InputError` for a field that is not known or has another type; values are not repeated, they may be secret.
     """
-    if isinstance(settings, Mapping):
-        given: dict[str, Any] = {}
-        for name, kind in {"patience": Patience, "budget": Budget}.items():
-            if name in settings:
-                given[name] = _settings(kind, settings[name], f"`{name}`")
-        settings = {**settings, **given}
-    return _settings(Endpoint, settings or {}, "the settings of the policy")
-
-
-def _settings(kind: type[T], settings: Any, where: str) -> T:
-    return row_of(kind, settings, where, "setting", secret=True)
+    return row_of(Endpoint, settings or {}, "the settings of the policy", "setting", secret=True)
 
 
 def refuse_secrets(url: str) -> None:
@@ -184,7 +144,7 @@ def find_api(model: str, own: Mapping[str, dict] | None = None) -> Api | None:
     name = model.lower()
     for pattern, fields in [*(own or {}).items(), *_table().items()]:
         if any(fnmatchcase(part, pattern.lower()) for part in (name, name.rsplit("/", 1)[-1])):
-            return _settings(Api, fields, f"the model {pattern}")
+            return row_of(Api, fields, f"the model {pattern}", "setting", secret=True)
     return None
 
 

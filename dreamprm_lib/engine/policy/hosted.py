@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,15 +27,15 @@ from anyio.from_thread import start_blocking_portal
 
 from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Request
 from dreamprm_lib.engine.policy.endpoint import Endpoint, refuse_secrets
-from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply, words
+from dreamprm_lib.engine.policy.replies import SAMPLES, read_reply
 from dreamprm_lib.errors import BudgetSpent, InputError, PolicyError
 
 Chunk = tuple[Request, list[int], int]  # a request, its samples to ask for, how often it brought none
 Answer = tuple[str, dict[int, Completion]]  # a request's digest, and samples of it
 
 REASKS = 2  # further tries after an answer without a sample
-ASKED_AGAIN = {"refusal", "tool_calls", "empty", "length"}  # of chat replies; the last one is kept as what it is
 OPENAI = "https://api.openai.com/v1"
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
 class Asker:
@@ -84,30 +84,29 @@ class Asker:
         if failure:
             raise failure
         if waiting:
-            raise BudgetSpent(self._what_is_spent(sum(len(samples) for _, samples, _ in waiting)))
+            missing = sum(len(samples) for _, samples, _ in waiting)
+            raise BudgetSpent(
+                f"The budget of ${self._endpoint.budget:g} for {self._endpoint.model} does not cover the next request: "
+                f"${self._spent.dollars or 0:.4f} is spent, and {missing} completions are missing. What was paid for "
+                "is stored. Raise `budget` in the policy's settings and run again: it goes on from here."
+            )
 
     def _covers(self, chunks: Iterable[Chunk]) -> bool:
         """Whether the budget covers the most that these can cost together."""
         most = (self._endpoint.most(request, len(samples)) for request, samples, _ in chunks)
-        return self._endpoint.budget.covers(sum(most, self._spent))
+        budget = self._endpoint.budget
+        return budget is None or (sum(most, self._spent).dollars or 0) <= budget
 
     def _opened(self) -> openai.AsyncOpenAI:
         """The client.  A server on this machine is asked past the environment's proxy."""
-        patience = self._endpoint.patience
-        try:
-            return openai.AsyncOpenAI(
-                base_url=self._url,
-                api_key=self._key or "none",
-                timeout=patience.timeout,
-                max_retries=patience.retries,
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(self._url)),
-            )
-        except Exception as error:  # not chained and not repeated: a proxy's address may hold a password
-            raise InputError(
-                f"The network settings of the environment cannot be used ({type(error).__name__}). Correct or unset "
-                "ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR; a SOCKS proxy needs the "
-                "package `socksio`."
-            ) from None
+        elsewhere = urlsplit(self._url).hostname not in THIS_MACHINE
+        return openai.AsyncOpenAI(
+            base_url=self._url,
+            api_key=self._key or "none",
+            timeout=self._endpoint.timeout,
+            max_retries=self._endpoint.retries,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=elsewhere),
+        )
 
     async def _send(self, client: openai.AsyncOpenAI, request: Request, n: int) -> str:
         """The body of one answer, without the key."""
@@ -127,11 +126,10 @@ class Asker:
         try:
             answer = await api.with_raw_response.create(**body)
         except openai.APIStatusError as error:
-            said = words(self._without_key(error.response.text))
+            said = shown(self._without_key(error.response.text))
             fault = f"{self._url} refused the request for {request.model} with status {error.status_code}: {said}."
         except openai.OpenAIError as error:
-            tries = 1 + self._endpoint.patience.retries
-            fault = f"No answer from {self._url}, asked {tries} times: is the server up? ({error})"
+            fault = f"No answer from {self._url}, asked {1 + self._endpoint.retries} times: is the server up? ({error})"
         else:
             return self._without_key(answer.text)
         raise PolicyError(self._without_key(fault))  # not chained: a traceback of the original may show the key
@@ -142,15 +140,14 @@ class Asker:
         read = most.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
         written = most.tokens if reply.tokens is None else reply.tokens
         cost = self._endpoint.cost(read, written, len(reply.completions))
-        ends = SAMPLES - ASKED_AGAIN if request.kind == "chat" and not last else SAMPLES
-        kept = {i: c for i, c in zip(samples, reply.completions, strict=False) if c.finish in ends}
+        kept = {i: c for i, c in zip(samples, reply.completions, strict=False) if c.finish in SAMPLES}
         self._store.pay(request, kept, cost, self._account)
         self._spent += cost
         failed = sorted({c.finish for c in reply.completions} - SAMPLES)
         if last and (failed or not reply.completions):
             how = f"the reply ended by {', '.join(failed)}" if failed else "a reply of another form"
             raise PolicyError(
-                f"{self._url} gave no sample of {request.model} in {1 + REASKS} tries: {how}: {words(body)}. "
+                f"{self._url} gave no sample of {request.model} in {1 + REASKS} tries: {how}: {shown(body)}. "
                 "What was paid for is booked. Ask another model, or leave the problem out."
             )
         return kept
@@ -158,16 +155,10 @@ class Asker:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _what_is_spent(self, missing: int) -> str:
-        budget, spent = self._endpoint.budget, self._spent
-        limits = [f"${budget.dollars:g}"] if budget.dollars is not None else []
-        limits += [f"{budget.tokens:,} tokens"] if budget.tokens is not None else []
-        money = "" if spent.dollars is None else f"${spent.dollars:.4f} and "
-        return (
-            f"The budget of {' and '.join(limits)} for {self._endpoint.model} does not cover the next request: "
-            f"{money}{spent.prompt_tokens + spent.tokens:,} tokens are spent, and {missing} completions are missing. "
-            "What was paid for is stored. Raise `budget` in the policy's settings and run again: it goes on from here."
-        )
+
+def shown(body: str) -> str:
+    """The beginning of what a server says, in one line."""
+    return repr(textwrap.shorten(body, 300)) if body.strip() else "nothing"
 
 
 def api_key(endpoint: Endpoint) -> str | None:
@@ -177,12 +168,3 @@ def api_key(endpoint: Endpoint) -> str | None:
     if needed and not key:
         raise InputError(f"Set the environment variable {endpoint.key_variable} to the key of the API to ask.")
     return key or None
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is one of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback or ip_address(host).is_unspecified
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -171,7 +171,7 @@ class Policy:
     def _write_here(self, missing: list[Missing], account: str) -> Generator[Answer]:
         """What the embedded engine writes, stored sample by sample."""
         if self._engine is None:
-            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64, self.endpoint.threads)
+            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64)
         with contextlib.closing(self._engine.ask(missing)) as written:
             for request, sample, completion in written:
                 cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)

@@ -6,10 +6,8 @@ as if it were missing.
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +50,6 @@ def read_reply(body: str) -> Reply:
         completions = []
     # llama.cpp reports the tokens of one choice when several were asked for.
     return Reply(completions, read, written and max(written, sum(c.tokens for c in completions)))
-
-
-def words(body: str, most: int = 300) -> str:
-    """What a server says, in one line: the message of an error, or the text of a page without its markup."""
-    error = re.search(r'"(?:message|detail|error)"\s*:\s*"((?:[^"\\]|\\.)*)"', body)
-    said = error[1] if error else html.unescape(re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", body))
-    said = " ".join(said.split()) or "nothing"
-    return repr(said if len(said) <= most else said[:most] + " …")
 
 
 def _count(usage: Any, name: str) -> int | None:
