@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
+from dreamprm_lib.evidence.oracle import label_table
 from dreamprm_lib.evidence.planted import BIASES, PlantedWorld, pair_ranking, planted_world
 from dreamprm_lib.evidence.statistics import (
     counted,
     mean_with_interval,
     problem_weights,
-    unbiased_squares,
     with_interval,
 )
 from dreamprm_lib.label_correction import METHODS, Correction, Method, by_held_out_loss, correction_method
-from dreamprm_lib.reward_model import fit_rows
+from dreamprm_lib.reward_model import fit_rows, folds_by_problem, within_problem_ranking
 from dreamprm_lib.steps import StepTable
 
 RAW_RIDGES = (0.001, 0.01, 0.1)  # candidates of the raw labels' head, chosen on those labels
@@ -218,47 +217,40 @@ def oracle_comparison(
     return _in_parallel(one, list(product(rollouts, range(seeds))), "labels beside the oracle")
 
 
-def oracle_table(found: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """`oracle_comparison` in numbers, with 95 % bootstrap intervals over problems (means over seeds within each draw).
+def label_worth(
+    ways: Mapping[str, tuple[StepTable, Method, Correction]],
+    rows: np.ndarray,
+    outcomes: np.ndarray,
+    meta: StepTable,
+    folds: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What each kind of label is worth: beside the oracle, and to the reward model that learns from it.
 
-    One row for each number of rollouts and method; each measure comes with `_low` and `_high`: `mse` (of the labels
-    to the true values, unbiased), `gain` (the share of the raw labels' mse that is gone), `bias` (mean label minus mean
-    value), `ranking` (rank correlation of labels and oracle shares) and `ranking_gain` (its change against the raw
-    labels).  Gains are paired: the same resamples for both.
+    `ways` name a training table, a method and its settings; the others are compared with the first.  `outcomes` [rows,
+    n] of rollouts that no label has seen tell the values of `rows` of the tables.  The held-out ranking is that of meta
+    problems' programs (`within_problem_ranking`) by heads to which these problems taught nothing, fold by fold.
+    Columns: method, and with `_low` and `_high` (95 % over problems) mse, gain, held_out and held_out_gain.
     """
-    rows = []
-    for n, part in found.groupby("rollouts", sort=False):
-        measured = {method: _draws(rows, draws, seed) for method, rows in part.groupby("method", sort=False)}
-        raw = measured["raw labels"]
-        for method, values in measured.items():
-            gains = {"gain": 1 - values["mse"] / raw["mse"], "ranking_gain": values["ranking"] - raw["ranking"]}
-            row = {"rollouts": n, "method": method}
-            for name, drawn in (values | gains).items():
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), with_interval(drawn), strict=True))
-            rows.append(row)
-    return pd.DataFrame(rows)
+    fold = folds_by_problem(meta.problem, folds, np.random.default_rng(seed))
 
+    def one(table: StepTable, method: Method, settings: Correction) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.empty(len(meta))
+        for k in np.unique(fold):
+            head = method(table, meta.take(fold != k), settings, np.random.default_rng(seed)).head
+            logits[fold == k] = head.logits(meta.states[fold == k])
+        label = method(table, meta, settings, np.random.default_rng(seed)).labels_of(table)[rows]
+        return label, np.array([*within_problem_ranking(logits, meta.label > 0.5, list(meta.problem)).values()])
 
-def _draws(found: pd.DataFrame, draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Measures of one method on all problems, and then on each resample of them [1 + draws]."""
-    seeds = found.seed.nunique()
-    label, passes, trials = (found[c].to_numpy().reshape(seeds, -1) for c in ("label", "passes", "trials"))
-    weights = problem_weights(found.problem[: label.shape[1]], draws, seed)
-    rankings = [
-        _correlation(rankdata(y), rankdata(value), weights) for y, value in zip(label, passes / trials, strict=True)
+    found = Parallel(n_jobs=-1)(delayed(one)(*way) for way in ways.values())
+    owners = next(iter(ways.values()))[0].problem[rows]
+    table = label_table({name: label for name, (label, _) in zip(ways, found, strict=True)}, owners, outcomes)
+    for what, base in (("held_out", 0.0), ("held_out_gain", found[0][1])):
+        table[[what, f"{what}_low", f"{what}_high"]] = [mean_with_interval(ranking - base) for _, ranking in found]
+    measures = [
+        f"{what}{end}" for what in ("mse", "gain", "held_out", "held_out_gain") for end in ("", "_low", "_high")
     ]
-    return {
-        "mse": weights @ unbiased_squares(label, passes, trials).mean(axis=0),
-        "bias": weights @ (label - passes / trials).mean(axis=0),
-        "ranking": np.mean(rankings, axis=0),
-    }
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted correlation of x and y [m] under each row of weights [d, m]; 0 where one of them is constant."""
-    x, y = x - (weight @ x)[:, None], y - (weight @ y)[:, None]
-    spread = np.sqrt((weight * x**2).sum(1) * (weight * y**2).sum(1))
-    return np.divide((weight * x * y).sum(1), spread, out=np.zeros(len(weight)), where=spread > 1e-12)
+    return table[["method", *measures]]
 
 
 # ------------------------------------------------------------------------------------------------- a real bias
@@ -299,9 +291,8 @@ def bias_spread(
     """Is the weaker policy's bias a constant share of the value, or does it vary with the state?
 
     `share`: its passes to those of the policy itself.  `spread`: the standard deviation, between states, of what the
-    share does not explain, without what binomial noise explains (0 if that is all).  `between`: the part of it that all
-    states of a problem have in common, by the products of two states of one problem, whose noise is independent.  Each
-    with its 95 % bootstrap interval over problems.
+    share does not explain, without what binomial noise explains (0 if that is all).  Each with its 95 % bootstrap
+    interval over problems.
     """
     value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     noise_of_value, noise_of_weak = (
@@ -311,61 +302,29 @@ def bias_spread(
     share = (weights @ weak) / (weights @ value)
     rest = weak - share[:, None] * value
     variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
-    problem, names = pd.factorize(np.asarray(problems))
-    member = np.eye(len(names))[problem]
-    size = member.sum(axis=0)
-    weight = weights @ member / size  # of a state of each problem
-    products, pairs = (rest @ member) ** 2 - rest**2 @ member, (weight * size * (size - 1)).sum(axis=1)
-    common = np.divide((weight * products).sum(axis=1), pairs, out=np.zeros(len(pairs)), where=pairs > 0)
-    found = {"spread": variance, "between": common}
-    return {"share": with_interval(share)} | {
-        name: with_interval(np.sqrt(np.maximum(v, 0))) for name, v in found.items()
-    }
+    return {"share": with_interval(share), "spread": with_interval(np.sqrt(np.maximum(variance, 0)))}
 
 
-def oracle_verdict(
-    own: pd.DataFrame, weak: pd.DataFrame, spread: Mapping[str, tuple[float, float, float]]
+def did_it_mend(
+    planted: pd.DataFrame | None, own: pd.DataFrame, weak: pd.DataFrame, method: str = "corrected"
 ) -> list[str]:
-    """What `oracle_table` of both policies' labels and `bias_spread` allow to be said, one sentence each."""
-    share, rest, common = spread["share"], spread["spread"], spread["between"]
-    kind = "varies with the state" if rest[1] > 0 else "cannot be told from a constant share"
-    sentences = [
-        f"The weaker policy passes {share[0]:.2f} times as often ({share[1]:.2f} to {share[2]:.2f}). What that share "
-        f"leaves {kind}: standard deviation {rest[0]:.2f} between prefixes ({rest[1]:.2f} to {rest[2]:.2f}), binomial "
-        f"noise taken off; between problems alone {common[0]:.2f} ({common[1]:.2f} to {common[2]:.2f})."
-    ]
-    shown = ("corrected", "corrected, likelihood", "recalibrated")
-    for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
-        for row in table[table.method.isin(shown)].itertuples():
-            words = ("nearer to the truth", "farther from it", "not clearly nearer")
-            nearer = _by_interval(row.gain_low, row.gain_high, *words)
-            order = _by_interval(row.ranking_gain_low, row.ranking_gain_high, "better", "worse", "not clearly changed")
-            sentences.append(
-                f"Labels from {row.rollouts} of {whose} rollouts, {row.method}: {nearer} (squared error "
-                f"{-row.gain:+.0%}, {-row.gain_high:+.0%} to {-row.gain_low:+.0%}), their order {order} (rank "
-                f"correlation {row.ranking_gain:+.2f}, {row.ranking_gain_low:+.2f} to {row.ranking_gain_high:+.2f})."
-            )
-    return sentences
-
-
-def did_it_mend(planted: pd.DataFrame, own: pd.DataFrame, weak: pd.DataFrame, method: str = "corrected") -> list[str]:
     """What a method did to the error of labels, one sentence a place: in planted worlds whose bias varies with the
-    state (rows of `planted_table`), and on real labels of the policy and of a weaker one (rows of `oracle_table`)."""
-    wide = planted[planted.bias == "by state"].pivot(index="seed", columns="method", values="label_mse")
+    state (rows of `planted_table`, if any), and on real labels of the policy and of a weaker one (rows of
+    `oracle_table`)."""
     found = []
-    if method in wide:
+    if planted is not None and method in set(planted.method):
+        wide = planted[planted.bias == "by state"].pivot(index="seed", columns="method", values="label_mse")
         share = (1 - wide[method] / wide["raw labels"].mean()).round(9)
         found.append(("Planted bias by state", mean_with_interval(share)))
     for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
         for row in table[table.method == method].itertuples():
             place = f"Real labels from {counted(row.rollouts, 'rollout')} ({whose})"
             found.append((place, (row.gain, row.gain_low, row.gain_high)))
-    return [
-        f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
-        f"({1 - high:.2f} to {1 - low:.2f}): {_by_interval(low, high, 'mended', 'made worse', 'neither clearly')}."
-        for place, (gain, low, high) in found
-    ]
-
-
-def _by_interval(low: float, high: float, up: str, down: str, neither: str) -> str:
-    return up if low > 0 else down if high < 0 else neither
+    said = []
+    for place, (gain, low, high) in found:
+        verdict = "mended" if low > 0 else "made worse" if high < 0 else "neither clearly"
+        said.append(
+            f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
+            f"({1 - high:.2f} to {1 - low:.2f}): {verdict}."
+        )
+    return said

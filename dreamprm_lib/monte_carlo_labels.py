@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError, PolicyError
-from dreamprm_lib.evidence.statistics import problem_weights, unbiased_squares, with_interval
 from dreamprm_lib.evidence.step_values import VALUES, Chains, Posterior, value_posterior
 from dreamprm_lib.study.rows import OracleState, Program, StepLabel
 
@@ -277,49 +277,95 @@ def oracle_draw(
     return rows, np.array([places[key] for key in drawn]), outcomes[:, n:]
 
 
-def squared_errors(
-    methods: Mapping[str, Callable[[list[StepLabel]], np.ndarray]],
+def beside_oracle(
+    methods: Mapping[str, Callable[[list[StepLabel]], np.ndarray | Posterior]],
     labels: Sequence[StepLabel],
     oracle: Sequence[OracleState],
     rollouts: Sequence[int] = (1, 2, 4, 8),
     draws: int = 8,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far labels from few rollouts are from the oracle's values: the mean over draws of the squared error of each
-    state, without the oracle's own noise (`unbiased_squares`); a single one may be negative.
+    """What each method makes of few of the oracle's rollouts, beside what the others tell: rows of
+    `evidence.oracle.oracle_table`.
 
-    `methods` make an estimate for each label out of all labels; all methods get the same draws.  Columns: labels (the
-    method), n, problem, square.
+    `methods` make an estimate for each label out of all labels; all methods get the same draws.  Columns: rollouts,
+    seed, method, problem, label, passes and trials (of the oracle), and `coverage` of a method that gives a posterior
+    (`Posterior.coverage` of 90 %; NaN of the others).
     """
-    rows = []
-    for n in rollouts:
-        drawn = [oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k])) for k in range(draws)]
+    tables = []
+    for n, k in product(rollouts, range(draws)):
+        few, states, others = oracle_draw(labels, oracle, n, np.random.default_rng([seed, n, k]))
+        told = {"passes": others.sum(axis=1), "trials": others.shape[1]}
         for name, method in methods.items():
-            squares = [
-                unbiased_squares(method(few)[states], others.sum(axis=1), others.shape[1])
-                for few, states, others in drawn
-            ]
-            rows += [(name, n, x.problem, square) for x, square in zip(oracle, np.mean(squares, axis=0), strict=True)]
-    return pd.DataFrame(rows, columns=["labels", "n", "problem", "square"])
+            found, coverage = method(few), np.full(len(oracle), np.nan)
+            if isinstance(found, Posterior):
+                coverage = Posterior(found.weights[states]).coverage(told["passes"], others.shape[1])
+                found = found.mean
+            columns = {"problem": [x.problem for x in oracle], "label": found[states], "coverage": coverage}
+            tables.append(pd.DataFrame({"rollouts": n, "seed": k, "method": name} | columns | told))
+    return pd.concat(tables, ignore_index=True)
 
 
-def label_error(squares: pd.DataFrame, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """`squared_errors` as the table `label_error.csv`, with 95 % bootstrap intervals over problems.
+# ------------------------------------------------------------------------------------------------- allocation
 
-    Columns: labels, n, mse, ci_low, ci_high, states, problems.
+
+def verdict_priors(labels: Sequence[StepLabel], oracle: Sequence[OracleState]) -> tuple[np.ndarray, np.ndarray]:
+    """What the verdicts alone say of the oracle's states, before any rollout: a Beta distribution each, (a, b)
+    [states], with the mean and the variance of the posterior."""
+    none, states, _ = oracle_draw(labels, oracle, 0, np.random.default_rng(0))
+    found = Posterior(posterior_labels(none).weights[states])
+    draws = found.mean * (1 - found.mean) / found.variance - 1  # the variance of a Beta is m (1 - m) / (a + b + 1)
+    return found.mean * draws, (1 - found.mean) * draws
+
+
+def allocate(
+    a: np.ndarray, b: np.ndarray, outcomes: np.ndarray, budgets: Sequence[int], even: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Passes and rollouts of each state [budgets, orders, states], when so many rollouts are spent in all.
+
+    One rollout after the other goes to the state whose posterior variance falls most by one more: that of Beta(a, b)
+    falls by m (1 - m) / (a + b + 1)², m being its mean, on average over what the rollout may show.  Or, with `even`, to
+    the state that has had the fewest.  `a` and `b` [states] are the priors; `outcomes` [orders, states, most] the
+    recorded rollouts, 1 or 0, in the order in which a state gets them.  Raises `InputError` if there are too few.
     """
-    rows = []
-    for (name, n), part in squares.groupby(["labels", "n"], sort=False):
-        mse = with_interval(problem_weights(part.problem, draws, seed) @ part.square.to_numpy())
-        rows.append((name, n, *mse, len(part), part.problem.nunique()))
-    return pd.DataFrame(rows, columns=["labels", "n", "mse", "ci_low", "ci_high", "states", "problems"])
+    orders, states, most = outcomes.shape
+    if max(budgets) > states * most:
+        raise InputError(f"{max(budgets)} rollouts cannot be spent: of {states} states, {most} each are recorded.")
+    passes, rollouts = np.zeros((2, orders, states), int)
+    seen, every = {}, np.arange(orders)
+    for spent in range(max(budgets) + 1):
+        seen[spent] = passes.copy(), rollouts.copy()
+        mean, size = (a + passes) / (a + b + rollouts), a + b + rollouts + 1
+        worth = -rollouts if even else mean * (1 - mean) / size**2
+        best = np.where(rollouts < most, worth, -np.inf).argmax(axis=1)
+        passes[every, best] += outcomes[every, best, rollouts[every, best] % most]
+        rollouts[every, best] += 1
+    found = np.array([seen[budget] for budget in budgets])
+    return found[:, 0], found[:, 1]
 
 
-def label_gain(
-    squares: pd.DataFrame, ours: tuple[str, int], theirs: tuple[str, int], draws: int = 4000, seed: int = 0
-) -> tuple[float, float, float]:
-    """The share of the mean squared error of `theirs` (labels, n) that `ours` is free of, and its 95 % interval: a
-    bootstrap over problems, the same resamples for both."""
-    part, other = (squares[(squares.labels == name) & (squares.n == n)] for name, n in (ours, theirs))
-    weights = problem_weights(part.problem, draws, seed)
-    return with_interval(1 - weights @ part.square.to_numpy() / (weights @ other.square.to_numpy()))
+def allocations(
+    labels: Sequence[StepLabel], oracle: Sequence[OracleState], means: Sequence[int], orders: int = 60, seed: int = 0
+) -> pd.DataFrame:
+    """Labels by rollouts that are spread evenly and by rollouts spent where they matter (`allocate`), when a state gets
+    `means` of them on average: rows of `evidence.oracle.oracle_table`.
+
+    The oracle's rollouts are put in a random order, `orders` times; labels come from the first half of them, and the
+    other half judges them.  Labels are posterior means, and c/n beside them.  Columns: those of the table, and what a
+    state cost: `spent` (rollouts) and `tokens`.
+    """
+    outcomes = np.random.default_rng(seed).permuted(np.array([[x.outcomes for x in oracle]] * orders), axis=2)
+    draws, others = np.array_split(outcomes, 2, axis=2)
+    known = {(x.problem, x.sample, x.step): (x.tokens or np.nan) / x.rollouts for x in labels}
+    tokens = np.array([known[x.problem, x.sample, x.step] for x in oracle])
+    a, b = verdict_priors(labels, oracle)
+    tables = []
+    for name, even in (("evenly", True), ("where it matters", False), ("evenly, c/n", True)):
+        spent = allocate(a, b, draws, [n * len(oracle) for n in means], even)
+        for n, passes, rollouts in zip(means, *spent, strict=True):
+            label = passes / rollouts if name.endswith("c/n") else (a + passes) / (a + b + rollouts)
+            columns = {"label": label, "spent": rollouts, "tokens": rollouts * tokens, "passes": others.sum(axis=2)}
+            about = {"rollouts": n, "method": name, "trials": others.shape[2], "seed": np.repeat(range(orders), len(a))}
+            owners = {"problem": [x.problem for x in oracle] * orders}
+            tables.append(pd.DataFrame(about | owners | {key: x.ravel() for key, x in columns.items()}))
+    return pd.concat(tables, ignore_index=True)

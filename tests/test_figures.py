@@ -68,6 +68,8 @@ PAIRS = {"p": [(["x\n", "y\n"], [0.5, 0.9]), (["z\n"], [0.2])]}
 ERRORS = pd.DataFrame({"group": ["all", "all"], "steps": 2, "when": ["before", "after"], "error": [0.2, 0.1]})
 TRUTH = np.array([0.2, 0.5, 0.9])
 
+SPENT = table({"mse": 0.1, "mse_low": 0.05, "mse_high": 0.2}, method=("evenly", "where it matters"), rollouts=(2, 4))
+REASONS = table({"reason": "direction", "measure": "error gone", "gain": 0.4, "high": 0.6}, intervention="ab")
 BIAS = table({"trait": "step", "states": 2, "bias": -0.1, "bias_low": -0.2, "bias_high": 0.0}, group="12")
 FOREST = table(
     {"method": "prm_cof", "baseline": "random", "difference": 0.1, "ci_low": -0.1, "ci_high": 0.3}, samples=(0, 2)
@@ -88,11 +90,13 @@ RISK = pd.DataFrame({"coverage": [0.5, 1.0], "risk": [0.0, 0.5]})
 
 DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("Largest gap between formula and nudging", figures.formula_figure, [0.1, -0.2], [0.1, -0.2]),
+    ("these clearly help: a (40 %)", figures.reasons_figure, REASONS.assign(low=[0.2, -0.1])),
     ("changes the gain most (+0.00 to +0.00)", figures.ablation_figure, ABLATED),
     ("Nearest to the oracle with 4", figures.oracle_figure, ORACLE, ORACLE[ORACLE.rollouts == 4]),
     ("from -10 points for `step: 1`", figures.bias_figure, BIAS),
     ("a: 50 % chains, 50 % pass; b: 100 % chains, 100 % pass", figures.prompt_comparison_figure, PROMPTS),
     ("33 % of the labels from rollouts are 0 or 1", figures.labels_figure, LABELS),
+    ("70 % of the rollouts (50 % to 90 %) give", figures.allocation_figure, SPENT, 4, (0.7, 0.5, 0.9)),
     ("4 rollouts is off by 0.07 on average", figures.noise_figure, TRUTH[:2], TRUTH[:2] + 0.07, 4, 16),
     ("Selection matters for 2 of 2 problems", figures.headroom_figure, PROBLEMS, PROGRAMS),
     ("with a ranking of 0.60", figures.choice_figure, LAYERS, "layer", "ridge", {"layer": 2, "ridge": 0.1}),

@@ -11,12 +11,13 @@ from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError, PolicyError
-from dreamprm_lib.evidence.statistics import unbiased_squares, wilson_interval
-from dreamprm_lib.evidence.step_values import Posterior
+from dreamprm_lib.evidence.oracle import oracle_table, share_for_the_same_error
+from dreamprm_lib.evidence.statistics import wilson_interval
 from dreamprm_lib.monte_carlo_labels import (
+    allocate,
+    allocations,
+    beside_oracle,
     continued,
-    label_error,
-    label_gain,
     label_steps,
     oracle_draw,
     oracle_states,
@@ -24,7 +25,6 @@ from dreamprm_lib.monte_carlo_labels import (
     requests,
     resampled_labels,
     rollout_prompt,
-    squared_errors,
     thinned_labels,
 )
 from dreamprm_lib.study.rows import OracleState, Program, StepLabel, read_rows
@@ -272,26 +272,62 @@ def test_an_oracle_that_cannot_judge_the_labels_is_an_error():
 
 def test_errors_of_labels_are_the_squares_without_the_oracles_noise():
     methods = {
+        "beyond": lambda labels: np.full(len(labels), 1.5),
         "raw": lambda labels: np.array([x.label for x in labels]),
         "half": lambda labels: np.full(len(labels), 0.5),
-        "beyond": lambda labels: np.full(len(labels), 1.5),
+        "posterior": posterior_labels,
     }
-    squares = squared_errors(methods, SEEN, ORACLE[:2], rollouts=(1, 2), draws=3)
-    table = label_error(squares, draws=200).set_index(["labels", "n"])
-    assert list(table) == ["mse", "ci_low", "ci_high", "states", "problems"]
-    assert table.mse.tolist() == [0, 0.25, 1.25, 0, 0.25, 1.25]
-    assert table.loc[("beyond", 1)].tolist() == [1.25, 0.25, 2.25, 2, 2]
-    assert label_gain(squares, ("half", 2), ("beyond", 1))[0] == pytest.approx(0.8)
-    assert label_gain(squares, ("raw", 1), ("half", 1), draws=50) == (1, 1, 1)
+    found = beside_oracle(methods, SEEN, ORACLE[:2], rollouts=(1, 2), draws=3)
+    assert len(found) == 2 * 3 * 4 * 2 and (found.trials == 8 - found.rollouts).all()
+    table = oracle_table(found, draws=200).set_index(["method", "rollouts"])
+    assert table.mse.tolist()[:3] == [1.25, 0, 0.25] and table.loc[("beyond", 1), ["mse_low", "mse_high"]].tolist() == [
+        0.25, 2.25,
+    ]  # fmt: skip
+    assert table.gain["half"].tolist() == pytest.approx([0.8, 0.8])
+    assert table.loc[("raw", 2), ["gain", "gain_low", "gain_high"]].tolist() == [1, 1, 1]
+    assert table.coverage.isna().tolist() == [True, True, True, False] * 2 and 0 <= table.coverage["posterior"][1] <= 1
+
+
+def recorded():
+    """The labels and the oracle of the reference study."""
+    folder = Path(__file__).parent.parent / "outputs" / "reference"
+    return read_rows(folder / "labels.jsonl", StepLabel), read_rows(folder / "oracle.jsonl", OracleState)
 
 
 def test_posterior_labels_are_nearer_to_the_recorded_oracle_and_know_how_near():
-    folder = Path(__file__).parent.parent / "outputs" / "reference"
-    labels, oracle = (read_rows(folder / f, t) for f, t in (("labels.jsonl", StepLabel), ("oracle.jsonl", OracleState)))
-    few, states, others = oracle_draw(labels, oracle, 4, np.random.default_rng(0))
-    found = Posterior(posterior_labels(few).weights[states])
-    raw = np.array([few[i].label for i in states])
-    passes, rollouts = others.sum(axis=1), others.shape[1]
-    ours, theirs = (unbiased_squares(x, passes, rollouts).mean() for x in (found.mean, raw))
-    assert ours < 0.75 * theirs
-    assert 0.82 < found.coverage(passes, rollouts).mean() < 0.97
+    methods = {"raw": lambda rows: np.array([x.label for x in rows]), "posterior": posterior_labels}
+    found = oracle_table(beside_oracle(methods, *recorded(), (4,), draws=1), draws=50).set_index("method")
+    assert found.gain["posterior"] > 0.25 and 0.82 < found.coverage["posterior"] < 0.97
+
+
+# ------------------------------------------------------------------------------------------------- allocation
+
+
+def test_a_beta_posterior_falls_by_as_much_as_an_allocation_thinks():
+    """The fall m (1 - m) / (a + b + 1)² is the variance now less the mean variance after one more rollout."""
+    a, b = 1.3, 2.4
+    chance = a / (a + b)
+    after = chance * stats.beta(a + 1, b).var() + (1 - chance) * stats.beta(a, b + 1).var()
+    assert stats.beta(a, b).var() - after == pytest.approx(chance * (1 - chance) / (a + b + 1) ** 2)
+
+
+def test_rollouts_go_where_they_matter_or_evenly_and_none_is_drawn_twice():
+    outcomes = np.array([[[0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]]])  # one order of three states
+    a, b = np.array([0.1, 1.0, 3.0]), np.array([3.0, 1.0, 0.1])
+    passes, rollouts = allocate(a, b, outcomes, [1, 3, 12])
+    assert rollouts[:, 0].tolist() == [[0, 1, 0], [0, 3, 0], [4, 4, 4]]  # the one that may be anything comes first
+    assert passes[:, 0].tolist() == [[0, 1, 0], [0, 2, 0], [0, 3, 4]]
+    assert allocate(a, b, outcomes, [4], even=True)[1][0, 0].tolist() == [2, 1, 1]
+    with pytest.raises(InputError, match="13 rollouts cannot be spent"):
+        allocate(a, b, outcomes, [13])
+
+
+def test_spending_where_it_matters_costs_less_on_the_recorded_oracle():
+    found = allocations(*recorded(), [2, 4, 8], orders=10)
+    table = oracle_table(found, draws=100).set_index(["method", "rollouts"])
+    assert table.spent.tolist() == pytest.approx([2, 2, 2, 4, 4, 4, 8, 8, 8])
+    assert table.gain["where it matters"][8] > 0.1 > table.gain["evenly"][8] == 0
+    for cost in ("spent", "tokens"):
+        share, low, high = share_for_the_same_error(found, "where it matters", "evenly", 4, cost, draws=100)
+        assert 0.5 <= share < 0.95 and low <= share <= high
+    assert share_for_the_same_error(found, "evenly", "evenly", 4, draws=20) == pytest.approx((1, 1, 1))

@@ -160,9 +160,8 @@ def judged(values, seen, here):
     found = Posterior(value_posterior(seen)[here])
     low, high = found.interval()
     raw = seen.passes[here] / seen.rollouts[here]
-    variance = found.weights @ VALUES**2 - found.mean**2
     inside = (low <= values) & (values <= high)
-    return np.mean((found.mean - values) ** 2), np.mean((raw - values) ** 2), variance.mean(), inside.mean()
+    return np.mean((found.mean - values) ** 2), np.mean((raw - values) ** 2), found.variance.mean(), inside.mean()
 
 
 def beta_step(concentration):

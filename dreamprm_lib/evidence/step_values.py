@@ -70,6 +70,11 @@ class Posterior:
         """The posterior means [values]: of all estimates those with the least expected squared error."""
         return self.weights @ VALUES
 
+    @property
+    def variance(self) -> np.ndarray:
+        """The posterior variances [values]: the squared errors that the means are expected to have."""
+        return self.weights @ VALUES**2 - self.mean**2
+
     def interval(self, confidence: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """The central intervals that hold the values with this probability: lower and upper bounds [values]."""
         below, above = self.weights.cumsum(axis=1), self.weights[:, ::-1].cumsum(axis=1)

@@ -4,7 +4,7 @@
 
 from dreamprm_lib.show.figures.candidates import headroom_figure
 from dreamprm_lib.show.figures.chain_of_functions import prompt_comparison_figure, steps_figure
-from dreamprm_lib.show.figures.correction import correction_figure, formula_figure
+from dreamprm_lib.show.figures.correction import correction_figure, formula_figure, reasons_figure
 from dreamprm_lib.show.figures.cost_and_search import beam_figure, cost_figure, search_figure, spread_figure
 from dreamprm_lib.show.figures.known_truth import (
     ablation_figure,
@@ -13,7 +13,7 @@ from dreamprm_lib.show.figures.known_truth import (
     planted_figure,
     planted_map,
 )
-from dreamprm_lib.show.figures.labels import distribution_grid, labels_figure, noise_figure
+from dreamprm_lib.show.figures.labels import allocation_figure, distribution_grid, labels_figure, noise_figure
 from dreamprm_lib.show.figures.paper_scale import (
     costs_figure,
     cuts_figure,

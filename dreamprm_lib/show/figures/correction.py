@@ -1,4 +1,4 @@
-"""Chapter 5: the correction of labels, when it is stopped and whether its derivative is right."""
+"""Chapter 5: the correction of labels, when it is stopped, whether its derivative is right, and what would help it."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ def formula_figure(formula: Sequence[float], numeric: Sequence[float]) -> Figure
     axes.ticklabel_format(style="sci", scilimits=(-2, 2))
     gap = np.abs(np.subtract(formula, numeric)).max()
     return draw.finished(figure, f"Largest gap between formula and nudging: {gap:.0e}")
+
+
+def reasons_figure(table: pd.DataFrame) -> Figure:
+    """What each intervention gains, a heading a suspected reason, a panel a measure, with 95 % intervals.
+
+    `table`: columns reason, intervention, measure, gain, low, high.
+    """
+    clear = np.select([table.low > 0, table.high < 0], [draw.GREEN, draw.RED], draw.GREY)
+    rows = table.rename(columns={"reason": "group", "intervention": "label", "measure": "panel", "gain": "middle"})
+    figure, drawn = draw.dot_figure(rows.assign(color=clear), {name: name for name in table.measure.unique()})
+    for axes in drawn:
+        axes.axvline(0, color=draw.INK, lw=1)
+        draw.in_percent(axes.xaxis)
+    draw.key(figure, {"clearly helps": draw.GREEN, "not clear": draw.GREY, "clearly harms": draw.RED})
+    helped = table[table.low > 0].sort_values("gain", ascending=False)
+    said = "; ".join(f"{row.intervention} ({draw.percentage(row.gain)})" for row in helped.itertuples()) or "none"
+    return draw.finished(figure, f"Of {counted(len(table), 'intervention')}, these clearly help: {said}")

@@ -1,4 +1,4 @@
-"""Chapter 2: how Monte-Carlo labels are spread, and how noisy they are."""
+"""Chapter 2: how Monte-Carlo labels are spread, how noisy they are, and where rollouts are spent."""
 
 from __future__ import annotations
 
@@ -77,3 +77,27 @@ def distribution_grid(rollouts: Sequence[int], value: float) -> Figure:
         said.append(f"{label.std() / n:.2f} after {counted(n, 'rollout')}")
     grid[0, 0].set(ylabel="probability")
     return draw.finished(figure, f"A label of a prefix of value {value:g} is typically off by {', '.join(said)}")
+
+
+def allocation_figure(table: pd.DataFrame, at: int, share: tuple[float, float, float]) -> Figure:
+    """Squared error of labels by rollouts a prefix, a line and a 95 % band a way of spending them; and an arrow at the
+    error of `at` rollouts spread evenly, to the `share` of them that gives the same error (with its interval).
+
+    `table`: columns rollouts, method, mse, mse_low, mse_high.
+    """
+    figure, axes = draw.panel(4.4)
+    colors = dict(zip(table.method.unique(), (draw.BLUE, draw.GREEN, draw.GREY), strict=False))
+    ends = []
+    for method, part in table.groupby("method", sort=False):
+        axes.plot(part.rollouts, part.mse, "o-", color=colors[method])
+        axes.fill_between(part.rollouts, part.mse_low, part.mse_high, color=colors[method], alpha=0.12, lw=0)
+        ends.append((method, part.rollouts.iloc[-1], part.mse.iloc[-1], colors[method]))
+    error = table[(table.method == "evenly") & (table.rollouts == at)].mse.iloc[0]
+    arrow = {"arrowstyle": "->", "color": draw.INK, "lw": 1.5}
+    axes.annotate("", (at * share[0], error), xytext=(at, error), arrowprops=arrow)
+    axes.set(xlabel="rollouts a prefix, on average", ylabel="squared label error (95 % over problems)")
+    axes.set_ylim(0, 1.4 * table[table.method == "evenly"].mse_high.max())
+    draw.end_labels(axes, ends)
+    shares = [draw.percentage(part) for part in share]
+    said = f"Spent where they matter, {shares[0]} of the rollouts ({shares[1]} to {shares[2]}) give the error"
+    return draw.finished(figure, f"{said} of {counted(at, 'rollout')} a prefix")
