@@ -9,11 +9,39 @@ from dreamprm_lib.engine.files import from_yaml
 from dreamprm_lib.show import diagrams
 
 PLANS = from_yaml(diagrams.FILE.read_text(), diagrams.FILE)
-FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "paired_table")]
+WORDS = {  # of the drawings that take some
+    "four_counts": {"programs": "6 of 16", "answers": "14 of 30", "lucky": "66 of 140", "shared": "18 of 160"},
+    "threshold": {
+        "risk": 20,
+        "few": 11,
+        "tested": 11,
+        "wrong": 1,
+        "are": "is",
+        "method": "majority",
+        "row": "Y" * 10 + "N" + "yn" * 5 + "n",
+    },
+    "bill": {"worth": 1593, "study": 652.1, "problem": 1.6, "candidate": 0.44},
+    "planted_label": {"value": 0.8, "chance": 0.4, "passes": 1, "rollouts": 4, "label": 0.25},
+}
+FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "paired_table", "clusters")]
+ANSWERS = np.array([[1, 1]] * 3 + [[2, 1]] * 2 + [[-1, -1]])
+
+
+def said_of(name):
+    """The title of a drawing with its words."""
+    return PLANS[name]["title"].format(**WORDS.get(name, {}))
+
+
 POOL = [True, False, False, True, False]
 DRAWINGS = {  # how each drawing is made, and what must be written on it
     **{f"map {k}": (lambda k=k: diagrams.pipeline(k), said) for k, said in enumerate(PLANS["pipeline"]["titles"])},
-    **{name: (lambda name=name: diagrams.drawing(name), PLANS[name]["title"]) for name in FIXED},
+    **{name: (lambda name=name: diagrams.drawing(name, **WORDS.get(name, {})), said_of(name)) for name in FIXED},
+    "outvoted": (
+        lambda: diagrams.clusters(ANSWERS, np.array([False] * 3 + [True] * 3)),
+        "3 programs share a mistake and outvote the largest cluster of right ones, of 2",
+    ),
+    "many clusters": (lambda: diagrams.clusters(np.arange(32).reshape(16, 2), np.ones(16, bool)), "of 1, is right"),
+    "one cluster": (lambda: diagrams.clusters(np.ones((16, 2)), np.ones(16, bool)), "of 16, is right"),
     "prompt": (lambda: diagrams.chat_prompt(["system", "user", "prefill"], ["Write.", "Add " * 40, "x"]), "prefill"),
     "prefixes": (lambda: diagrams.prefixes(["main", "read_input", "solve"], [4, 3, 9]), "prefix 3 is the whole"),
     "long program": (lambda: diagrams.prefixes([f"function_with_a_long_name_{k}" for k in range(8)], [3] * 8), "8"),
