@@ -21,9 +21,10 @@ WORDS = {  # of the drawings that take some
         "row": "Y" * 10 + "N" + "yn" * 5 + "n",
     },
     "bill": {"worth": 1593, "study": 652.1, "problem": 1.6, "candidate": 0.44},
+    "paired_table": {"wins": 5, "losses": 0, "agree": 126, "differ": 5, "p": 0.0625},
     "planted_label": {"value": 0.8, "chance": 0.4, "passes": 1, "rollouts": 4, "label": 0.25},
 }
-FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "paired_table", "clusters")]
+FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "clusters")]
 ANSWERS = np.array([[1, 1]] * 3 + [[2, 1]] * 2 + [[-1, -1]])
 
 
@@ -57,7 +58,6 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
         lambda: diagrams.problem_grid(131, {"PRM": np.int64(105), "ours": np.int64(106)}),
         "1 of 131 problems separates ours",
     ),
-    "paired": (lambda: diagrams.paired_table(5, 0, 126), "p = 0.062"),
 }
 
 

@@ -22,7 +22,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.engine.sandbox.consensus import FAILED
-from dreamprm_lib.evidence.statistics import mcnemar
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#222222", "#707070", "#0072b2", "#e69f00", "#009e73", "#d55e00"  # Okabe and Ito
 STEP_COLORS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", GREY)
@@ -290,9 +289,3 @@ def problem_grid(problems: int, solved: Mapping[str, int]) -> Figure:
         box(axes, (x, 0.1), (0.3, 0.3), "", color, fill)
         write(axes, x + 0.45, 0.25, name, ha="left")
     return figure
-
-
-def paired_table(wins: int, losses: int, agree: int) -> Figure:
-    """Two methods on the same problems: the exact McNemar test looks at those that only one of them solves."""
-    p = mcnemar(wins, losses)
-    return drawing("paired_table", wins=wins, losses=losses, agree=agree, differ=wins + losses, p=p)
