@@ -39,10 +39,10 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
     **{name: (lambda name=name: diagrams.drawing(name, **WORDS.get(name, {})), said_of(name)) for name in FIXED},
     "outvoted": (
         lambda: diagrams.clusters(ANSWERS, np.array([False] * 3 + [True] * 3)),
-        "3 programs share a mistake and outvote the largest cluster of right ones, of 2",
+        "One mistake gets 3 votes, the right answers get 2",
     ),
-    "many clusters": (lambda: diagrams.clusters(np.arange(32).reshape(16, 2), np.ones(16, bool)), "of 1, is right"),
-    "one cluster": (lambda: diagrams.clusters(np.ones((16, 2)), np.ones(16, bool)), "of 16, is right"),
+    "many clusters": (lambda: diagrams.clusters(np.arange(32).reshape(16, 2), np.ones(16, bool)), "get 1 vote, and no"),
+    "one cluster": (lambda: diagrams.clusters(np.ones((16, 2)), np.ones(16, bool)), "get 16 votes, and no"),
     "prompt": (lambda: diagrams.chat_prompt(["system", "user", "prefill"], ["Write.", "Add " * 40, "x"]), "prefill"),
     "prefixes": (lambda: diagrams.prefixes(["main", "read_input", "solve"], [4, 3, 9]), "prefix 3 is the whole"),
     "long program": (lambda: diagrams.prefixes([f"function_with_a_long_name_{k}" for k in range(8)], [3] * 8), "8"),

@@ -22,6 +22,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dreamprm_lib.engine.files import from_yaml, read_text
 from dreamprm_lib.engine.sandbox.consensus import FAILED
+from dreamprm_lib.evidence.statistics import counted
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#222222", "#707070", "#0072b2", "#e69f00", "#009e73", "#d55e00"  # Okabe and Ito
 STEP_COLORS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", GREY)
@@ -204,10 +205,10 @@ def clusters(table: np.ndarray, passed: np.ndarray) -> Figure:
     heard = (table != FAILED).any(axis=1)
     _, party = np.unique(table[heard], axis=0, return_inverse=True)
     rows = sorted((verdicts(passed[heard][party.ravel() == k]) for k in range(party.max() + 1)), key=len)[:-6:-1]
-    title = f"The largest cluster, of {len(rows[0])}, is right"
+    title = f"The right answers get {counted(len(rows[0]), 'vote')}, and no mistake gets more"
     if "y" not in rows[0]:
         right = max((len(row) for row in rows if "y" in row), default=0)
-        title = f"{len(rows[0])} programs share a mistake and outvote the largest cluster of right ones, of {right}"
+        title = f"One mistake gets {counted(len(rows[0]), 'vote')}, the right answers get {right}"
     votes = [f"{len(row)} of {len(table)}" for row in rows]
     return drawing("clusters", title=title, rows=[*rows, *[""] * 5], votes=[*votes, *[""] * 5])
 

@@ -50,7 +50,7 @@ def use_style() -> None:
 
 def described(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
     """A figure as a notebook shows it, and for those who cannot see it its finding and its caption, as alt text."""
-    said = " ".join(f"{figure.get_suptitle()} {figure.get_label()}".split())
+    said = ". ".join(" ".join(text.split()) for text in (figure.get_suptitle(), figure.get_label()) if text)
     png = print_figure(figure, bbox_inches="tight", base64=True)
     return {"image/png": png}, {"image/png": {"alt": said}}
 
