@@ -42,7 +42,7 @@ def use_style() -> None:
     """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF; in a notebook, figures
     have an alt text, and a cell that is interrupted says what is kept."""
     explain_interrupts()
-    if shell := get_ipython():
+    if (shell := get_ipython()) and shell.display_formatter:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, described)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.style.use(Path(__file__).parents[2] / "data" / "house.mplstyle")
@@ -50,7 +50,7 @@ def use_style() -> None:
 
 def described(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
     """A figure as a notebook shows it, and for those who cannot see it its finding and its caption, as alt text."""
-    said = ". ".join(" ".join(text.split()) for text in (figure.get_suptitle(), figure.get_label()) if text)
+    said = ". ".join(" ".join(text.split()) for text in (figure.get_suptitle(), str(figure.get_label())) if text)
     png = print_figure(figure, bbox_inches="tight", base64=True)
     return {"image/png": png}, {"image/png": {"alt": said}}
 
