@@ -113,7 +113,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("a: 100 % of its prefixes end within a function", figures.places_figure, PLACES),
     ("passes (filled) in 0 of 2 rounds", game.rounds_figure, ROUNDS),
     ("only a label moves the score", figures.pulls_figure, 0.9, 0.0, (0, 1), (0.5, 0.9)),
-    ("a true gain of 1 points", figures.power_figure, power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
+    ("a true gain of 1 point", figures.power_figure, power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
     ("0.28 after 2 rollouts, 0.20 after 4 rollouts", figures.distribution_grid, [2, 4], 0.2),
 ]
 
