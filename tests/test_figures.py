@@ -97,7 +97,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("+0.00 in ranking with bias `none`, at most +0.00 elsewhere", figures.planted_figure, PLANTED),
     ("Best of 4: random solves 50 %, prm_cof solves 50 %", figures.curve_figure, rates(n=[1, 2, 4])),
     ("no sample run, random solves 50 %, prm_cof", figures.curve_figure, rates((0, 1, 2), n=[1, 2, 4])),
-    ("selectors gain +0 to +0 of 0 points to oracle", figures.curve_figure, rates(methods=BOUNDED, n=[1, 2])),
+    ("selectors gain +0 to +0 points on random, oracle +0", figures.curve_figure, rates(methods=BOUNDED, n=[1, 2])),
     ("beam search solves 50 %, best-of-N by prm_cof about 50 %", figures.search_figure, SEARCHES),
     ("the largest cluster, of 2, passes", figures.answers_figure, ANSWERS, [True, True, False]),
     ("b4 solves most, 50 % (40 to 60 %), with 2 runs a candidate", figures.frontier_figure, FRONTIER),

@@ -73,7 +73,9 @@ def _summary(last: pd.DataFrame, methods: Sequence[str], regimes: Sequence[int])
         between = rate.drop([b for b in BOUNDS if b in rate])
         if len(between) and len(between) + len(BOUNDS) == len(rate):
             gain, room = 100 * (between - rate["random"]), 100 * (rate["oracle"] - rate["random"])
-            words = [f"selectors gain {round(gain.min()):+d} to {round(gain.max()):+d} of {room:.0f} points to oracle"]
+            words = [
+                f"selectors gain {round(gain.min()):+d} to {round(gain.max()):+d} points on random, oracle {room:+.0f}"
+            ]
         else:
             words = [f"{name} solves {draw.percentage(value)}" for name, value in rate.items()]
         said.append(f"{draw.regime(samples)}, {', '.join(words)}" if len(regimes) > 1 else ", ".join(words))
