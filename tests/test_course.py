@@ -90,7 +90,8 @@ class TestEditions:
             function = next(n for n in ast.parse(before).body if isinstance(n, ast.FunctionDef))
             assert ast.get_source_segment(before, function).partition(":\n")[2] not in whole
         for before, after in zip(source.cells, made.cells, strict=True):
-            assert before.source == after.source or {"solution", "parameters"} & set(before.metadata.tags)
+            here = re.sub(r"\]\([^)\s]*/docs/", "](../docs/", after.source)
+            assert before.source == here or {"solution", "parameters"} & set(before.metadata.tags)
 
     def test_the_instructor_edition_adds_notes_and_quiz_answers(self, editions, name):
         made, source = read(editions["instructor"] / f"{name}.ipynb"), read(ROOT / "notebooks" / f"{name}.ipynb")
@@ -106,6 +107,8 @@ class TestEditions:
             (cell,) = sources(read(folder / f"{name}.ipynb"), "parameters")
             outputs = re.search(r'^outputs = "([^"]+)"', cell, re.MULTILINE)[1]
             assert (folder / outputs).resolve() == ROOT / "outputs"
+            links = re.findall(r"\]\(([^)\s]+/docs/[^)\s]+)\)", (folder / f"{name}.ipynb").read_text())
+            assert all((folder / link).resolve().exists() for link in links)
 
 
 def test_every_exercise_waits_in_one_edition_and_is_solved_in_the_other(editions):

@@ -9,11 +9,40 @@ from dreamprm_lib.engine.files import from_yaml
 from dreamprm_lib.show import diagrams
 
 PLANS = from_yaml(diagrams.FILE.read_text(), diagrams.FILE)
-FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "paired_table")]
+WORDS = {  # of the drawings that take some
+    "four_counts": {"programs": "6 of 16", "answers": "14 of 30", "lucky": "66 of 140", "shared": "18 of 160"},
+    "threshold": {
+        "risk": 20,
+        "few": 11,
+        "tested": 11,
+        "wrong": 1,
+        "are": "is",
+        "method": "majority",
+        "row": "Y" * 10 + "N" + "yn" * 5 + "n",
+    },
+    "bill": {"worth": 1593, "study": 652.1, "problem": 1.6, "candidate": 0.44},
+    "paired_table": {"wins": 5, "losses": 0, "agree": 126, "differ": 5, "p": 0.0625},
+    "planted_label": {"value": 0.8, "chance": 0.4, "passes": 1, "rollouts": 4, "label": 0.25},
+}
+FIXED = [name for name in PLANS if name not in ("colors", "full", "pipeline", "clusters")]
+ANSWERS = np.array([[1, 1]] * 3 + [[2, 1]] * 2 + [[-1, -1]])
+
+
+def said_of(name):
+    """The title of a drawing with its words."""
+    return PLANS[name]["title"].format(**WORDS.get(name, {}))
+
+
 POOL = [True, False, False, True, False]
 DRAWINGS = {  # how each drawing is made, and what must be written on it
     **{f"map {k}": (lambda k=k: diagrams.pipeline(k), said) for k, said in enumerate(PLANS["pipeline"]["titles"])},
-    **{name: (lambda name=name: diagrams.drawing(name), PLANS[name]["title"]) for name in FIXED},
+    **{name: (lambda name=name: diagrams.drawing(name, **WORDS.get(name, {})), said_of(name)) for name in FIXED},
+    "outvoted": (
+        lambda: diagrams.clusters(ANSWERS, np.array([False] * 3 + [True] * 3)),
+        "One mistake gets 3 votes, the right answers get 2",
+    ),
+    "many clusters": (lambda: diagrams.clusters(np.arange(32).reshape(16, 2), np.ones(16, bool)), "get 1 vote, and no"),
+    "one cluster": (lambda: diagrams.clusters(np.ones((16, 2)), np.ones(16, bool)), "get 16 votes, and no"),
     "prompt": (lambda: diagrams.chat_prompt(["system", "user", "prefill"], ["Write.", "Add " * 40, "x"]), "prefill"),
     "prefixes": (lambda: diagrams.prefixes(["main", "read_input", "solve"], [4, 3, 9]), "prefix 3 is the whole"),
     "long program": (lambda: diagrams.prefixes([f"function_with_a_long_name_{k}" for k in range(8)], [3] * 8), "8"),
@@ -29,7 +58,6 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
         lambda: diagrams.problem_grid(131, {"PRM": np.int64(105), "ours": np.int64(106)}),
         "1 of 131 problems separates ours",
     ),
-    "paired": (lambda: diagrams.paired_table(5, 0, 126), "p = 0.062"),
 }
 
 

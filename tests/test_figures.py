@@ -27,6 +27,7 @@ LABELS = [StepLabel("p", 0, k, "x", 4, k, k / 4, False) for k in range(3)] + [
 ]
 MOVED = [CorrectedLabel("p", 0, k, k / 4, 0.5, 1.0) for k in range(4)]
 METHODS = ("random", "prm_cof", "dreamprm_code", "something_new")
+BOUNDED = ("random", "prm_cof", "orm", "oracle")
 RATE = {"pass_rate": 0.5, "ci_low": 0.4, "ci_high": 0.7}
 RANKED = {"ranking": 0.6, "ci_low": 0.5, "ci_high": 0.7}
 WORLD = {"ranking": 0.8, "label_mse": 0.1}
@@ -108,14 +109,15 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("Calibration error of all: before 0.20, after 0.10", figures.calibration_figure, RELIABLE, ERRORS),
     ("Clean outcomes gain +0.00", figures.planted_map, PLANTED),
     ("+0.00 in ranking with bias `none`, at most +0.00 elsewhere", figures.planted_figure, PLANTED),
-    ("Best of 4: selectors 50 to 50 %, random 50 %", figures.curve_figure, rates(n=[1, 2, 4])),
-    ("no sample run, selectors 50 to 50 %, random 50 %", figures.curve_figure, rates((0, 1, 2), n=[1, 2, 4])),
+    ("Best of 4: random solves 50 %, prm_cof solves 50 %", figures.curve_figure, rates(n=[1, 2, 4])),
+    ("no sample run, random solves 50 %, prm_cof", figures.curve_figure, rates((0, 1, 2), n=[1, 2, 4])),
+    ("selectors gain +0 to +0 points on random, oracle +0", figures.curve_figure, rates(methods=BOUNDED, n=[1, 2])),
     ("beam search solves 50 %, best-of-N by prm_cof about 50 %", figures.search_figure, SEARCHES),
     ("the largest cluster, of 2, passes", figures.answers_figure, ANSWERS, [True, True, False]),
     ("b4 solves most, 50 % (40 to 60 %), with 2 runs a candidate", figures.frontier_figure, FRONTIER),
     ("Answering half of the problems, b4 is wrong on 0 %", figures.risk_figure, {"b4": RISK}),
     ("the pick (0.50) passes", figures.beam_figure, BEAM, {FINISHED.text: True, DROPPED.text: False}),
-    ("easy 50 %, overall 50 %", figures.difficulty_figure, LEVELS),
+    ("easy 50 % (random 50 %), overall 50 % (random 50 %)", figures.difficulty_figure, LEVELS),
     ("clear of 0: no sample run, 0 of 1; after 2 samples, 0 of 1", figures.forest_figure, FOREST),
     ("solves 50 % with 200 tokens; after 2 samples", figures.cost_figure, PRICED),
     ("Trained on b, reward models solve 40 to 60 %", figures.spread_figure, table(RATE, training="ab"), RETRAINED),
@@ -125,7 +127,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("a: 100 % of its prefixes end within a function", figures.places_figure, PLACES),
     ("passes (filled) in 0 of 2 rounds", game.rounds_figure, ROUNDS),
     ("only a label moves the score", figures.pulls_figure, 0.9, 0.0, (0, 1), (0.5, 0.9)),
-    ("a true gain of 1 points", figures.power_figure, power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
+    ("a true gain of 1 point", figures.power_figure, power_curves([0.01, 0.05], [0.05, 0.1], [50, 100]), 131),
     ("0.28 after 2 rollouts, 0.20 after 4 rollouts", figures.distribution_grid, [2, 4], 0.2),
 ]
 

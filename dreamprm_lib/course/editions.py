@@ -128,11 +128,12 @@ def teaching_notes(syllabus: str) -> dict[str, str]:
 
 
 def _move(notebook: NotebookNode, folder: Path) -> None:
-    """Let the paths of the parameters cell, which are relative to `notebooks/`, start from another folder."""
-    outputs = Path(os.path.relpath(runner.PROJECT / "outputs", folder)).as_posix()
+    """Let the paths of the parameters cell and the links to the docs, relative to `notebooks/`, start from another
+    folder."""
+    project = Path(os.path.relpath(runner.PROJECT, folder)).as_posix()
     for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source = cell.source.replace('"../outputs', f'"{outputs}')
+        if "parameters" in cell.metadata.get("tags", []) or cell.cell_type == "markdown":
+            cell.source = re.sub(r'(?<=["(])\.\.(?=/(docs|outputs)\b)', project, cell.source)
 
 
 def build_command(out: Path, check_too: bool) -> str:

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dreamprm_lib.engine.files import from_yaml, read_text
-from dreamprm_lib.evidence.statistics import mcnemar
+from dreamprm_lib.engine.sandbox.consensus import FAILED
+from dreamprm_lib.evidence.statistics import counted
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#222222", "#707070", "#0072b2", "#e69f00", "#009e73", "#d55e00"  # Okabe and Ito
 STEP_COLORS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", GREY)
@@ -47,6 +48,7 @@ def canvas(title: str, height: float) -> tuple[Figure, Axes]:
     lines = textwrap.wrap(title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), 60)
     total = height + 0.36 * len(lines) + 0.2
     figure = plt.figure(figsize=(INCHES, INCHES * total / WIDTH), facecolor="white")
+    figure.set_label(title)  # the alt text in a notebook
     plt.close(figure)  # a notebook shows it once: where it is the value of a cell
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, total))
@@ -119,7 +121,7 @@ def drawn(plan: Mapping[str, Any], **words: Any) -> Figure:
     pieces: dict[str, Callable] = {"boxes": box, "arrows": arrow, "tiles": tiles, "texts": write}
     for kind, piece in pieces.items():
         for one in plan.get(kind, ()):
-            piece(axes, **one | ({"text": one["text"].format(**words)} if "text" in one else {}))
+            piece(axes, **one | {key: one[key].format(**words) for key in ("text", "row") if key in one})
     return figure
 
 
@@ -193,6 +195,22 @@ def counting_subsets(passed: Sequence[bool], k: int) -> Figure:
         box(axes, (x, y + 0.08), (1.76, 0.7), "", BLUE if any(way) else GREY)
         tiles(axes, x + 0.4, y + 0.43, verdicts(way), 0.56, 0.4)
     return figure
+
+
+def clusters(table: np.ndarray, passed: np.ndarray) -> Figure:
+    """Programs that give the same answers on all inputs, at most five clusters, the largest first, with their votes.
+
+    `table`: answers [programs, inputs], of which `FAILED` is none; `passed`: verdicts [programs].
+    """
+    heard = (table != FAILED).any(axis=1)
+    _, party = np.unique(table[heard], axis=0, return_inverse=True)
+    rows = sorted((verdicts(passed[heard][party.ravel() == k]) for k in range(party.max() + 1)), key=len)[:-6:-1]
+    title = f"The right answers get {counted(len(rows[0]), 'vote')}, and no mistake gets more"
+    if "y" not in rows[0]:
+        right = max((len(row) for row in rows if "y" in row), default=0)
+        title = f"One mistake gets {counted(len(rows[0]), 'vote')}, the right answers get {right}"
+    votes = [f"{len(row)} of {len(table)}" for row in rows]
+    return drawing("clusters", title=title, rows=[*rows, *[""] * 5], votes=[*votes, *[""] * 5])
 
 
 def best_of(scores: Sequence[Sequence[float]], passed: Sequence[bool]) -> Figure:
@@ -272,9 +290,3 @@ def problem_grid(problems: int, solved: Mapping[str, int]) -> Figure:
         box(axes, (x, 0.1), (0.3, 0.3), "", color, fill)
         write(axes, x + 0.45, 0.25, name, ha="left")
     return figure
-
-
-def paired_table(wins: int, losses: int, agree: int) -> Figure:
-    """Two methods on the same problems: the exact McNemar test looks at those that only one of them solves."""
-    p = mcnemar(wins, losses)
-    return drawing("paired_table", wins=wins, losses=losses, agree=agree, differ=wins + losses, p=p)

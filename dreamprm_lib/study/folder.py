@@ -92,8 +92,9 @@ class Study:
         return pd.read_csv(self.existing(file))
 
     def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
-        """Save a figure as `figures/NAME.png`, `.svg` and `.pdf`, the caption in its metadata, and return it for
-        display."""
+        """Save a figure as `figures/NAME.png`, `.svg` and `.pdf`, the caption in its metadata, and return it, with the
+        caption as its label, for display."""
+        figure.set_label(caption)
         for suffix, metadata in (
             ("svg", {"Title": name, "Description": caption, "Date": None}),
             ("pdf", {"Title": name, "Subject": caption, "CreationDate": None}),

@@ -128,7 +128,6 @@ def _power_at(curves: pd.DataFrame, marked: int) -> str:
     """The chance that the smallest gain is seen with about so many problems, at best."""
     smallest = curves[curves.gain == curves.gain.min()]
     near = smallest.loc[(smallest.problems - marked).abs().groupby(smallest.discordance).idxmin()]
-    best = draw.percentage(near.power.max())
-    return (
-        f"With {marked} problems a true gain of {100 * curves.gain.min():.3g} points is seen {best} of the time at best"
-    )
+    best, points = draw.percentage(near.power.max()), f"{100 * curves.gain.min():.3g}"
+    gain = f"a true gain of {points} point{'s' * (points != '1')}"
+    return f"With {marked} problems {gain} is seen {best} of the time at best"

@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.core.getipython import get_ipython
+from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -36,11 +38,20 @@ OTHER_STYLE = (GREY, ".")
 
 
 def use_style() -> None:
-    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF; and a notebook's cells
-    say, when they are interrupted, what is kept."""
+    """The house style: seaborn's white grid on white paper, text that stays text in SVG and PDF; in a notebook, figures
+    have an alt text, and a cell that is interrupted says what is kept."""
     explain_interrupts()
+    if (shell := get_ipython()) and shell.display_formatter:
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, described)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.style.use(Path(__file__).parents[2] / "data" / "house.mplstyle")
+
+
+def described(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
+    """A figure as a notebook shows it, and for those who cannot see it its finding and its caption, as alt text."""
+    said = ". ".join(" ".join(text.split()) for text in (figure.get_suptitle(), str(figure.get_label())) if text)
+    png = print_figure(figure, bbox_inches="tight", base64=True)
+    return {"image/png": png}, {"image/png": {"alt": said}}
 
 
 def method_style(method: str) -> tuple[str, str]:

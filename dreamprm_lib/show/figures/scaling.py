@@ -64,13 +64,18 @@ def _together(ends: list[tuple[str, float, float, str]]) -> list[tuple[str, floa
 
 
 def _summary(last: pd.DataFrame, methods: Sequence[str], regimes: Sequence[int]) -> list[str]:
-    """What selectors, `random` and `oracle` solve, without samples and after the most."""
+    """What selectors gain of all that can be gained on `random`, without samples and after the most."""
     said = []
     for samples in dict.fromkeys((regimes[0], regimes[-1])):
         rate = last[last.samples == samples].set_index("method").pass_rate.reindex(methods).dropna()
         between = rate.drop([b for b in BOUNDS if b in rate])
-        words = [] if between.empty else [f"selectors {100 * between.min():.0f} to {draw.percentage(between.max())}"]
-        words += [f"{name} {draw.percentage(rate[name])}" for name in BOUNDS if name in rate]
+        if len(between) and len(between) + len(BOUNDS) == len(rate):
+            gain, room = 100 * (between - rate["random"]), 100 * (rate["oracle"] - rate["random"])
+            words = [
+                f"selectors gain {round(gain.min()):+d} to {round(gain.max()):+d} points on random, oracle {room:+.0f}"
+            ]
+        else:
+            words = [f"{name} solves {draw.percentage(value)}" for name, value in rate.items()]
         said.append(f"{draw.regime(samples)}, {', '.join(words)}" if len(regimes) > 1 else ", ".join(words))
     return said
 
@@ -103,7 +108,8 @@ def difficulty_figure(table: pd.DataFrame) -> Figure:
     draw.key(figure, shown | ({f"{counted(grey, 'other')}": draw.GREY} if grey else {}), markers)
     first = table[table.samples == regimes[0]]
     best = first[~first.method.isin(BOUNDS)].groupby("difficulty").pass_rate.max()
-    said = ", ".join(f"{d} {draw.percentage(best[d])}" for d in levels if d in best)
+    chance = first[first.method == "random"].set_index("difficulty").pass_rate.map(draw.percentage)
+    said = ", ".join(f"{d} {draw.percentage(best[d])} (random {chance.get(d, '–')})" for d in levels if d in best)
     return draw.finished(
         figure, f"The best selector of {counted(table.n.iloc[0], 'candidate')}, {draw.regime(regimes[0])}: {said}"
     )
