@@ -1,4 +1,4 @@
-# make run: the whole study; make test: all tests but the next two; make test-cluster: those on clusters, Ray among them;
+# make run: the whole study; make test: all tests but the next three; make test-cluster: those on clusters, Ray among them;
 # make test-browser: those in Chromium; make rehearsal: the paper profile in small, offline; make lab: JupyterLab;
 # make student: JupyterLab on the students' edition, built where course/ has none; make book: the book in outputs/book;
 # make clean: back to a fresh clone, but for course/, where people may have worked.
@@ -25,6 +25,7 @@ test-browser: .venv/extras
 
 rehearsal: .venv/ready
 	$(BIN)/python tests/rehearsal.py
+	$(BIN)/python -m pytest -m rehearsal
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks

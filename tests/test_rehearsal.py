@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from rehearsal import NOTE, SIZES, rehearse
 
 from dreamprm_lib.engine.policy.completions import CompletionStore
@@ -11,6 +12,7 @@ from dreamprm_lib.study.folder import STAGES
 from dreamprm_lib.study.rows import Program, StepLabel
 
 
+@pytest.mark.rehearsal
 def test_the_paper_profile_runs_through_and_gives_its_table(tmp_path, monkeypatch):
     for name in ("DREAMPRM_CACHE", "HF_HUB_OFFLINE"):  # so that they are as they were afterwards
         monkeypatch.setenv(name, "1")
