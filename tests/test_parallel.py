@@ -13,7 +13,6 @@ import torch
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune
 from dreamprm_lib.engine.problems import Problem
-from dreamprm_lib.errors import InputError
 from dreamprm_lib.label_correction import Correction, correct
 from dreamprm_lib.steps import StepTable
 
