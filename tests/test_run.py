@@ -211,6 +211,7 @@ def test_with_an_endpoint_set_no_stage_asks_a_local_model(monkeypatch, caplog, m
     assert ("DREAMPRM_WEAK_MODEL is not set" in caplog.text) == (not weak)
 
 
+KILLED = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 LONG = """
 import time
 from tqdm.auto import tqdm
@@ -245,6 +246,12 @@ def test_an_interrupt_from_the_keyboard_says_one_sentence(project):
     told = child.communicate(timeout=120)[1]
     assert child.returncode == 1 and told.endswith("the same command goes on from there.\n")
     assert "Traceback" not in told and "ZMQ" not in told
+
+
+def test_a_kernel_that_is_killed_is_told_with_what_to_do(project):
+    write_notebook(project / "notebooks" / "01_first.ipynb", 'outputs = "../outputs"  # a\nstudy = "x"  # b', KILLED)
+    with pytest.raises(StudyError, match=r"01_first was ended from outside.* the same command goes on from there"):
+        run(project)
 
 
 def test_an_interrupted_cell_says_that_nothing_is_lost_and_the_kernel_goes_on():

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -322,6 +323,11 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> None
         raise StudyError(
             f"{stage.notebook} failed in cell {error.cell_index + 1} with {error.ename}: {error.evalue}\n"
             f"The executed copy shows where: {executed}. What was complete before it is kept."
+        ) from error
+    except DeadKernelError as error:
+        raise StudyError(
+            f"The process of {stage.notebook} was ended from outside: by an interrupt, by `kill`, or for want of memory. "
+            "What was complete is kept; the same command goes on from there."
         ) from error
     finally:
         del os.environ[ACCOUNT]
