@@ -326,8 +326,8 @@ def _execute(stage: Stage, study: Study, parameters: dict, source: Path) -> None
         ) from error
     except DeadKernelError as error:
         raise StudyError(
-            f"The process of {stage.notebook} was ended from outside: by an interrupt, by `kill`, or for want of memory. "
-            "What was complete is kept; the same command goes on from there."
+            f"The process of {stage.notebook} was ended from outside: by an interrupt, by `kill`, or for want of "
+            "memory. What was complete is kept; the same command goes on from there."
         ) from error
     finally:
         del os.environ[ACCOUNT]
