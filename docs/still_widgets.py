@@ -14,7 +14,7 @@ def read(text):
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace("](../docs/", "](../")
+            cell.source = cell.source.replace("](../docs/", "](/")
         for output in list(cell.get("outputs", ())):
             said = output.get("metadata", {}).get("image/png", {}).get("alt")
             if view := output.get("data", {}).pop(VIEW, None):

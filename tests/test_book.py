@@ -43,7 +43,7 @@ def test_a_figure_keeps_its_alt_text_and_a_link_leads_to_the_docs(docs_module):
     figure = nbformat.v4.new_output("execute_result", {"image/png": "x"}, metadata={"image/png": {"alt": "A finding"}})
     cells = [nbformat.v4.new_markdown_cell("[g](../docs/g.md)"), nbformat.v4.new_code_cell("f()", outputs=[figure])]
     read = docs_module("still_widgets").read(nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
-    assert read.cells[0].source == "[g](../g.md)" and read.cells[1].metadata.mystnb.image.alt == "A finding"
+    assert read.cells[0].source == "[g](/g.md)" and read.cells[1].metadata.mystnb.image.alt == "A finding"
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
