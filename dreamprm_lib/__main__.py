@@ -4,8 +4,6 @@
 the arguments by name, and returns what is printed.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Candidate solutions: the graded programs that a selector picks from, and files of them in LiveCodeBench's form."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ bias can be set.  The *oracle* is real: many rollouts of the same prefixes estim
 wrote them, and rollouts of a weaker policy show a real bias.  No such value is ever used in training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

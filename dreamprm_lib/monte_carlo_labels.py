@@ -10,8 +10,6 @@ and the problem's other programs.  `posterior_labels` puts them together (the mo
 A chat model may answer a prefix with another program.  Such a reply says nothing about the prefix and is not counted.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

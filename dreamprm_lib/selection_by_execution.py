@@ -8,8 +8,6 @@ Not covered: inputs and tests that a model writes (CodeT, arXiv 2207.10397; S*, 
 the statement's samples, and no expected output is known for them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 

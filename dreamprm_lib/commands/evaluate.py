@@ -1,7 +1,5 @@
 """Anyone's graded candidates under a study's tables and figures: no notebook, and no sandbox."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable

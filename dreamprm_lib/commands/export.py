@@ -1,7 +1,5 @@
 """What a study made, as data that other projects train on: labels of steps, preference pairs, and pools."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,6 @@ Not covered: one request at a time is scored, has its samples run, and is writte
 equal requests at the same time both pay.  TLS is a proxy's task.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac

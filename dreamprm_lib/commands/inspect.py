@@ -1,7 +1,5 @@
 """The step debugger: a page that shows programs function by function, with what is thought and known of each step."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping, Sequence

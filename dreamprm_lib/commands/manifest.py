@@ -4,8 +4,6 @@ An entry says what a stage depends on (its parameters, the tables that it reads,
 and what came of it: the digests of what it wrote, its seconds and tokens, and what was asked of models.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

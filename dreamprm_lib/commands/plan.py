@@ -6,8 +6,6 @@ and the weights of a served model lie with its server.  Not counted: the beam se
 The plan is arithmetic; nothing is asked, fetched or run.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Problem sets, as the command line shows and checks them."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dreamprm_lib.commands.run import NEEDED

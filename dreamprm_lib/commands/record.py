@@ -1,7 +1,5 @@
 """Recordings: ask a live model for all that a profile's study needs, and export it for replay."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time

@@ -4,8 +4,6 @@ A stage whose entry in `manifest.json` still matches is skipped (`commands.manif
 run that was killed anywhere starts again at the stage where it was.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import html

@@ -1,7 +1,5 @@
 """The command `serve`: reads its options, and starts the gateway, whose packages are an extra of their own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

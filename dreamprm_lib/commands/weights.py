@@ -1,7 +1,5 @@
 """The pinned weights, as the command line shows them."""
 
-from __future__ import annotations
-
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.errors import WeightsError

@@ -8,8 +8,6 @@ Machines of a cluster need this package and the weights that a task reads.  A wo
 task along, and others do it again, a few times: a task must be one that can be done twice.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -9,8 +9,6 @@ so both run in the sandbox.
 the program that writes the list, are in `problems/list_codeio.py`.
 """
 
-from __future__ import annotations
-
 import ast
 import csv
 import hashlib

@@ -4,8 +4,6 @@ Text is UTF-8, with or without a byte-order mark, plain or packed by gzip.  JSON
 so that every text can be written and is read back as it was.  YAML is YAML 1.2.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

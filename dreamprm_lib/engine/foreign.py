@@ -5,8 +5,6 @@ comes with a model is run.  Options follow its name as in a web address: `org/mo
 prefix costs a pass, except for models that label tokens; a text that is longer than the model reads loses its middle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -4,8 +4,6 @@
 a process on its own every function here does what it would for a group of one.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar

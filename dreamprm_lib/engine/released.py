@@ -4,8 +4,6 @@ The file is read with `weights_only`, so nothing in it runs.  Rank and modules a
 nowhere in them and is 16 in the original's settings.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from pathlib import Path

@@ -15,8 +15,6 @@ The cache is `$DREAMPRM_CACHE`, else `$XDG_CACHE_HOME/dreamprm`, else `~/.cache/
 Not covered: a file that is changed in place and keeps its size is noticed by `verify` only.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -10,8 +10,6 @@ Not counted: attention, whose share grows with the length; the search for backbo
 linear head, which is small beside one pass of its backbone.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The oracle's values are shares of passes and have noise of their own, which is t
 are those of `monte_carlo_labels.beside_oracle`, `monte_carlo_labels.allocations` and `known_truth.oracle_comparison`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ What a method does to labels can only be judged where the truth is known.  Here 
 real: the features are those of recorded prefixes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

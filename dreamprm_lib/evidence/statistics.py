@@ -1,7 +1,5 @@
 """Intervals and tests.  Problems are the sample: what is resampled is always the problem, never the program."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -20,8 +20,6 @@ Not covered: rollouts by another policy than the one whose values are asked for,
 verdict (give NaN for it).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product

@@ -5,8 +5,6 @@ data stands in `data/drawings.yaml`, and `drawing` draws it.  At the width of a 
 still eight pixels high.  Charts with axes are in `show.figures`.
 """
 
-from __future__ import annotations
-
 import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Tables are JSON Lines (`study.rows`) or CSV, so that pandas opens any of them.  
 renamed.  `manifest.json` is written last, by the runner, as the proof that a stage is complete.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The rows of the tables that one chapter hands to the next: a dataclass each, one JSON object a line on disk."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

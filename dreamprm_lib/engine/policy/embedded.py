@@ -13,8 +13,6 @@ worked example and their problem.
 Not covered: GPUs, and models whose prompt and reply are longer than the cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

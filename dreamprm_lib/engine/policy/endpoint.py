@@ -3,8 +3,6 @@
 The table of models is `data/models.yaml`; a profile's policy extends it by `models`, in the same form.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ Not covered: what the provider charges for an answer that was cut off on its way
 that spend from one budget at the same time see each other's spending only when they start.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import textwrap

@@ -4,8 +4,6 @@ A choice of another form makes the whole answer one without samples.  A bill tha
 as if it were missing.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Chapter 5: the correction of labels, when it is stopped, whether its derivative is right, and what would help it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Chapter 2: how Monte-Carlo labels are spread, how noisy they are, and where rollouts are spent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

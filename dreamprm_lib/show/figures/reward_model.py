@@ -1,7 +1,5 @@
 """Chapter 4: what was chosen, how well it ranks, what that takes, and whether its scores come true."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
