@@ -24,8 +24,8 @@ test-browser: .venv/extras
 	$(BIN)/python -m pytest -m browser
 
 rehearsal: .venv/ready
-	$(BIN)/python tests/rehearsal.py
 	$(BIN)/python -m pytest -m rehearsal
+	@echo "The report: outputs/rehearsal/report.html"
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks

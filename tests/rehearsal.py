@@ -1,4 +1,4 @@
-"""The `paper` profile in full, offline: `make rehearsal`, or `python tests/rehearsal.py`.
+"""The `paper` profile in full, offline, for `make rehearsal`.
 
 All is as in the profile but the size: a server on this machine plays the models by a script, and fails one request in
 eight; the backbone is a tiny one with random weights; a few starter problems replace LiveCodeBench, in its own
@@ -10,14 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import os
 import pickle
 import random
 import re
 import shutil
 import sys
-import time
 import zlib
 from collections import Counter
 from dataclasses import replace
@@ -42,21 +40,21 @@ from dreamprm_lib.study.folder import STAGES  # noqa: E402
 
 NOTE = "A rehearsal: scripted replies, random weights, a few problems. It shows that all parts run; it is no result."
 OPENING = PREFILL.removeprefix("```python\n") + ' solve, print the answer."""\n'
-SIZES = {"full": {"train": 8, "meta": 4, "test": 6}, "fast": {"train": 4, "meta": 3, "test": 3}}
+SIZES = {"train": 8, "meta": 4, "test": 6}
 FAULTS = at_random(1 / 8, ("429 wait", "500", "cut", "half", "not json"))  # of all requests
 
 
 # ------------------------------------------------------------------------------------------------- problems
 
 
-def chosen_problems(sizes: dict[str, int]) -> dict[str, list[Problem]]:
+def chosen_problems() -> dict[str, list[Problem]]:
     """Starter problems by the split that their date and id will give them: of the early ones, those whose id has a hash
     below a fifth of the greatest are meta."""
     starter = [p for p in load_problems("starter") if len(split_steps(p.reference)) >= 3 and not p.checker]
     meta = [p for p in starter if hash_share(p.id) < 0.2]
     others = [p for p in starter if p not in meta]
-    train, test = others[: sizes["train"]], others[-sizes["test"] :]
-    return {"train": train, "meta": meta[: sizes["meta"]], "test": test, "left out": others[20:21]}
+    train, test = others[: SIZES["train"]], others[-SIZES["test"] :]
+    return {"train": train, "meta": meta[: SIZES["meta"]], "test": test, "left out": others[20:21]}
 
 
 def write_livecodebench(path: Path, chosen: dict[str, list[Problem]]) -> None:
@@ -117,14 +115,14 @@ class Script:
 # ------------------------------------------------------------------------------------------------- the rehearsal
 
 
-def rehearse(outputs: Path, size: str = "full"):
+def rehearse(outputs: Path):
     """Run the profile from nothing, with a cache of its own; returns the study and the server that was asked."""
     folder = outputs / "rehearsal"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ["DREAMPRM_CACHE"] = str(folder / "cache")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    chosen = chosen_problems(SIZES[size])
+    chosen = chosen_problems()
     write_livecodebench(folder / "problems.jsonl", chosen)
     backbone = random_backbone(folder / "backbone")
     blank = Head(np.zeros(32), 0.0, np.zeros(32), np.ones(32))
@@ -152,17 +150,3 @@ def smaller(profile, folder: Path, base_url: str) -> dict[str, dict]:
     changes["00_start_here"]["checkpoint"] = str(folder / "start.safetensors")
     changes["04_reward_model"] |= {"backbones": [str(folder / "backbone")]}
     return changes
-
-
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    started = time.monotonic()
-    study, server = rehearse(ROOT / "outputs")
-    failed = server.faults.total() - server.faults[None]
-    print(f"{NOTE}\n{len(server.bodies)} requests, {failed} of them failed as planned.")
-    print(study.read_table("table.csv").query("difficulty == 'overall' and samples == 0").to_string(index=False))
-    print(f"{time.monotonic() - started:.0f} seconds. The report: {study.folder / 'report.html'}")
-
-
-if __name__ == "__main__":
-    main()

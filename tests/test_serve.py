@@ -226,9 +226,8 @@ def test_200_requests_at_once_over_a_failing_server_lose_nothing_and_tell_no_key
     said = httpx.get(f"{url}/metrics", headers={"Authorization": "Bearer sk-g-secret"}).text
     assert 'dreamprm_requests_total{status="200"} 200.0' in said and 'status="502"' in said
     good = [text for _, text in upstream.delivered if text == program(0.5)]
-    assert (
-        len(good) == sum(1 + len(answer.dreamprm["runners_up"]) for answer in answers) > 340
-    )  # none is paid twice; refusals are answers
+    assert len(good) == sum(1 + len(answer.dreamprm["runners_up"]) for answer in answers)
+    assert len(upstream.delivered) == 2 * len(answers) > len(good)  # none is paid twice; a refusal is an answer
     assert upstream.keys == {KEYS["OPENAI_API_KEY"]}
     assert "best of 2" in caplog.text and "secret" not in caplog.text and "never-seen" not in caplog.text
 
