@@ -135,3 +135,12 @@ def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch, ragged
     for other in (Backbone(tiny_backbone, (2,)), Backbone(tiny_backbone, (1,), TEMPLATES[1])):
         with pytest.raises(pytest.fail.Exception):
             other.features(PROBLEM, steps)
+
+
+def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, monkeypatch):
+    monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
+    steps = steps_of(recorded_programs(6))
+    together = Backbone(tiny_backbone, (3,), TEMPLATES[1]).features(PROBLEM, steps)
+    for mine, states in zip(steps, together, strict=True):
+        alone = one_pass_a_prefix(tiny_backbone, (3,), TEMPLATES[1], mine)
+        assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()

@@ -78,6 +78,13 @@ def test_broken_code_is_cut_before_the_lines_that_open_a_function():
     assert "".join(s.text for s in steps) == code
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_are_those_that_python_knows(end):
+    code = f'def a():{end}    x = "\x0c \u2028"{end}{end}def b():{end}    pass'
+    assert "".join(texts(code)) == code
+    assert [s.name for s in split_steps(code)] == ["a", "b"]
+
+
 def parses(code):
     try:
         ast.parse(code)
@@ -133,11 +140,25 @@ def test_a_function_ends_a_step_if_and_only_if_the_text_up_to_it_parses(code):
     assert [s.name for s in split_steps(code)] == [f.name for f in open_ends + functions[-1:]] or not functions
 
 
-def test_the_time_of_a_split_is_linear():
-    code = "".join(f"@cache\ndef f{k}(x): return x \\\n\n# next\n" for k in range(10_000))
+@pytest.mark.parametrize(
+    "function",
+    [
+        "def f{}(x):\n    y = x + 1\n    return y\n\n",
+        "def f{}(x):\n    y = x + 1\n    return y  # \\\n\n",
+        "@cache\ndef f{}(x): return x \\\n\n# next\n",
+    ],
+)
+def test_the_time_of_a_split_is_linear(function):
+    code = "".join(function.format(k) for k in range(10_000))  # 40,000 lines
     started = time.process_time()
     assert len(split_steps(code)) == 10_000
     assert time.process_time() - started < 5
+
+
+@given(st.text(alphabet="def f():\n\r\t x@#\"'\\\x0c\u2028", max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_nothing_is_lost_in_any_text(code):
+    assert "".join(texts(code)) == code
 
 
 PLAIN = "import sys\n\nn = int(sys.stdin.readline())\n\nprint(n)\n"
@@ -154,9 +175,12 @@ CODE = pytest.mark.parametrize("code", [PLAIN, QUOTING, DOCUMENTED])
     [
         "{}",
         "```python\n{}",  # cut short, or ended by the stop text
+        "```Python3\n{}```\nDone.",
         '```python title="main.py"\n{}```\nDone.',
         "```{{.numberLines .python}}\n{}```\nDone.",
+        "````python\n{}````\nDone.",
         "~~~python\n{}~~~\nDone.",
+        "{}```",
         "{}```\n\nThis program reads a number.",
         "<think>\nPerhaps\n```python\ndef f():\n    pass\n```\n</think>\n\n```python\n{}```",
         "Perhaps\n```python\ndef f():\n    pass\n```\n</think>\n\n```python\n{}```\nDone.",
@@ -164,6 +188,7 @@ CODE = pytest.mark.parametrize("code", [PLAIN, QUOTING, DOCUMENTED])
         "Install it:\n```bash\npip install numpy\n```\nThen:\n```python\n{}```",
         "```python\n{}```\nRun it:\n```sh\npython main.py < in.txt\n```\nWith the input\n```\n3\n```\nit prints 3.",
         "A draft:\n```python\ndef main():\n    pass\n```\nBetter:\n```python\n{}```",
+        "In C:\n```c\nint main() {{ return 0; }}\n```\nIn Python:\n```py\n{}```",
         '```json\n{{"n": 1}}\n```\n```\n{}```',
         "````markdown\nHere:\n\n~~~python\n{}~~~\n````",
     ],
@@ -176,7 +201,12 @@ def test_the_program_of_a_reply_is_found_in_every_form(reply, code):
 @CODE
 @pytest.mark.parametrize(
     "opening, by",
-    [("1. Do this:\n\n", "   "), ("", "> "), ("Text.\n\n", "    ")],
+    [
+        ("1. Do this:\n\n", "   "),
+        ("- So:\n\n", "    "),
+        ("", "> "),
+        ("Text.\n\n", "    "),
+    ],
 )
 def test_a_fence_in_a_list_or_in_a_quote_is_read(opening, by, code):
     quoted = "".join(by + line for line in f"```python\n{code}```\n".splitlines(keepends=True))
@@ -198,6 +228,13 @@ def test_a_fence_in_a_list_or_in_a_quote_is_read(opening, by, code):
 )
 def test_what_is_no_clear_program_is_taken_by_the_stated_order(reply, code):
     assert extract_code(reply) == code
+
+
+@given(st.text(alphabet="`~> -\n\"'#1.\tdf():", max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_reply_has_a_program_or_none(reply):
+    code = extract_code(reply)
+    assert code == "" or (code.strip() and code.endswith("\n"))
 
 
 def test_prompts_that_recordings_answer_stay_as_they_are():
@@ -223,6 +260,16 @@ def test_a_function_is_asked_for_in_its_own_form(starter_code, prefill):
         assert "function" in said and "input" not in said and "print" not in said
 
 
+def test_the_worked_function_is_a_chain_that_passes_and_opens_as_the_prefill_does():
+    example = worked_example(load_problems("humaneval")[0])
+    first, *helpers = split_steps(example.reference.strip())
+    assert first.name == "main_solution" and len(helpers) >= 2
+    assert f"```python\n{example.reference.strip()}".startswith(cof_prompt(example).prefill)
+    with Sandbox(workers=1) as sandbox:
+        (verdict,) = sandbox.grade([(replace(example, tests=example.samples + example.tests), example.reference)])
+    assert verdict.passed
+
+
 def test_what_a_chapter_asks_is_listed_and_a_task_that_says_too_little_is_asked_no_more():
     first, second, third = load_problems("starter")[:3]
     vague = replace(second, source="codeio")
@@ -243,9 +290,3 @@ def test_what_a_chapter_asks_is_listed_and_a_task_that_says_too_little_is_asked_
         programs = sample_well_specified(Wrong(), sandbox, batches[0])
     assert [(p.problem, p.sample) for p in programs] == [(first.id, k) for k in range(9)]
     assert sorted(asked.values()) == [8, 9]
-
-
-@given(st.text(alphabet="def f():\n\r\t x@#\"'\\\x0c\u2028", max_size=80))
-@settings(max_examples=300, deadline=None)
-def test_nothing_is_lost_in_any_text(code):
-    assert "".join(texts(code)) == code

@@ -45,18 +45,22 @@ LEFT_OUT = {
     "numpy": "import numpy as np\n\ndef main_solution(a, b):\n    return b\n",
     "chance": "import random\n\ndef main_solution(a, b):\n    return b + random.random()\n",
     "clock": "import time\n\ndef main_solution(a, b):\n    return b + 0 * time.time()\n",
+    "today": "from datetime import date\n\ndef main_solution(a, b):\n    return b + date.today().year\n",
     "counts": COUNTER,
     "constant": "def main_solution(a, b):\n    return b > 50\n",
     "text": "def main_solution(a, b):\n    return {1, 2}\n",
+    "nameless": "def solve(a, b):\n    return b\n",
     "starred": "def main_solution(*given):\n    return given\n",
     "broken": "def main_solution(a, b)\n    return b\n",
     "long": "def main_solution(a, b):\n    return [b] * 1000\n",
+    "ends": "import sys\n\ndef main_solution(a, b):\n    sys.exit()\n",
 }
 TASKS = [task(about, code) for about, code in (KEPT | LEFT_OUT).items()]
 OTHER = len(TASKS)  # the number of a task whose generator makes other arguments
 TASKS.append(task("other", KEPT["sum"], "def generate_inputs(rng):\n    return {'a': rng.randint(0, 9)}\n"))
-FLEETING = "import os\ndef generate_inputs(rng):\n    return {'a': [rng.randint(0, 9)], 'b': os.urandom(1)[0]}\n"
-TASKS.append(task("noise", KEPT["sum"], FLEETING))
+for about, value in [("secret", "secrets.randbelow(99)"), ("hour", "time.time_ns()"), ("noise", "os.urandom(1)[0]")]:
+    fleeting = "import os, secrets, time\ndef generate_inputs(rng):\n    return {'a': [rng.randint(0, 9)], 'b': %s}\n"
+    TASKS.append(task(about, KEPT["sum"], fleeting % value))
 
 
 def write_wheel(path, tasks):
@@ -132,6 +136,18 @@ def test_tests_are_computed_once_and_the_list_is_the_same_each_time(wheel, monke
     assert sorted(load_problems("codeio", "test") + load_problems("codeio", "train"), key=lambda p: p.id) == [
         p for p in problems if p.split != "meta"
     ]
+
+
+def test_near_duplicates_share_a_split(wheel, monkeypatch):
+    tasks = []
+    for k in range(16):
+        first, second = task(f"pair{k}x", KEPT["sum"]), task(f"pair{k}x", KEPT["changes"])
+        second["task_description"] += " and a few words more"
+        tasks += [first, second]
+    pin(wheel, tasks, monkeypatch)
+    write_list()
+    splits = [row["split"] for row in listed()]
+    assert len(splits) == 32 and splits[::2] == splits[1::2] and set(splits) == {"train", "meta", "test"}
 
 
 @pytest.mark.parametrize("row", ["0,0123456789abcdef,train", "999,0123456789abcdef,train"])

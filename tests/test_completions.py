@@ -2,7 +2,12 @@
 
 import gzip
 import multiprocessing
+import os
+import signal
 import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -174,3 +179,51 @@ def test_a_damaged_manifest_is_named(path, manifest, said):
     beside.unlink() if manifest is None else beside.write_text(manifest)
     with pytest.raises(InputError, match=rf"{said}m\.manifest\.json"):
         load_recording(path)
+
+
+def test_two_processes_share_a_store_and_a_killed_one_leaves_what_it_paid(tmp_path):
+    path, context = tmp_path / "s.sqlite", multiprocessing.get_context("spawn")
+    mortal = context.Process(target=_pay_many, args=(path, range(100, 10**9)))
+    other = context.Process(target=_pay_many, args=(path, range(50)))
+    mortal.start()
+    other.start()
+    other.join()
+    with CompletionStore(path) as store:
+        deadline = time.monotonic() + 60
+        while len(store) < 70 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    os.kill(mortal.pid, signal.SIGKILL)
+    mortal.join()
+    with CompletionStore(path) as store:
+        known = store.get(REQUEST)
+        assert len(known) >= 70 and set(range(50)) < set(known) and store.spent().answers == len(known)
+    assert all(known[i] == completion(i) for i in known)
+
+
+def test_a_new_store_opens_for_many_at_once(tmp_path):
+    at_once = threading.Barrier(8)
+
+    def open_and_close(path):
+        at_once.wait()
+        CompletionStore(path).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for i in range(20):
+            list(threads.map(open_and_close, [tmp_path / f"{i}.sqlite"] * 8))
+
+
+def test_a_malformed_row_is_named_by_its_line(path):
+    path.write_bytes(gzip.compress(b'{"request": {"model": "m"}, "completions": {}}'))
+    with pytest.raises(InputError, match=r"line 1.*prompt"):
+        load_recording(path, repair=True)
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\u2029", "x\u0085y\x0c\x1e", "\ud800", "é\udcff😀", "\r\n"])
+def test_every_reply_is_stored_recorded_and_replayed_equal(tmp_path, text):
+    request, reply = replace(REQUEST, prompt=f"Go on: {text}", stop=(text,)), Completion(text, 1, "stop")
+    with CompletionStore(tmp_path / "s.sqlite") as store:
+        pay(store, {0: reply}, request)
+        assert store.get(request) == {0: reply}
+    exported = {request.digest: (request, {0: reply})}
+    export_recording(exported, tmp_path / "m.jsonl.gz", {})
+    assert load_recording(tmp_path / "m.jsonl.gz").rows == exported

@@ -8,7 +8,7 @@ import pytest
 
 from dreamprm_lib.candidate_solutions import free_scores
 from dreamprm_lib.engine import problems
-from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox.consensus import FAILED, agreement, answers, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Execution, Sandbox
 from dreamprm_lib.study.rows import Program
@@ -68,6 +68,12 @@ def test_functions_that_return_the_same_agree(box):
     assert shares[0] == shares[1] >= 1 / 5 and shares[0] > shares[2] and shares[3:] == [0, 0, 0]
 
 
+def test_of_real_problems_most_made_up_inputs_are_read_by_the_reference(box):
+    pairs = [(p.reference, text) for p in load_problems("starter", "meta") for text in perturbed_inputs(p)]
+    read = [run.status == "ok" for run in box.run(pairs)]
+    assert sum(read) > 0.8 * len(read)
+
+
 def test_programs_that_print_the_same_agree_and_failures_agree_with_nobody(box):
     shares = shares_of(LARGEST, [RIGHT, ALSO, WRONG, BROKEN, BROKEN], box)
     assert shares[0] == shares[1] and shares[0] >= 0.25 and shares[0] > shares[2]
@@ -122,3 +128,11 @@ def test_each_sample_has_its_own_verdict(box, shown):
     programs = [Program("largest", k, code, [code], False, "", 10) for k, code in enumerate([RIGHT, first, BROKEN])]
     rows = [r.scores for r in free_scores([problem], programs, box) if r.method == "public_samples"]
     assert rows == [[1.0] * shown, ([1.0] + [0.0] * shown)[:shown], [0.0] * shown]
+
+
+def test_a_score_that_one_candidate_lacks_is_left_out_for_all(box):
+    other = replace(LARGEST, id="other")
+    told = Program("largest", 0, RIGHT, [RIGHT], True, "passed", 10, -1.0)
+    silent = Program("other", 0, RIGHT, [RIGHT], True, "passed", 10)
+    rows = free_scores([LARGEST, other], [told, silent], box)
+    assert "mean_logprob" not in {r.method for r in rows} and len(rows) == 2 * 5

@@ -62,6 +62,12 @@ def test_a_beam_finds_the_program_that_greedy_search_misses(policy):
     assert [state.text for state in beam.levels[0]] == [LEFT, RIGHT] and len(beam.levels) == 2
 
 
+def test_width_and_branches_of_one_are_one_sampled_program(policy):
+    (alone,), _ = search(policy, Judge(), [PROBLEM], width=1, branches=1)
+    assert [state.text for state in alone.programs] == [LEFT + SAYS[LEFT][0] + "\n"]
+    assert policy.asked == 2
+
+
 def test_each_state_is_one_and_every_completion_is_paid_for(policy):
     judge = Judge()
     (beam,), _ = search(policy, judge, [PROBLEM], width=2, branches=2)
@@ -76,6 +82,24 @@ def test_a_finished_program_keeps_its_place_and_its_score(policy, monkeypatch):
     (beam,), _ = search(policy, judge, [PROBLEM], width=2, branches=2)
     assert [state.text for state in beam.kept] == [BEST, whole] and judge.seen.count(whole) == 1
     assert len(beam.programs) == 3  # the dropped one too: it is paid for
+
+
+def test_levels_of_all_problems_are_asked_together(policy, monkeypatch):
+    asked = []
+    sample = policy.sample
+
+    def counted(prompts, n, **rest):
+        asked.append((len(prompts), n, rest["stop"]))
+        return sample(prompts, n, **rest)
+
+    monkeypatch.setattr(policy, "sample", counted)
+    search(policy, Judge(), [PROBLEM, OTHER], width=2, branches=2)
+    assert asked == [(2, 4, (NEXT_FUNCTION,)), (4, 2, (NEXT_FUNCTION,))]
+
+
+def test_what_is_open_at_the_greatest_depth_counts_as_finished(policy):
+    (shallow,), _ = search(policy, Judge(), [PROBLEM], width=2, branches=2, depth=1)
+    assert [state.text for state in shallow.programs] == [LEFT, RIGHT]
 
 
 # ------------------------------------------------------------------------------------------------- replies
@@ -100,6 +124,15 @@ def test_a_finished_program_keeps_its_place_and_its_score(policy, monkeypatch):
 )
 def test_whether_a_program_goes_on_is_told_by_its_text(text, finish, program, finished):
     assert after(Completion("```python\n" + text, 1, finish)) == (program, finished)
+
+
+def test_texts_are_put_together_as_the_policy_would_have_written_them(policy):
+    """A whole program, cut where the server would cut it, comes out of the search as it was."""
+    (beam,), _ = search(policy, Judge(), [PROBLEM], width=2, branches=2)
+    for state in beam.programs:
+        head, stop, tail = state.text.partition(NEXT_FUNCTION)
+        assert after(Completion("```python\n" + head, 1, "stop")) == (head + "\n", False)
+        assert head + stop + tail == state.text and stop
 
 
 # ------------------------------------------------------------------------------------------------- requests, replays

@@ -1,7 +1,10 @@
-"""Costs against sums by hand, the ways of sharing them out, and best-of-N at equal cost."""
+"""Costs against sums by hand, the ways of sharing them out, best-of-N at equal cost, and one value a constant."""
 
+import json
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -106,6 +109,12 @@ def test_a_share_of_the_rollouts_changes_nothing_else():
     assert BILL.tokens[1] == 500
 
 
+def test_a_machine_by_its_name_and_with_own_numbers():
+    assert costs.machine_of("gpu") == costs.GPU
+    mine = costs.machine_of("core", run=0.25)
+    assert (mine.run, mine.reads) == (0.25, costs.CORE.reads)
+
+
 @pytest.mark.parametrize(
     "price, said",
     [
@@ -190,3 +199,31 @@ def test_work_grows_by_hand():
     assert table.tokens["train"] == table.tokens["correct labels"] == 2 * (5000 + 30_000)
     assert table.seconds["train"] == pytest.approx(70_000 * 0.0036 * costs.TRAINING)
     assert table.hours["correct labels"] / table.hours["train"] == pytest.approx(costs.CORRECTION / costs.TRAINING)
+
+
+# ------------------------------------------------------------------------------------------------- one value each
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = (  # under which a constant of a machine goes, or went
+    "run written reads price run_seconds test_seconds written_a_second flops flops_per_second gpu_price core_price "
+    "statement_tokens unit_costs TRAINING CORRECTION ROLLOUT_SHARE JUDGE POLICY"
+).split()
+BOUND = re.compile(  # x = 1, x: float = 1, "x": 1; no expression, and not 0
+    rf"\b({'|'.join(NAMES)})\b[\"']?(?:: *\w+)? *[=:] *(?!0\b(?!\.))([\d.][\d._e+-]*) *(?=$|[\n,)}}#])"
+)
+
+
+def test_each_constant_has_one_value_in_one_place():
+    assert BOUND.findall("Machine(run=2)\n  flops_per_second: 4.0e+14") == [
+        ("run", "2"),
+        ("flops_per_second", "4.0e+14"),
+    ]
+    files = [p for p in ROOT.glob("profiles/*.yaml")] + [*ROOT.glob("dreamprm_lib/**/*.py")]
+    texts = {path: path.read_text() for path in files}
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    home = texts.pop(ROOT / "dreamprm_lib" / "evidence" / "costs.py")
+    assert home.count("run=0.0049") == home.count("1 / 0.083") == home.count("JUDGE / 0.0020") == 1
+    again = {path.name: found for path, text in texts.items() if (found := BOUND.findall(text))}
+    assert not again, "numbers that evidence/costs.py holds are written a second time"

@@ -1,5 +1,6 @@
 """The embedded engine: the smallest pinned model writes in this process, and nothing is lost or paid twice."""
 
+import json
 import multiprocessing
 import random
 import time
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamprm_lib.engine.policy import policy as policies
-from dreamprm_lib.engine.policy.completions import Completion, CompletionStore
+from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Request
 from dreamprm_lib.engine.policy.embedded import Engine, readable_file
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
@@ -141,3 +142,12 @@ def test_a_recording_that_is_killed_loses_nothing_and_pays_nothing_twice(tmp_pat
             assert before <= len(store) == store.spent().completions
             before = len(store)
     assert before == 400
+
+
+@pytest.mark.weights
+def test_settings_of_the_engine_are_taken_and_strange_ones_named(engine):
+    greedy = Request(MODEL, "completion", "1, 2, 3,", 0.0, None, 4, (), json.dumps({"repetition_penalty": 1.1}))
+    assert len(answers(engine, [(greedy, [0])])) == 1
+    strange = Request(MODEL, "completion", "1, 2, 3,", 0.8, 0.95, 4, (), json.dumps({"colour": "red"}))
+    with pytest.raises(InputError, match="colour"):
+        answers(engine, [(strange, [0])])

@@ -104,3 +104,12 @@ def test_an_unknown_exercise_is_named(name, said):
 def test_a_gap_is_no_wrong_answer(gap):
     answer = check("share_passed", gap)
     assert answer.right is None and repr(answer).startswith("– share_passed waits")
+
+
+def test_an_answer_that_changes_its_arguments_does_no_harm():
+    def careless(verdicts):
+        share = verdicts.count("passed") / len(verdicts)
+        verdicts.clear()
+        return share
+
+    assert check("share_passed", careless).right and check("share_passed", careless).right

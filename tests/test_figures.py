@@ -229,3 +229,26 @@ def test_an_explorer_is_drawn_again_when_a_control_moves_and_says_what_is_wrong(
     assert "n &lt;= 6, please." in trouble.value
     control.value = 2
     assert not trouble.value
+
+
+@pytest.mark.parametrize("method", ["prm_cof", "oracle", "consensus", "mean_logprob", "prm_weights"])
+def test_a_method_has_one_colour_in_every_figure(method):
+    priced = rates(methods=("random", method), n=[1, 2], tokens=[100, 200], flops=1e12, seconds=1.0)
+    alone = rates(methods=(method,), n=[1, 2], tokens=[100, 200])
+    for figure in (
+        figures.curve_figure(alone),
+        figures.cost_figure(priced),
+        figures.ranking_figure(table(RANKED, method=[f"{method}, mse"])),
+        figures.difficulty_figure(rates(methods=(method,), difficulty=["easy"], n=[4], problems=[2])),
+        figures.search_figure(pd.concat([alone, SEARCHED], ignore_index=True)),
+    ):
+        color = mpl.colors.to_hex(figures.method_style(method)[0])
+        assert color in {mpl.colors.to_hex(line.get_color()) for line in figure.axes[0].lines}
+
+
+def test_costs_are_labelled_by_their_units_and_dashed_after_samples():
+    axes = figures.cost_figure(PRICED).axes
+    assert [panel.get_xlabel().split(" a problem")[0] for panel in axes] == ["tokens", "TFLOPs", "seconds"]
+    drawn = {line.get_label(): line.get_linestyle() for line in axes[0].lines}
+    assert drawn["prm_cof"] == "-" and drawn["prm_cof, after 2 samples"] == "--"
+    assert "prm_cof, after 1 sample" not in drawn

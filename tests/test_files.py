@@ -1,6 +1,8 @@
 """Files: every text is written and read back equal, writers never tear a file, and YAML is YAML 1.2."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -38,6 +40,28 @@ def test_lines_are_named_by_their_number(tmp_path):
 def test_what_is_no_json_is_said_to_be_none(text):
     with pytest.raises(InputError, match=r"place: not JSON"):
         from_json(text, "place")
+
+
+def test_several_writers_and_readers_never_see_a_torn_file(tmp_path):
+    path, stop = tmp_path / "file", threading.Event()
+    write_atomically(path, b"0" * 20_000)
+
+    def write(byte):
+        for _ in range(25):
+            write_atomically(path, byte * 20_000)
+
+    def read():
+        seen = set()
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+        return seen
+
+    with ThreadPoolExecutor(4) as threads:
+        reader = threads.submit(read)
+        list(threads.map(write, [b"1", b"2", b"3"]))
+        stop.set()
+    assert all(len(data) == 20_000 and len(set(data)) == 1 for data in reader.result())
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -177,3 +177,9 @@ def test_a_saved_state_that_is_damaged_is_named_and_counts_for_nothing(tiny_back
 def test_a_recipe_that_does_not_fit_is_named_by_field(settings, said):
     with pytest.raises(InputError, match=said):
         recipe_of("lora", settings, 0)
+
+
+def test_a_tuning_of_layers_that_are_not_read_changes_nothing(tiny_backbone):
+    above = tuning_of("layers.2.mlp.up_proj", 32, 64)
+    plain, tuned = (Backbone(tiny_backbone, (2,), tuning=t).features(PROBLEM, [GOOD])[0] for t in (None, above))
+    assert (plain == tuned).all()

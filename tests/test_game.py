@@ -3,6 +3,8 @@
 import itertools
 from dataclasses import replace
 
+import pytest
+
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.show.game import board, deal, play, round_html
 from dreamprm_lib.study.rows import CandidateScores, Program
@@ -39,6 +41,13 @@ def test_mixed_problems_alone_are_dealt_by_the_seed_each_with_both_outcomes_and_
         assert len(r.programs) == (4 if r.problem.id == "mixed" else 3)
         assert r.passed.any() and not r.passed.all()
         assert len({p.code for p in r.programs}) == len(r.programs)
+
+
+def test_scores_are_aggregated_and_the_best_is_the_machine_s_pick():
+    for r, last in zip(ROUNDS, dealt("last"), strict=True):
+        assert r.scores == pytest.approx([0.2 + 0.05 * p.sample for p in r.programs])
+        assert r.programs[r.machine].sample == max(p.sample for p in r.programs)
+        assert last.scores == pytest.approx([0.2 + 0.1 * p.sample for p in r.programs])
 
 
 def test_the_board_counts_and_tells_luck_by_enumeration():

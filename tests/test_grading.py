@@ -13,8 +13,9 @@ import pytest
 from dreamprm_lib.commands.run import load_profile, parse_overrides, stage_parameters
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.engine.sandbox.grading import BATCH, open_grader
+from dreamprm_lib.engine.sandbox.grading import BATCH, Grader, open_grader
 from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.errors import InputError
 from dreamprm_lib.study.folder import STAGES
 
 
@@ -38,6 +39,12 @@ def test_a_grader_stands_in_for_a_sandbox(graded):
         assert grader.grade([(pairs[0][0], "print('x' * 5000)")])[0].kind == "output_limit"
 
 
+@pytest.mark.parametrize("wrong", [{"seconds": 1}, {"time_limit": -1}, {"modules": "numpy"}])
+def test_limits_are_checked_before_anything_starts(wrong):
+    with pytest.raises(InputError):
+        Grader("loky", **wrong)
+
+
 @pytest.mark.parametrize("how", ["local", "loky"])
 def test_problems_that_share_an_id_are_graded_each_by_its_own_tests(how):
     doubling, squaring, none = (
@@ -55,12 +62,16 @@ import threading
 from dreamprm_lib.engine import problems
 from dreamprm_lib.engine.sandbox import Sandbox, grading
 pairs = [(p, p.reference) for p in problems.load_problems("starter")[:4]]
-while True: grading.Grader('loky').grade(pairs * 8)
 """
+HELPED = {
+    "two": "a, b = Sandbox(workers=1), Sandbox(workers=1)\nwhile True: a.grade(pairs), b.grade(pairs)",
+    "loky": "while True: grading.Grader('loky', 2).grade(pairs * 8)",
+}
 
 
-def test_no_helper_lives_on_when_the_process_is_killed():
-    work = subprocess.Popen([sys.executable, "-c", LOADED], start_new_session=True)
+@pytest.mark.parametrize("name", HELPED)
+def test_no_helper_lives_on_when_the_process_is_killed(name):
+    work = subprocess.Popen([sys.executable, "-c", LOADED + HELPED[name]], start_new_session=True)
     helpers, deadline = [], time.monotonic() + 60
     while len(helpers) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -189,3 +189,14 @@ def test_what_correction_did_is_said_of_planted_and_of_real_labels_alike(planted
     assert "the weaker policy's" in weak and "is 4.00 times that of the raw labels (3.00 to 6.00): made worse." in weak
     assert not kt.did_it_mend(worlds, *tables, method="weights")
     assert kt.did_it_mend(None, *tables) == [own, weak]
+
+
+def test_the_verdict_says_surely_only_where_the_interval_does():
+    row = {"rollouts": 4, "gain": 0.3, "ranking_gain": 0.0, "ranking_gain_low": -0.1, "ranking_gain_high": 0.1}
+    own = pd.DataFrame([row | {"method": "corrected", "gain_low": 0.1, "gain_high": 0.5}])
+    weak = pd.DataFrame([row | {"method": "corrected", "gain_low": -0.1, "gain_high": 0.5}])
+    spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2), "between": (0.05, 0.0, 0.1)}
+    first, second, third = kt.oracle_verdict(own, weak, spread)
+    assert "cannot be told from a constant share" in first
+    assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not clearly changed" in second
+    assert "not clearly nearer" in third and "weaker policy's" in third

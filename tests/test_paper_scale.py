@@ -12,11 +12,15 @@ from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.paper_scale import (
     PUBLISHED_PROBLEMS,
     compare_splitters,
+    discordant_shares,
     labels_and_weights_toy,
     on_three_lines,
+    parses,
+    places_of_cuts,
     power_curves,
     published_counts,
     released_cuts,
+    released_split,
     settling_sizes,
     splitter_summary,
 )
@@ -44,6 +48,14 @@ def test_without_losses_the_power_is_the_chance_of_six_wins():
     assert high < low
 
 
+@pytest.mark.parametrize(
+    "gain, discordance, shares",
+    [(0.02, 0.1, (0.06, 0.04)), (0.05, 0.05, (0.05, 0.0)), (0.05, 0.01, (0.05, 0.0)), (0.0, 0.0, (0.0, 0.0))],
+)
+def test_shares_of_wins_and_losses_make_up_the_gain(gain, discordance, shares):
+    assert discordant_shares(gain, discordance) == pytest.approx(shares)
+
+
 def test_the_published_steps_would_take_many_problems():
     pairs = [("DreamPRM-Code", "PRM-CoF"), ("DreamPRM-Code", "O4-mini-high")]
     last, whole = settling_sizes(pairs, [0.02, 0.1]).itertuples(index=False)
@@ -68,6 +80,17 @@ main()
 '''
 
 
+def test_three_functions_become_seven_prefixes_of_which_three_do_not_parse():
+    code = on_three_lines(worked_example(load_problems("starter")[0]).reference)
+    assert len(split_steps(code)) == 3
+    prefixes = released_split(code)
+    assert len(prefixes) == 7 and prefixes[-1] == code
+    assert [parses(p) for p in prefixes] == [True, False] * 3 + [True]
+    assert all(len(after) < len(before) for before, after in zip(prefixes[:6:2], prefixes[1:6:2], strict=True))
+    places = places_of_cuts(code, released_cuts(code))
+    assert places == ["before a body", "in a docstring"] * 3 + ["whole program"]
+
+
 @pytest.mark.parametrize(
     "code, cuts",
     [
@@ -84,6 +107,11 @@ def test_the_released_rule_on_literals(code, cuts):
     assert released_cuts(code) == cuts
 
 
+def test_released_prefixes_are_capped_and_end_with_the_program():
+    code = "".join(f"def f{k}():\n    a = 1\n    return a\n\n\n" for k in range(20))
+    assert len(released_split(code)) == 10 and released_split(code)[-1] == code
+
+
 def test_spreading_docstrings_changes_nothing_but_their_blanks():
     for problem in load_problems("starter")[:20]:
         for code in (problem.reference, worked_example(problem).reference):
@@ -94,6 +122,17 @@ def test_spreading_docstrings_changes_nothing_but_their_blanks():
                     node.body[0].value.value = ast.get_docstring(node)
             assert ast.dump(before) == ast.dump(after)
             assert on_three_lines(spread) == spread
+
+
+def test_places_of_cuts_by_hand():
+    code = "def f():\n    '''D\n    D'''\n    a = 1\n    return a\n\n\ndef g():\n    return 2\n\n\nf()\n"
+    assert places_of_cuts(code, range(1, 13)) == [
+        *("in a docstring", "in a docstring", "before a body", "in a body"),
+        *["end of a function"] * 3,
+        "before a body",
+        *["end of a function"] * 3,
+        "whole program",
+    ]
 
 
 def program(code, **options):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone
 from dreamprm_lib.engine.fine_tuning import LoraScorer, Recipe, fine_tune
 from dreamprm_lib.engine.problems import Problem
@@ -166,3 +167,14 @@ def _slowly(folder, saved):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     _slowly(*sys.argv[1:])
+
+
+def test_shares_cover_all_items_once_and_even_ones_are_equal(monkeypatch):
+    assert parallel.share("abc", even=True) == [("a", 1.0), ("b", 1.0), ("c", 1.0)]  # a process alone
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.share("abcd", even=True))
+    assert [len(s) for s in shares] == [2, 2, 2]
+    assert sorted(item for s in shares for item, part in s if part) == ["a", "b", "c", "d"]

@@ -5,7 +5,6 @@ import pytest
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands.plan import parameters_of, plan
 from dreamprm_lib.commands.run import load_profile
-from dreamprm_lib.evidence.costs import CORE
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +56,16 @@ def test_a_replay_asks_nobody():
     found = plan(load_profile("quick"))
     assert found.work.requests.sum() == found.work["tokens out"].sum() == 0
     assert found.problems == {"train": 62, "meta": 23, "test": 40} and "completions are replayed" in str(found)
-    rows = found.work.set_index("what")
-    assert rows["GPU hours"].sum() == rows["core hours"]["correction"] == 0  # a frozen backbone, its states kept
-    seconds = 2 * 494_032_768 * (40 * 500 + 40 * 16 * 300) / CORE.reads
-    assert rows["core hours"]["scoring"] == pytest.approx(seconds / 3600, rel=0.01)
-    seconds = 2 * 494_032_768 * (85 * 500 + (62 * 4 + 23 * 8) * 300) / CORE.reads
-    assert rows["core hours"]["ORM and PRM-CoF"] == pytest.approx(seconds / 3600, rel=0.01)
+
+
+@pytest.mark.parametrize("others", [[], ["a/b-0.5b", "c-7B"]])
+def test_every_candidate_is_trained_and_the_chosen_one_alone_scores(others):
+    found = plan(load_profile("paper"), {"04_reward_model": {"backbones": ["Qwen/Qwen2.5-Coder-3B", *others]}})
+    hours = found.work.set_index("what")["GPU hours"]
+    sizes = [3e9, *(7e9 if "7B" in name else 5e8 for name in others)]
+    texts = (490 + 122 * 8) * 300 + 612 * 500
+    assert hours["ORM and PRM-CoF"] == pytest.approx(2 * 2.25 * 2 * sum(sizes) * texts * 5 / 3e14 / 3600)
+    assert hours["scoring"] == pytest.approx(2 * max(sizes) * 131 * (8 * 300 + 500) * 3 / 3e14 / 3600)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Problems load whole or not at all, with an error that names file, line and field; and nothing in them is run."""
 
 import base64
+import codecs
 import gzip
 import json
 import pickle
@@ -252,3 +253,18 @@ def test_named_problems_are_there_or_named_in_the_error():
     assert named(problems, [ids[5], ids[2]]) == [problems[2], problems[5]] and named(problems, []) == problems[:3]
     with pytest.raises(InputError, match=f"no problem 'gone' among these {len(problems)}"):
         named(problems, [ids[0], "gone"])
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda b: codecs.BOM_UTF8 + b,
+        lambda b: gzip.compress(codecs.BOM_UTF8 + b),
+        lambda b: gzip.compress(b + b"\r\n\n"),
+    ],
+)
+def test_packed_files_and_byte_order_marks_are_simply_read(tmp_path, pack):
+    (tmp_path / "a.jsonl").write_bytes(pack(lcb_row(question_content="Zähle bis \u2028 drei.").encode()))
+    (tmp_path / "b.toml").write_bytes(pack(TOML.encode()))
+    (row,), (problem,) = load_problems(tmp_path / "a.jsonl"), load_problems(tmp_path / "b.toml")
+    assert row.statement == "Zähle bis \u2028 drei." and problem.id == "p"

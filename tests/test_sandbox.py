@@ -23,7 +23,7 @@ from dreamprm_lib.engine.files import DATA, from_yaml
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox import judge, verdicts
 from dreamprm_lib.engine.sandbox.judge import LAYERS, WORKER, Sandbox
-from dreamprm_lib.engine.sandbox.verdicts import KINDS, Verdict, time_scale
+from dreamprm_lib.engine.sandbox.verdicts import KINDS, Limits, Verdict, time_scale
 from dreamprm_lib.errors import DreamPRMError, InputError, SandboxError
 
 
@@ -442,3 +442,73 @@ def test_nothing_runs_on_when_the_grader_is_ended_in_the_middle(how):
     while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_sets_print_in_the_same_order_in_every_worker():
+    shown = set()
+    for _ in range(2):
+        with Sandbox(workers=1) as box:
+            shown.add(box.run([("print({'a', 'b', 'c', 'd', 'e', 'f', 'g'})", "")])[0].stdout)
+    assert len(shown) == 1
+
+
+def test_limits_are_those_of_the_problem_set_with_what_is_changed():
+    starter, atcoder = problem(("1", "1")), problem(("1", "1"), source="atcoder")
+    assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, 16, ())
+    assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, 16, ("numpy",))
+    assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, 16, ())
+    assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
+
+
+def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
+    some = load_problems("humaneval")[:40]
+    assert {v.kind for v in box.grade([(p, p.reference) for p in some])} == {"passed"}
+    assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in some]))
+
+
+@pytest.mark.parametrize("without", [("seccomp",), ("seccomp", *NAMESPACES)])
+def test_nothing_that_a_program_starts_outlives_it(without):
+    """With seccomp off, so that programs can fork; and with no PID namespace either."""
+    with Sandbox(workers=1, time_limit=0.5, wall_limit=1.5, without=without) as box:
+        box.run([("", "")])
+        before = len(descendants(os.getpid()))
+        assert {v.kind for v in box.grade([(ADD, PROBES["leaves a daemon behind"] + "\n" + GOOD), (ADD, GOOD)])} == {
+            "passed"
+        }
+        assert len(descendants(os.getpid())) == before
+
+
+def test_a_fork_bomb_is_stopped_by_the_limit_of_processes():
+    with Sandbox(workers=2, time_limit=0.5, wall_limit=1.5, without=("seccomp",)) as box:
+        box.run([("", "")] * 4)
+        before = len(descendants(os.getpid()))
+        if not box.report()["pid namespace"]:
+            pytest.skip("processes can't be kept in a namespace here, so no fork bomb is run")
+        forks = int(box.run([(PROBES["counts the forks that it may make"], "")])[0].stdout)
+        assert forks <= 16, "a program could start more processes than the limit: no fork bomb is run"
+        bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+        codes = [GOOD, bomb, "import os\nwhile True: os.fork()", GOOD + "\n"]
+        assert kinds(box, codes) == ["passed", "time_limit", "runtime_error", "passed"]
+        assert len(descendants(os.getpid())) == before
+
+
+def test_the_sandbox_is_its_package_s_first_import():
+    """It must not depend on what was imported before."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from dreamprm_lib.engine.sandbox import Sandbox"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_kernel_s_coarse_clock_never_decides():
+    """It counts ticks, which on a busy core are up to twice the time used: a program must not be killed by it early."""
+    with Sandbox(workers=1, time_limit=3.0) as strict:
+        (made,) = strict.run([("import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])", "")])
+    assert int(made.stdout) > 2 * 3.0
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_each_layer_can_be_done_without_alone(layer):
+    with Sandbox(workers=1, without=(layer,)) as less:
+        assert kinds(less, [GOOD, "print(3)"]) == ["passed", "wrong_answer"]
+        assert tuple(less.report()) == LAYERS and not less.report()[layer]

@@ -14,11 +14,13 @@ from dreamprm_lib.candidate_solutions import pass_at_k
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.statistics import (
+    counted,
     holm,
     interval,
     mcnemar,
     mcnemar_power,
     problems_needed,
+    problems_to_settle,
     resamples,
     sign_flip_test,
 )
@@ -33,16 +35,22 @@ def by_enumeration(scores, passed, n):
     return np.mean(picks)
 
 
-pools = st.lists(st.tuples(st.sampled_from([float("-inf"), 0.1, 0.5, 0.9]), st.booleans()), min_size=1, max_size=7)
+pools = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.booleans()), min_size=1, max_size=7)
 
 
 @given(pools, st.data())
 @settings(max_examples=150, deadline=None)
-def test_best_of_n_equals_enumeration_and_the_oracle_pass_at_k(pool, data):
+def test_best_of_n_equals_enumeration(pool, data):
     scores, passed = zip(*pool, strict=True)
     n = data.draw(st.integers(1, len(pool)))
     assert tts.best_of_n(scores, passed, n) == pytest.approx(by_enumeration(scores, passed, n), abs=1e-12)
-    assert tts.best_of_n(passed, passed, n) == pytest.approx(pass_at_k(len(pool), sum(passed), n))
+
+
+def test_best_of_n_literals():
+    assert tts.best_of_n([0.9, 0.1, 0.5], [True, False, False], 3) == 1.0
+    assert tts.best_of_n([0.9, 0.1, 0.5], [True, False, False], 2) == pytest.approx(2 / 3)
+    assert tts.best_of_n([0.5, 0.5], [True, False], 2) == 0.5
+    assert tts.best_of_n([float("-inf"), 0.2], [True, False], 2) == 0.0
 
 
 def test_scores_that_are_no_numbers_are_named_by_their_row():
@@ -51,10 +59,21 @@ def test_scores_that_are_no_numbers_are_named_by_their_row():
         tts.best_of_n(scores, [True, False, True], 2)
     with pytest.raises(InputError, match="passed: row 1 holds nan"):
         tts.best_of_n([0.1, 0.2, 0.3], scores, 2)
-    with pytest.raises(InputError, match="best-of-4 needs at least 4"):
-        tts.best_of_n([0.1, 0.2, 0.3], [True, False, True], 4)
     with pytest.raises(InputError, match="The scores of `m` for p: row 1 holds nan"):
         tts.Pool([make_problem("p")], [np.array([True, False, True])], {"random": [np.zeros(3)], "m": [scores]})
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_best_of_n_refuses_what_it_cannot_give(n):
+    with pytest.raises(InputError):
+        tts.best_of_n([0.1, 0.2], [True, False], n)
+
+
+def test_oracle_and_random_are_the_ends():
+    passed = [True, False, False, True, False]
+    for n in range(1, 6):
+        assert tts.best_of_n(passed, passed, n) == pytest.approx(pass_at_k(5, 2, n))
+        assert tts.best_of_n([0] * 5, passed, n) == pytest.approx(0.4)
 
 
 def test_bootstrap_intervals_cover():
@@ -67,6 +86,14 @@ def test_bootstrap_intervals_cover():
         low, high = interval(values, counts)
         hits += low <= truth <= high
     assert 0.93 <= hits / 600 <= 0.97
+
+
+@pytest.mark.parametrize(
+    "wins, losses, p", [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (6, 1, 0.125), (10, 0, 2 / 1024)]
+)
+def test_mcnemar_literals(wins, losses, p):
+    assert mcnemar(wins, losses) == pytest.approx(p)
+    assert mcnemar(losses, wins) == pytest.approx(p)
 
 
 def make_problem(name, difficulty="easy"):
@@ -156,10 +183,44 @@ def test_the_sign_flip_test_equals_enumeration(gains):
     assert p == pytest.approx(np.mean([f >= abs(gains.sum()) - 1e-9 for f in flips])) and p == sign_flip_test(-gains)
 
 
-@pytest.mark.parametrize("wins, losses, ties", [(0, 0, 5), (6, 1, 9), (19, 0, 21), (200, 150, 0)])
+@pytest.mark.parametrize(
+    "wins, losses, ties", [(0, 0, 5), (1, 0, 0), (6, 1, 9), (19, 0, 21), (40, 25, 3), (200, 150, 0)]
+)
 def test_for_whole_problems_it_is_mcnemars_test(wins, losses, ties):
     gains = np.repeat([1.0, -1.0, 0.0], [wins, losses, ties])
     assert sign_flip_test(gains) == pytest.approx(mcnemar(wins, losses))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.05])
+def test_with_sums_too_many_to_follow_it_stays_near_a_simulation(shift):
+    gains = np.random.default_rng(0).uniform(-0.5, 0.5, 300) + shift
+    signs = np.random.default_rng(1).choice([-1, 1], (40_000, 300))
+    assert sign_flip_test(gains) == pytest.approx((abs(signs @ gains) >= abs(gains.sum())).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("mean, spread", [(0.05, 0.2), (0.1, 0.45), (-0.15, 0.5)])
+def test_the_problems_that_settle_a_gain_give_the_power(mean, spread):
+    """Fractional gains: the test rejects four times in five."""
+    needed = problems_to_settle(mean, spread)
+    rng = np.random.default_rng(0)
+    rejected = np.mean([sign_flip_test(rng.normal(mean, spread, needed), 100) <= 0.05 for _ in range(60)])
+    assert rejected == pytest.approx(0.8, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "mean, spread, needed", [(0.0, 0.3, None), (0.001, 0.5, None), (1.0, 0.0, 6), (-0.5, 0.0, 6), (0.1, 0.3, 71)]
+)
+def test_what_no_number_of_problems_settles_has_none(mean, spread, needed):
+    assert problems_to_settle(mean, spread) == needed
+
+
+def test_one_is_one():
+    assert [counted(n, "label") for n in (0, 1, 2000)] == ["0 labels", "1 label", "2,000 labels"]
+
+
+def test_a_pool_without_candidates_is_refused():
+    with pytest.raises(InputError, match="no candidate"):
+        tts.make_pool([make_problem("a")], [], [])
 
 
 # ------------------------------------------------------------------------------------------------- many comparisons
@@ -189,6 +250,19 @@ def test_the_number_of_problems_needed_has_the_power():
     assert 900 < problems_needed(1 / 131, 0.0) < 1200
 
 
+def test_a_missed_pick_names_the_pick_and_the_best_candidate_that_was_there():
+    pool = fractional_pool([[0, 0, 1]], a=[[1.0, 1.0, 0.0]], b=[[0.2, 0.7, 0.9]])
+    assert [(p.id, picked, there) for p, picked, there in tts.missed_picks(pool, "a")] == [("p0", 0, 2)]
+    assert tts.missed_picks(pool, "b") == []
+
+
+def test_the_verdict_asks_for_both_the_interval_and_the_adjusted_test():
+    row = dict(method="m", baseline="b", samples=0, difference=0.1, ci_high=0.2, wins=9, losses=1, p_value=0.02)
+    table = pd.DataFrame([row | {"ci_low": low, "p_holm": p} for low, p in ((0.01, 0.04), (0.01, 0.2), (-0.1, 0.2))])
+    said = tts.verdict(table)
+    assert "is better than" in said[0] and "may be better than" in said[1] and "cannot be told apart" in said[2]
+
+
 # ------------------------------------------------------------------------------------------------- samples first
 
 LOW = float("-inf")
@@ -216,6 +290,19 @@ def test_what_runs_samples_first_is_best_of_n_among_those_that_pass(rows, data):
     scores, *passes, passed = (np.array(column) for column in zip(*rows, strict=True))
     pool = tts.Pool([make_problem("p")], [passed], {"it": [scores]}, [np.column_stack(passes)])
     assert pool.best_of("it", n, samples)[0] == pytest.approx(by_the_rule(rows, samples, n))
+
+
+@pytest.mark.parametrize(
+    "scores, passes, order",
+    [
+        ([0.9, 0.5, 0.1], [[1], [0], [1]], [1, 2, 0]),  # from the last to the first choice
+        ([0.9, 0.5, 0.1], [[0], [0], [0]], [2, 1, 0]),
+        ([LOW, 0.5, 0.1], [[1, 1], [1, 0], [0, 1]], [2, 1, 0]),
+        ([3.0, 2.0, 1.0], np.zeros((3, 0)), [2, 1, 0]),  # no sample to run
+    ],
+)
+def test_samples_come_before_scores(scores, passes, order):
+    assert np.argsort(tts.after_samples(np.array(scores), np.array(passes, bool))).tolist() == order
 
 
 def sampled_pool():
@@ -253,6 +340,9 @@ def test_differences_are_of_selectors_that_know_the_same():
     assert table.verdict[0].startswith("`bad` ") and table.verdict[2].startswith("After 1 sample `bad` cannot")
     assert table.verdict[3].startswith("After 2 samples `random` may be better than `random without samples`")
     assert all("for 5 comparisons" in said for said in table.verdict)
+
+
+# ------------------------------------------------------------------------------------------------- search
 
 
 # ------------------------------------------------------------------------------------------------- several selectors

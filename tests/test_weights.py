@@ -405,3 +405,10 @@ def test_an_interrupted_conversion_leaves_no_folder(cache, monkeypatch):
             safetensors_folder("fake")
     assert list((cache / "safetensors").iterdir()) == []
     assert (safetensors_folder("fake") / "model.safetensors").exists()
+
+
+def test_a_gguf_that_lacks_a_tensor_is_refused(cache):
+    pin(cache, "blk.0.ffn_up")
+    with pytest.raises(WeightsError, match=r"lacks tensors.*up_proj"):
+        safetensors_folder("fake")
+    assert not list(cache.rglob("model.safetensors"))
