@@ -8,11 +8,12 @@ What a selector is worth depends on what is known before it chooses.  Every resu
 given for a selector that may first run 0, 1 or 2 of the statement's public samples.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
 from math import comb
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,17 @@ class Pool:
     def size(self) -> int:
         """The number of candidates that every problem has at least."""
         return min(len(p) for p in self.passed)
+
+    def part(self, wanted: Callable[[Problem], bool]) -> Self:
+        """The pool of those problems that are wanted."""
+        keep = [k for k, problem in enumerate(self.problems) if wanted(problem)]
+        problems, passed, *rows = (
+            [column[k] for k in keep] for column in (self.problems, self.passed, *self.scores.values())
+        )
+        samples = [self.samples[k] for k in keep] if self.samples else None
+        return replace(
+            self, problems=problems, passed=passed, scores=dict(zip(self.scores, rows, strict=True)), samples=samples
+        )
 
     def best_of(self, method: str, n: int, samples: int = 0) -> np.ndarray:
         """Best-of-n of a method, after so many public samples, for each problem [problems]."""
@@ -219,6 +231,25 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
             gain = pool.best_of(method, pool.size, samples) - pool.best_of(baseline, pool.size, samples)
             gains.append((method, baseline, samples, gain))
     return compared(gains, draws, seed)
+
+
+def seen_and_new(
+    pool: Pool, pairs: Sequence[tuple[str, str]], new_since: str, draws: int = 4000, seed: int = 0
+) -> pd.DataFrame:
+    """`differences` without samples on two sets of problems apart: `new` ones, dated `new_since` (YYYY-MM-DD) or later,
+    and `seen` ones, with which methods were compared while they were made.
+
+    The columns of `differences`, and before them set and problems (their number); p-values are adjusted within a set.
+    A set without problems has no rows."""
+    tables = []
+    for name in ("seen", "new"):
+        part = replace(pool.part(lambda p, new=name == "new": (p.date >= new_since) == new), samples=None)
+        if part.problems:
+            table = differences(part, pairs, draws, seed)
+            table.insert(0, "set", name)
+            table.insert(1, "problems", len(part.problems))
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def compared(gains: Sequence[tuple[str, str, int, np.ndarray]], draws: int, seed: int) -> pd.DataFrame:

@@ -49,7 +49,8 @@ LIVECODEBENCH = "livecodebench/code_generation_lite"
 
 
 def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
-    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order.
+    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order: those of TOML files
+    by date (none first), then by the file's name, so that a set may grow at its end.
 
     Several sources are given as a list, or joined by commas as in `starter,codeio`; a comma behind a question mark
     belongs to the options of the last one.  `split` keeps one of train, meta, test.  HumanEval and `codeio` get
@@ -146,7 +147,7 @@ def _read_path(path: Path) -> list[Problem]:
     if path.is_dir() and not files:
         raise InputError(f"{path} holds no .toml file, so no problem.")
     if path.is_dir() or path.name.endswith((".toml", ".toml.gz")):
-        return [read_toml(file) for file in files or [path]]
+        return sorted((read_toml(file) for file in files or [path]), key=lambda problem: problem.date)
     return _read_json_lines(path)
 
 

@@ -33,6 +33,7 @@ def answer_of(study: Study) -> Summary:
     overall = table[(table.difficulty == "overall") & (table.samples == 0)]
     most = differences.samples.max()
     labels = oracle[(oracle.labels == "own") & (oracle.method == "corrected")]
+    confirmed = study.read_table("confirmed.csv")
     text = filled(
         "answer.txt",
         chance=_row(overall, method="random"),
@@ -43,6 +44,7 @@ def answer_of(study: Study) -> Summary:
         stack_gain=_row(differences, method=STACK, baseline="mean_logprob", samples=0),
         samples=_row(differences, baseline=NO_SAMPLES, samples=most),
         prm_after=_row(differences, method="prm_cof", baseline="random", samples=most),
+        new=list(confirmed[(confirmed.set == "new") & (confirmed.baseline == "random")].itertuples()),
         correction=_row(differences, method="dreamprm_code", baseline="prm_cof", samples=0),
         moved=_row(labels, rollouts=shared_rollouts(oracle)),
     )
@@ -61,7 +63,7 @@ def shared_rollouts(oracle: pd.DataFrame) -> int:
     return int(oracle[oracle.labels == "weaker"].rollouts.iloc[0])
 
 
-def grouped_verdicts(differences: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
+def grouped_verdicts(differences: pd.DataFrame, confirmed: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
     """The verdict's sentences by question: the question, what holds without samples, what holds after samples."""
     of_samples = differences.baseline == NO_SAMPLES
     against_chance, against_prm = differences.baseline == "random", differences.baseline == "prm_cof"
@@ -80,4 +82,6 @@ def grouped_verdicts(differences: pd.DataFrame) -> list[tuple[str, list[str], li
         for question, asked in questions.items()
         if asked.any()
     ]
+    if new := list(confirmed.verdict[confirmed.set == "new"]):
+        groups.append(("And on new problems, whose programs were written when all methods were fixed?", new, []))
     return groups

@@ -72,7 +72,7 @@ def _results(study: Study, manifest: dict) -> dict[str, Any]:
         "note": manifest.get("note", ""),
         "answer": answer_of(study),
         "tables": [(samples, part.n.max(), wide_table(part)) for samples, part in table.groupby("samples")],
-        "groups": grouped_verdicts(study.read_table("differences.csv")),
+        "groups": grouped_verdicts(study.read_table("differences.csv"), study.read_table("confirmed.csv")),
         "methods": {name: about["takes"] for name, about in METHODS.items() if name in set(table.method)},
     }
 

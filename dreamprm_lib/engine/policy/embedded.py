@@ -8,7 +8,7 @@ completions are recorded.
 
 The first sample of a prompt is started alone.  When its prompt has been read, the other samples start from the cached
 prompt.  Prompts are taken in alphabetical order, so that neighbours share the cached text of their instruction, their
-worked example and their problem.
+worked example and their problem; the very first prompt is read before any other starts.
 
 Not covered: GPUs, and models whose prompt and reply are longer than the cache.
 """
@@ -73,10 +73,11 @@ class Engine:
         ready: deque[tuple[Request, int]] = deque()  # their prompts have been read
         running: dict[Any, tuple[Request, int]] = {}
         followers: dict[Any, list[int]] = {}  # of first samples whose prompts are being read
+        some_are_read = False
         try:
             while waiting or ready or running:
                 room = self._slots - len(running) - sum(map(len, followers.values()))
-                while (ready or waiting) and (room > 0 or not running):
+                while (ready or (waiting and (some_are_read or not running))) and (room > 0 or not running):
                     following: list[int] = []
                     if ready:
                         request, sample = ready.popleft()
@@ -88,6 +89,7 @@ class Engine:
                 self._pipeline.step()
                 for handle in [handle for handle in followers if self._finished(handle) or handle.can_read()]:
                     ready.extend((running[handle][0], sample) for sample in followers.pop(handle))
+                    some_are_read = True
                 for handle in [handle for handle in running if self._finished(handle)]:
                     request, sample = running.pop(handle)
                     yield request, sample, self._completion(request, handle)

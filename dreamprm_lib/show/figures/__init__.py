@@ -31,5 +31,5 @@ from dreamprm_lib.show.figures.reward_model import (
     ranking_figure,
     transfer_figure,
 )
-from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure
+from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure, seen_and_new_figure
 from dreamprm_lib.show.figures.selection import agreement_figure, answers_figure, frontier_figure, risk_figure

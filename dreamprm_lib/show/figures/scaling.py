@@ -132,3 +132,23 @@ def forest_figure(table: pd.DataFrame) -> Figure:
     draw.key(figure, {"interval clear of 0": draw.BLUE, "interval holds 0": draw.GREY})
     said = [f"{draw.regime(s)}, {clear[table.samples == s].sum()} of {(table.samples == s).sum()}" for s in regimes]
     return draw.finished(figure, "Differences whose interval is clear of 0: " + "; ".join(said))
+
+
+def seen_and_new_figure(table: pd.DataFrame) -> Figure:
+    """Paired differences on problems that were seen while the methods were made (hollow) and on new ones (full), a row
+    a comparison, with 95 % intervals."""
+    new = table.set == "new"
+    rows = table.assign(
+        group="", label=table.method + " − " + table.baseline, panel=0, middle=100 * table.difference,
+        low=100 * table.ci_low, high=100 * table.ci_high, color=np.where(new, draw.BLUE, draw.GREY),
+        face=np.where(new, draw.BLUE, "white"), shift=np.where(new, 0.15, -0.15),
+    )  # fmt: skip
+    figure, (axes,) = draw.dot_figure(rows, {0: "points"}, 0.55)
+    axes.axvline(0, color=draw.INK, lw=1)
+    counts = table.groupby("set").problems.first()
+    colors = {"seen": draw.GREY, "new": draw.BLUE}
+    draw.key(figure, {f"{counted(int(counts[s]), f'{s} problem')}": colors[s] for s in colors if s in counts})
+    clear = table[new & ((table.ci_low > 0) | (table.ci_high < 0))]
+    said = [f"{r.method} {100 * r.difference:+.0f} points on {r.baseline}" for r in clear.itertuples()]
+    on = f"On {counted(int(counts['new']), 'new problem')}" if new.any() else "Without new problems"
+    return draw.finished(figure, f"{on}, clear of 0: {'; '.join(said) or 'nothing'}")
