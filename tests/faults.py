@@ -3,6 +3,7 @@
 It replies from a script and keeps a ledger of what it delivered.
 """
 
+import email.utils
 import hashlib
 import itertools
 import json
@@ -24,8 +25,8 @@ class FaultyServer:
     names a fault.
 
     `number` counts the requests with this prompt from 0.  `slow` waits `delay` seconds and then cuts the connection
-    (no client should still be there), `cut` closes it before the reply and `half` inside it; `429 wait` has a longer
-    `Retry-After`.  `delivered` holds the (prompt, text)
+    (no client should still be there), `cut` closes it before the reply and `half` inside it; `429 wait` has a
+    `Retry-After` in seconds, `429 date` as a date and `429 tomorrow` a long one.  `delivered` holds the (prompt, text)
     of every choice that went out whole, `bodies` what was asked, and `keys` the keys that came with it.
     """
 
@@ -67,7 +68,9 @@ class FaultyServer:
                 elif name in NONSENSE:
                     self.send(200, NONSENSE[name])
                 else:
-                    self.refuse(int(name[:3]), "0.02" if name == "429 wait" else "0.001")
+                    date = email.utils.formatdate(time.time() + 2, usegmt=True)
+                    waits = {"429 wait": "0.02", "429 date": date, "429 tomorrow": "86400"}
+                    self.refuse(int(name[:3]), waits.get(name, "0.001"))
 
             def hang_up(self):
                 self.close_connection = True

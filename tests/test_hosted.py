@@ -193,6 +193,14 @@ def test_a_server_on_this_machine_is_asked_past_the_proxy(fake_server, store, mo
     assert asker(fake_server(echo), store, retries=0).sample([PROMPT], 1)
 
 
+@pytest.mark.parametrize("name, value", [("ALL_PROXY", "socks://a:PASSWORD@b:9"), ("SSL_CERT_FILE", "/PASSWORD")])
+def test_network_settings_that_cannot_be_used_are_named_and_not_repeated(store, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"network settings of the environment .*{name}") as error:
+        asker("https://model.invalid/v1", store, retries=0).sample([PROMPT], 1)
+    assert "PASSWORD" not in str(error.value)
+
+
 # ------------------------------------------------------------------------------------------------- what an API takes
 
 

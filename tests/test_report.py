@@ -39,12 +39,18 @@ DIFFERENCES = [
 ]
 
 
+def write_confirmed(study, which):
+    rows = pd.DataFrame([compared("prm_cof", "random", 0, 0.1, 0.02, 0.2, 0.01)])
+    study.write_table("confirmed.csv", rows.assign(set=which, problems=7, verdict=verdict(rows)))
+
+
 def complete(study, differences):
     """A study whose tables hold what the report needs."""
     overall = [rates("random", 0, 0.3), rates("prm_cof", 0, 0.4), rates("oracle", 0, 0.8), rates("random", 2, 0.7)]
     study.write_table("table.csv", pd.DataFrame(overall))
     table = pd.DataFrame(differences)
     study.write_table("differences.csv", table.assign(verdict=verdict(table)))
+    write_confirmed(study, "seen")
     by_running = {"samples": [0, 1], "verdict": ["`b4` may be better.", "After 1 sample it is worse."]}
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     raw = {"rollouts": 4, "method": "raw labels", "mse": 0.02, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
@@ -129,9 +135,20 @@ def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_
     assert len(less.findings) == 3 and "sample" not in " ".join([*less.headline, *less.findings])
 
 
+def test_new_problems_have_a_finding_and_a_question_of_their_own(study):
+    write_confirmed(study, "new")
+    said = (
+        "On 7 new problems, whose programs were written when all methods were fixed, the gains on a random choice are "
+    )
+    assert said + "+10.0 points (+2.0 to +20.0) for `prm_cof`." in answer_of(study).findings
+    groups = grouped_verdicts(*(study.read_table(f"{name}.csv") for name in ("differences", "confirmed")))
+    question, first, later = groups[-1]
+    assert "new problems" in question and "is better than" in first[0] and not later
+
+
 def test_every_verdict_is_said_once_under_its_question(study):
     verdicts = study.read_table("differences.csv").verdict
-    groups = grouped_verdicts(study.read_table("differences.csv"))
+    groups = grouped_verdicts(*(study.read_table(f"{name}.csv") for name in ("differences", "confirmed")))
     assert sorted(v for _, first, later in groups for v in first + later) == sorted(verdicts)
     counts = {question.split()[-1]: (len(first), len(later)) for question, first, later in groups}
     assert counts == {

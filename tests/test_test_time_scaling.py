@@ -1,5 +1,6 @@
 """Best-of-N against enumeration, intervals against simulated coverage, tests against known values."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -136,6 +137,19 @@ def test_differences_and_their_verdict():
     assert "ahead on 2 problems, behind on 0, exact sign-flip p = 0.5 (1 by Holm for 2 comparisons)" in better
     worse = tts.verdict(pd.DataFrame([dict(rows.iloc[0], difference=-0.2, ci_low=-0.3, ci_high=-0.1)]))
     assert "may be worse than" in worse[0]
+
+
+def test_new_problems_are_compared_apart_without_samples_and_adjusted_among_themselves():
+    pool, pairs = make_pool(), [("good", "bad"), ("good", "random")]
+    old, new = pool.problems[0], replace(pool.problems[1], date="2026-11-28")
+    mixed = replace(pool, problems=[old, new], samples=[np.ones((3, 2), bool)] * 2)
+    rows = tts.seen_and_new(mixed, pairs, "2026-11-28", 200)
+    assert list(rows.set) == ["seen", "seen", "new", "new"] and rows.problems.eq(1).all() and rows.samples.eq(0).all()
+    alone = tts.differences(mixed.part(lambda p: p.id == "b"), pairs, 200).query("samples == 0").reset_index(drop=True)
+    same = ["method", "baseline", "difference", "ci_low", "ci_high", "p_value", "spread"]
+    pd.testing.assert_frame_equal(rows[2:].reset_index(drop=True)[same], alone[same])
+    assert "for 2 comparisons" in rows.verdict[3]
+    assert set(tts.seen_and_new(mixed, pairs, "2026-11-29", 200).set) == {"seen"}
 
 
 def fractional_pool(passed, **scores):

@@ -332,7 +332,7 @@ def test_a_killed_process_is_in_nobodys_way_and_two_share_the_rest(cache, index,
 CODE = 'def f(x):\n    """Doc."""\n\n\treturn  x ==  "é"  # don\'t , it \'s [1 ,2]\r\n\n\n'
 
 
-def write_tiny_gguf(path):
+def write_tiny_gguf(path, leave_out=""):
     """A random Qwen2 of one block, partly quantised; its tokens are the bytes, one merge and two specials."""
     import gguf
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -356,8 +356,9 @@ def write_tiny_gguf(path):
     }  # fmt: skip
     packed = gguf.GGMLQuantizationType.Q8_0
     for name, shape in shapes.items():
-        values = rng.normal(size=shape).astype(np.float32)
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, packed), raw_dtype=packed)
+        if name != leave_out:
+            values = rng.normal(size=shape).astype(np.float32)
+            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, packed), raw_dtype=packed)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
     for name, size in (("q", width), ("k", half), ("v", half)):
@@ -367,10 +368,10 @@ def write_tiny_gguf(path):
     writer.close()
 
 
-def pin(cache):
+def pin(cache, leave_out=""):
     """Put a tiny model into the cache and pin it as `fake`."""
     cache.mkdir()
-    write_tiny_gguf(cache / "fake.gguf")
+    write_tiny_gguf(cache / "fake.gguf", leave_out)
     weights.WEIGHTS["fake"] = dataclasses.replace(FAKE, size=(cache / "fake.gguf").stat().st_size)
 
 

@@ -49,8 +49,9 @@ LIVECODEBENCH = "livecodebench/code_generation_lite"
 
 
 def load_problems(source: str | Path | Sequence[str | Path], split: str | None = None) -> list[Problem]:
-    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order: those of TOML files
-    by date (none first), then by the file's name, so that a set may grow at its end.
+    """Problems of `starter`, `humaneval`, `codeio`, `livecodebench`, or of a path, in a fixed order.
+
+    TOML files are ordered by date, those without one first, and then by name, so that a set grows at its end.
 
     Several sources are given as a list, or joined by commas as in `starter,codeio`; a comma behind a question mark
     belongs to the options of the last one.  `split` keeps one of train, meta, test.  HumanEval and `codeio` get

@@ -98,12 +98,20 @@ class Asker:
     def _opened(self) -> openai.AsyncOpenAI:
         """The client.  A server on this machine is asked past the environment's proxy."""
         elsewhere = urlsplit(self._url).hostname not in THIS_MACHINE
+        try:
+            http_client = openai.DefaultAsyncHttpxClient(trust_env=elsewhere)
+        except Exception as error:  # not chained and not repeated: a proxy's address may hold a password
+            raise InputError(
+                f"The network settings of the environment cannot be used ({type(error).__name__}). Correct or unset "
+                "ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR; a SOCKS proxy needs the "
+                "package `socksio`."
+            ) from None
         return openai.AsyncOpenAI(
             base_url=self._url,
             api_key=self._key or "none",
             timeout=self._endpoint.timeout,
             max_retries=self._endpoint.retries,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=elsewhere),
+            http_client=http_client,
         )
 
     async def _send(self, client: openai.AsyncOpenAI, request: Request, n: int) -> str:
