@@ -18,12 +18,7 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.evidence.oracle import label_table
 from dreamprm_lib.evidence.planted import BIASES, PlantedWorld, pair_ranking, planted_world
-from dreamprm_lib.evidence.statistics import (
-    counted,
-    mean_with_interval,
-    problem_weights,
-    with_interval,
-)
+from dreamprm_lib.evidence.statistics import mean_with_interval, problem_weights, with_interval
 from dreamprm_lib.label_correction import METHODS, Correction, Method, by_held_out_loss, correction_method
 from dreamprm_lib.reward_model import fit_rows, folds_by_problem, within_problem_ranking
 from dreamprm_lib.steps import StepTable
@@ -173,48 +168,6 @@ def _in_parallel(work, jobs: Sequence[tuple], what: str) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------- the oracle
 
 
-def oracle_comparison(
-    states: StepTable,
-    outcomes: np.ndarray,
-    by_weak: np.ndarray,
-    clean: StepTable,
-    meta: StepTable,
-    rollouts: Sequence[int],
-    seeds: int,
-    settings: Correction,
-    methods: Sequence[str] = tuple(METHODS),
-    weak: bool = False,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What every method makes of labels from few of the recorded rollouts, beside the value that the others tell.
-
-    `states` are prefixes that were finished many times, `outcomes` say whether each of the rollouts of the policy that
-    wrote them passed [m, n] bool, and `by_weak` the same of a weaker policy [m, w] bool.  For each seed and number of
-    rollouts n, a state's label is the share of passes in n of its rollouts, drawn again (with `weak`, in n of the
-    weaker policy's); the rest of its own policy's rollouts are the oracle, which no method sees.  `clean` are the
-    training programs' outcomes, which train beside the labels.  Columns: rollouts, seed, method, state, problem, label
-    (the method's, or its score of the state), passes and trials (of the oracle).
-    """
-    chosen = {name: METHODS[name] for name in methods}
-
-    def one(n: int, number: int) -> pd.DataFrame:
-        rng = np.random.default_rng([seed, number, n])
-        order = rng.permuted(np.tile(np.arange(outcomes.shape[1]), (len(states), 1)), axis=1)
-        shuffled = np.take_along_axis(outcomes, order, axis=1)
-        known, oracle = (rng.permuted(by_weak, axis=1)[:, :n], shuffled) if weak else np.split(shuffled, [n], axis=1)
-        train = states.with_rollouts(known).followed_by(clean)
-        tables = []
-        for name, method in chosen.items():
-            outcome = method(train, meta, settings, np.random.default_rng([seed, number]))
-            label = outcome.labels_of(train)[: len(states)]
-            columns = {"state": range(len(states)), "problem": states.problem, "label": label}
-            seen = {"passes": oracle.sum(axis=1), "trials": oracle.shape[1]}
-            tables.append(pd.DataFrame({"rollouts": n, "seed": number, "method": name} | columns | seen))
-        return pd.concat(tables)
-
-    return _in_parallel(one, list(product(rollouts, range(seeds))), "labels beside the oracle")
-
-
 def label_worth(
     ways: Mapping[str, tuple[StepTable, Method, Correction]],
     rows: np.ndarray,
@@ -264,8 +217,9 @@ def bias_table(
 ) -> pd.DataFrame:
     """How far the weaker policy passes less often than the one that wrote the prefixes, by kinds of prefix.
 
-    Rollouts as in `oracle_comparison`; `traits` name a group for each state.  Columns: trait, group, states, problems,
-    value and weak (mean shares of passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
+    `outcomes` say whether each rollout of the policy that wrote the prefixes passed [m, n] bool, and `by_weak` the same
+    of the weaker policy [m, w]; `traits` name a group for each state.  Columns: trait, group, states, problems, value
+    and weak (mean shares of passes), bias (weak - value), bias_low, bias_high (95 %, bootstrap over problems).
     """
     value, weak = outcomes.mean(axis=1), by_weak.mean(axis=1)
     rows = []
@@ -301,28 +255,3 @@ def bias_spread(
     rest = weak - share[:, None] * value
     variance = (weights * (rest**2 - noise_of_weak - share[:, None] ** 2 * noise_of_value)).sum(axis=1)
     return {"share": with_interval(share), "spread": with_interval(np.sqrt(np.maximum(variance, 0)))}
-
-
-def did_it_mend(
-    planted: pd.DataFrame | None, own: pd.DataFrame, weak: pd.DataFrame, method: str = "corrected"
-) -> list[str]:
-    """What a method did to the error of labels, one sentence a place: in planted worlds whose bias varies with the
-    state (rows of `planted_table`, if any), and on real labels of the policy and of a weaker one (rows of
-    `oracle_table`)."""
-    found = []
-    if planted is not None and method in set(planted.method):
-        wide = planted[planted.bias == "by state"].pivot(index="seed", columns="method", values="label_mse")
-        share = (1 - wide[method] / wide["raw labels"].mean()).round(9)
-        found.append(("Planted bias by state", mean_with_interval(share)))
-    for whose, table in (("the policy's own", own), ("the weaker policy's", weak)):
-        for row in table[table.method == method].itertuples():
-            place = f"Real labels from {counted(row.rollouts, 'rollout')} ({whose})"
-            found.append((place, (row.gain, row.gain_low, row.gain_high)))
-    said = []
-    for place, (gain, low, high) in found:
-        verdict = "mended" if low > 0 else "made worse" if high < 0 else "neither clearly"
-        said.append(
-            f"{place}: after the method `{method}` the squared error is {1 - gain:.2f} times that of the raw labels "
-            f"({1 - high:.2f} to {1 - low:.2f}): {verdict}."
-        )
-    return said

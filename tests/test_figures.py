@@ -46,9 +46,9 @@ def rates(samples=(0,), methods=METHODS, **columns):
 
 PLANTED = table(WORLD | {"rollouts": 4, "meta": 80}, bias=("none", "by state"), method=BOTH, seed=range(2))
 ABLATED = table(WORLD, ablation=("λ", "warm start"), value="01", method=BOTH, seed=range(2))
-ORACLE = table(
-    {f"{what}{end}": 0.1 for what in ("mse", "ranking") for end in ("", "_low", "_high")}, rollouts=(1, 4), method=BOTH
-)
+MEASURED = ("mse", "gain", "held_out", "held_out_gain")
+WORTH = table({f"{what}{end}": 0.1 for what in MEASURED for end in ("", "_low", "_high")}, method=("raw", "a", "b"))
+WORTH = WORTH.assign(gain_low=[0.0, 0.1, -0.1], held_out_gain_low=0.0)
 SEARCHED = table(RATE | {"tokens": 150}, method=("beam search", "beam search, any"))
 COSTS = growth(Scale(problems=10, programs=1, test_problems=5, candidates=8))[:3].assign(profile="quick")
 FINISHED, DROPPED = (
@@ -94,7 +94,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("Largest gap between formula and nudging", figures.formula_figure, [0.1, -0.2], [0.1, -0.2]),
     ("these clearly help: a (40 %)", figures.reasons_figure, REASONS.assign(low=[0.2, -0.1])),
     ("changes the gain most (+0.00 to +0.00)", figures.ablation_figure, ABLATED),
-    ("Nearest to the oracle with 4", figures.oracle_figure, ORACLE, ORACLE[ORACLE.rollouts == 4]),
+    ("than the raw ones: a; labels that clearly teach a better ranking: none", figures.worth_figure, WORTH),
     ("from -10 points for `step: 1`", figures.bias_figure, BIAS),
     ("a: 50 % chains, 50 % pass; b: 100 % chains, 100 % pass", figures.prompt_comparison_figure, PROMPTS),
     ("33 % of the labels from rollouts are 0 or 1", figures.labels_figure, LABELS),

@@ -1,6 +1,7 @@
 """What is measured where the truth is known: planted worlds, ablations and the oracle."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -95,10 +96,14 @@ def states():
 
 
 def test_the_oracle_tells_the_error_of_raw_labels(states):
-    real, clean, meta, values = states
-    found = kt.oracle_comparison(*real, clean, meta, [1, 4], 5, Correction(iterations=5), ["raw labels"])
-    assert len(found) == 2 * 5 * 120 and set(found.trials) == {28, 31}
-    table = oracle_table(found, 200).set_index("rollouts")
+    (real, outcomes, _), _, _, values = states
+    found = []
+    for n, seed in product((1, 4), range(5)):
+        shuffled = np.random.default_rng([seed, n]).permuted(outcomes, axis=1)
+        told = {"problem": real.problem, "passes": shuffled[:, n:].sum(axis=1), "trials": 32 - n}
+        label = shuffled[:, :n].mean(axis=1)
+        found.append(pd.DataFrame({"rollouts": n, "seed": seed, "method": "raw labels", "label": label} | told))
+    table = oracle_table(pd.concat(found), 200).set_index("rollouts")
     for n in (1, 4):
         noise = np.mean(values * (1 - values)) / n
         assert table.mse_low[n] < noise < table.mse_high[n] and table.mse[n] == pytest.approx(noise, rel=0.25)
@@ -129,26 +134,32 @@ def test_what_a_label_is_worth_is_its_error_and_what_a_head_ranks_that_learned_f
     assert (table.held_out_low <= table.held_out).all() and (table.held_out <= table.held_out_high).all()
 
 
-def test_a_weak_completer_shows_its_bias_and_correction_mends_it(states):
-    real, clean, meta, values = states
+def test_a_weak_completer_shows_its_bias_and_recalibration_mends_it(states):
+    (real, outcomes, weak), clean, meta, values = states
+    train = real.with_rollouts(weak[:, :4]).followed_by(clean)
     settings = Correction(iterations=30, meta_lr=0.1, smoothing=0.0)
-    methods = ["raw labels", "recalibrated", "corrected, likelihood"]
-    found = kt.oracle_comparison(*real, clean, meta, [4], 3, settings, methods, weak=True)
-    assert set(found.trials) == {32}
-    table = oracle_table(found, 200).set_index("method")
+    labels = {
+        name: METHODS[name](train, meta, settings, np.random.default_rng(0)).labels_of(train)[:120]
+        for name in ("raw labels", "recalibrated")
+    }
+    table = label_table(labels, real.problem, outcomes).set_index("method")
     assert table.bias["raw labels"] == pytest.approx(-values.mean() / 2, abs=0.05)
     assert table.gain_low["recalibrated"] > 0.3
     assert abs(table.bias["recalibrated"]) < abs(table.bias["raw labels"]) / 2
 
 
 def test_no_method_sees_the_oracle(states):
-    """Other verdicts of the rollouts that label nothing change no label."""
-    real, clean, meta, _ = states
-    settings, methods = Correction(iterations=5), ["raw labels", "corrected"]
-    found = kt.oracle_comparison(*real, clean, meta, [4], 1, settings, methods, weak=True)
-    again = kt.oracle_comparison(real[0], ~real[1], real[2], clean, meta, [4], 1, settings, methods, weak=True)
-    pd.testing.assert_series_equal(found.label, again.label)
-    assert (found.passes + again.passes == 32).all()
+    """Other verdicts of the rollouts that judge change what is said of labels, and neither labels nor heads."""
+    (real, outcomes, _), clean, meta, _ = states
+    train = real.with_rollouts(outcomes[:, :4]).followed_by(clean)
+    how = Correction(iterations=5)
+    ways = {name: (train, METHODS[name], how) for name in ("raw labels", "corrected")}
+    found, again = (
+        kt.label_worth(ways, np.arange(120), judge, meta, 3) for judge in (outcomes[:, 4:], ~outcomes[:, 4:])
+    )
+    ranked = [name for name in found if name.startswith("held_out")]
+    pd.testing.assert_frame_equal(found[ranked], again[ranked])
+    assert (found.mse < again.mse).all()
 
 
 def test_a_share_alone_leaves_no_spread_and_a_bias_by_state_does():
@@ -171,32 +182,3 @@ def test_the_bias_is_told_by_kinds_of_prefix():
     outcomes, weak = np.ones((4, 2), bool), np.array([[1, 1], [1, 0], [0, 0], [0, 0]], bool)
     table = kt.bias_table(["a", "a", "b", "c"], outcomes, weak, {"step": [1, 1, 2, 2]}, 50)
     assert table[["group", "states", "problems", "bias"]].values.tolist() == [["1", 2, 1, -0.25], ["2", 2, 2, -1.0]]
-
-
-def gain_of(gain, low, high):
-    return pd.DataFrame([{"method": "corrected", "rollouts": 4, "gain": gain, "gain_low": low, "gain_high": high}])
-
-
-@pytest.mark.parametrize("planted, verdict", [(0.04, "mended"), (0.1, "neither clearly"), (0.25, "made worse")])
-def test_what_correction_did_is_said_of_planted_and_of_real_labels_alike(planted, verdict):
-    """Each place gets its own sentence, whatever the others say."""
-    rows = [("by state", s, m, e) for s in range(3) for m, e in (("raw labels", 0.1), ("corrected", planted))]
-    worlds = pd.DataFrame([*rows, ("none", 0, "corrected", 9.0)], columns=["bias", "seed", "method", "label_mse"])
-    tables = gain_of(0.3, 0.1, 0.5), gain_of(-3.0, -5.0, -2.0)
-    of_worlds, own, weak = kt.did_it_mend(worlds, *tables)
-    assert f"is {planted / 0.1:.2f} times" in of_worlds and of_worlds.endswith(f": {verdict}.")
-    assert "the policy's own" in own and "is 0.70 times that of the raw labels (0.50 to 0.90): mended." in own
-    assert "the weaker policy's" in weak and "is 4.00 times that of the raw labels (3.00 to 6.00): made worse." in weak
-    assert not kt.did_it_mend(worlds, *tables, method="weights")
-    assert kt.did_it_mend(None, *tables) == [own, weak]
-
-
-def test_the_verdict_says_surely_only_where_the_interval_does():
-    row = {"rollouts": 4, "gain": 0.3, "ranking_gain": 0.0, "ranking_gain_low": -0.1, "ranking_gain_high": 0.1}
-    own = pd.DataFrame([row | {"method": "corrected", "gain_low": 0.1, "gain_high": 0.5}])
-    weak = pd.DataFrame([row | {"method": "corrected", "gain_low": -0.1, "gain_high": 0.5}])
-    spread = {"share": (0.5, 0.4, 0.6), "spread": (0.1, 0.0, 0.2), "between": (0.05, 0.0, 0.1)}
-    first, second, third = kt.oracle_verdict(own, weak, spread)
-    assert "cannot be told from a constant share" in first
-    assert "nearer to the truth (squared error -30%, -50% to -10%)" in second and "not clearly changed" in second
-    assert "not clearly nearer" in third and "weaker policy's" in third

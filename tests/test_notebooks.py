@@ -125,8 +125,9 @@ def test_the_formula_of_chapter_5_is_the_derivative_for_either_loss(seed, loss, 
 
 
 def test_what_is_claimed_of_correction_is_computed():
-    text = "\n".join(c.source for path in NOTEBOOKS if path.stem[:2] in ("05", "10") for c in cells_of(path))
-    assert "kt.did_it_mend(" in text and not re.search(r"correction (mends it|pays)", text)
+    for path in (path for path in NOTEBOOKS if path.stem[:2] in ("05", "10")):
+        text = "\n".join(c.source for c in cells_of(path))
+        assert "findings.worth_in_words(" in text and not re.search(r"correction (mends it|pays)", text)
 
 
 def alt_texts(executed):

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dreamprm_lib.show import report
-from dreamprm_lib.show.findings import NO_SAMPLES, STACK, answer_of, grouped_verdicts
+from dreamprm_lib.show.findings import NO_SAMPLES, STACK, answer_of, grouped_verdicts, worth_in_words
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.study.folder import Stage, Study
 from dreamprm_lib.test_time_scaling import verdict
@@ -26,6 +26,15 @@ def rates(method, samples, rate):
 def compared(method, baseline, samples, difference, low, high, p_holm=1.0):
     row = {"method": method, "baseline": baseline, "samples": samples, "difference": difference, "ci_low": low}
     return row | {"ci_high": high, "wins": 3, "losses": 1, "p_value": p_holm, "p_holm": p_holm}
+
+
+def worth(method, gain, held_out_gain):
+    """A row of `label_worth.csv`: intervals reach from 1 below to 1 above a gain, and 0.01 about one in ranking."""
+    row = {"method": method, "mse": 0.02 * (1 - gain), "held_out": 0.8 + held_out_gain}
+    row |= {"gain": gain, "gain_low": gain - 1, "gain_high": gain + 1}
+    row |= {"held_out_gain": held_out_gain, "held_out_gain_low": held_out_gain - 0.01}
+    row |= {"held_out_gain_high": held_out_gain + 0.01}
+    return row | {f"{what}{end}": row[what] for what in ("mse", "held_out") for end in ("_low", "_high")}
 
 
 DIFFERENCES = [
@@ -53,10 +62,7 @@ def complete(study, differences):
     write_confirmed(study, "seen")
     by_running = {"samples": [0, 1], "verdict": ["`b4` may be better.", "After 1 sample it is worse."]}
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
-    raw = {"rollouts": 4, "method": "raw labels", "mse": 0.02, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
-    worse = raw | {"method": "corrected", "mse": 0.08, "gain": -3.0, "gain_low": -5.0, "gain_high": -2.0}
-    rows = [row | {"labels": whose} for whose in ("own", "weaker") for row in (raw, worse)]
-    study.write_table("oracle.csv", pd.DataFrame([raw | {"rollouts": 1, "labels": "own"}, *rows]))
+    study.write_table("label_worth.csv", pd.DataFrame([worth("raw", 0.0, 0.0), worth("dreamprm_code", -3.0, 0.02)]))
     world = {"bias": "none", "rollouts": 4, "meta": 320, "seed": 0, "method": "raw labels", "ranking": 0.9}
     worlds = [world | {"label_mse": 0.1}, world | {"method": "corrected", "ranking": 0.95, "label_mse": 0.05}]
     study.write_table("planted.csv", pd.DataFrame(worlds))
@@ -121,7 +127,30 @@ def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     assert "`prm_cof` is better than a random choice: +10.0 points (+2.0 to +20.0)" in early and "-1.0 points" in early
     assert "gains 40.0 points (+30.0 to +50.0)" in samples
     assert "`prm_cof` cannot be told apart from a random choice: +0.0 points" in late
-    assert "may be worse than training on raw ones" in labels and "by 4.0 (3.0 to 6.0)" in labels
+    assert "may be worse than training on raw ones" in labels
+    assert "the corrected labels have 4.00 times the squared error of the raw ones (3.00 to 5.00)." in labels
+
+
+@pytest.mark.parametrize(
+    "gain, ranking, said",
+    [
+        (1.5, -0.02, ["-0.50 times", "(-1.50 to 0.50): a clear gain", "-0.020 (-0.030 to -0.010): a clear loss"]),
+        (0.5, 0.005, ["0.50 times", "(-0.50 to 1.50): no clear change", "+0.005 (-0.005 to +0.015): no clear change"]),
+        (-2.0, 0.02, ["3.00 times", "(2.00 to 4.00): a clear loss", "+0.020 (+0.010 to +0.030): a clear gain"]),
+    ],
+)
+def test_what_labels_are_worth_is_said_of_error_and_ranking_each_by_its_own_interval(gain, ranking, said):
+    table = pd.DataFrame([worth("raw", 0.0, 0.0), worth("posterior", gain, ranking)])
+    words = worth_in_words(table, "posterior")
+    assert "the labels `posterior` have" in words and all(part in words for part in said)
+
+
+def test_the_table_of_labels_is_read_with_intervals_and_signs():
+    table = report.worth_table(pd.DataFrame([worth("raw", 0.0, 0.0), worth("posterior", 0.5, 0.02)]))
+    assert table.columns.tolist() == ["squared label error", "held-out ranking", "its change"]
+    assert table.loc["posterior"].tolist() == [
+        "0.010 (0.010 to 0.010)", "0.820 (0.820 to 0.820)", "+0.020 (+0.010 to +0.030)",
+    ]  # fmt: skip
 
 
 def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_and_log_probabilities(tmp_path):
@@ -164,7 +193,7 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     text = report.results_markdown(study)
     assert "| `prm_cof` | 40.0 (35–45) |" in text and "| `random` | 70.0 (65–75) |" in text
     assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
-    assert "| `corrected, stopped early` | 0.080, times 4.00 (3.00–6.00) |" in text
+    assert "| `dreamprm_code` | 0.080 (0.080 to 0.080) | 0.820 (0.820 to 0.820) | +0.020 (" in text
     assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
     assert "\n- `b4` may be better.\n\n" in text and "it is worse" not in text
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

@@ -1,7 +1,7 @@
 """Labels beside the oracle: how far they are from the values that many further rollouts tell, and how well they rank.
 
 The oracle's values are shares of passes and have noise of their own, which is taken off where squares are meant.  Rows
-are those of `monte_carlo_labels.beside_oracle`, `monte_carlo_labels.allocations` and `known_truth.oracle_comparison`.
+are those of `monte_carlo_labels.beside_oracle` and `monte_carlo_labels.allocations`.
 """
 
 from collections.abc import Mapping, Sequence

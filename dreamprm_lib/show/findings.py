@@ -2,7 +2,7 @@
 
 The README, the book and the report take them from here; their words are in `data/templates/answer.txt`.  The verdict of
 a comparison (`is better than`, `cannot be told apart from`, ...) is the one that `test_time_scaling` wrote into
-`differences.csv`; nothing is judged a second time.
+`differences.csv`, which is not judged a second time.
 """
 
 from dataclasses import dataclass
@@ -29,10 +29,9 @@ class Summary:
 
 def answer_of(study: Study) -> Summary:
     """What the tables of a complete study say; nothing of a stack, log-probabilities or samples if it has none."""
-    table, differences, oracle = (study.read_table(f"{name}.csv") for name in ("table", "differences", "oracle"))
+    table, differences = study.read_table("table.csv"), study.read_table("differences.csv")
     overall = table[(table.difficulty == "overall") & (table.samples == 0)]
     most = differences.samples.max()
-    labels = oracle[(oracle.labels == "own") & (oracle.method == "corrected")]
     confirmed = study.read_table("confirmed.csv")
     text = filled(
         "answer.txt",
@@ -46,7 +45,7 @@ def answer_of(study: Study) -> Summary:
         prm_after=_row(differences, method="prm_cof", baseline="random", samples=most),
         new=list(confirmed[(confirmed.set == "new") & (confirmed.baseline == "random")].itertuples()),
         correction=_row(differences, method="dreamprm_code", baseline="prm_cof", samples=0),
-        moved=_row(labels, rollouts=shared_rollouts(oracle)),
+        worth=_row(study.read_table("label_worth.csv"), method="dreamprm_code"),
     )
     headline, findings = ([line for line in part.splitlines() if line] for part in text.split("---"))
     return Summary(headline, findings)
@@ -58,9 +57,20 @@ def _row(table: pd.DataFrame, **wanted: Any) -> Any:
     return next(table[chosen].itertuples(), None)
 
 
-def shared_rollouts(oracle: pd.DataFrame) -> int:
-    """The number of rollouts a label that `oracle.csv` has for the policy's own labels and for a weaker one's."""
-    return int(oracle[oracle.labels == "weaker"].rollouts.iloc[0])
+def worth_in_words(worth: pd.DataFrame, kind: str) -> str:
+    """What a kind of labels is worth beside the raw ones: two sentences on a row of `label_worth.csv`."""
+    row = _row(worth, method=kind)
+
+    def verdict(low: float, high: float) -> str:
+        return "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
+
+    return (
+        f"Measured by further rollouts, the labels `{kind}` have {1 - row.gain:.2f} times the squared error of "
+        f"the raw labels ({1 - row.gain_high:.2f} to {1 - row.gain_low:.2f}): {verdict(row.gain_low, row.gain_high)}. "
+        f"The held-out ranking of a head that learns from them changes by {row.held_out_gain:+.3f} "
+        f"({row.held_out_gain_low:+.3f} to {row.held_out_gain_high:+.3f}): "
+        f"{verdict(row.held_out_gain_low, row.held_out_gain_high)}."
+    )
 
 
 def grouped_verdicts(differences: pd.DataFrame, confirmed: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:

@@ -15,12 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.show.findings import answer_of, grouped_verdicts, shared_rollouts
+from dreamprm_lib.show.findings import answer_of, grouped_verdicts
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.show.templates import filled
 from dreamprm_lib.study.folder import STAGES, Study
 
-MAIN_FIGURES = ("06_curve", "06_differences", "05_oracle", "08_cost")
+MAIN_FIGURES = ("06_curve", "06_differences", "05_worth", "08_cost")
 CORRECTIONS = {
     "raw labels": "raw labels",
     "corrected": "corrected, stopped early",
@@ -49,7 +49,7 @@ def write_report(study: Study, manifest: dict) -> Path:
 def results_markdown(study: Study) -> str:
     """The results of a study as a page of the book: its findings, its tables, and what may be concluded."""
     manifest = json.loads(study.existing("manifest.json").read_text(encoding="utf-8"))
-    planted, oracle = study.read_table("planted.csv"), study.read_table("oracle.csv")
+    planted = study.read_table("planted.csv")
     one = planted[(planted.rollouts == planted.rollouts.iloc[0]) & (planted.meta == planted.meta.iloc[-1])]
     return filled(
         "results.md",
@@ -57,8 +57,7 @@ def results_markdown(study: Study) -> str:
         setting=one.iloc[0],
         worlds=planted.seed.nunique(),
         planted=planted_table(one),
-        oracle=oracle_table(oracle),
-        rollouts=shared_rollouts(oracle),
+        worth=worth_table(study.read_table("label_worth.csv")),
         by_running=study.read_table("selection_differences.csv").query("samples == 0").verdict,
     )
 
@@ -96,16 +95,15 @@ def planted_table(planted: pd.DataFrame) -> pd.DataFrame:
     return wide[shown].rename(columns=CORRECTIONS).rename_axis(index=None, columns="bias of the completer")
 
 
-def oracle_table(oracle: pd.DataFrame) -> pd.DataFrame:
-    """`oracle.csv` as people read it, at the rollouts that both kinds of labels have: a row a method, a column whose
-    labels, cells `squared error, times that of the raw labels (interval)`."""
-    part = oracle[(oracle.rollouts == shared_rollouts(oracle)) & oracle.method.isin(CORRECTIONS)]
-    cell = [
-        f"{r.mse:.3f}, times {1 - r.gain:.2f} ({1 - r.gain_high:.2f}–{1 - r.gain_low:.2f})" for r in part.itertuples()
-    ]
-    wide = part.assign(cell=cell, whose=part.labels.map({"own": "the policy's labels", "weaker": "a weaker model's"}))
-    wide = wide.pivot(index="method", columns="whose", values="cell").loc[part.method.unique()]
-    return wide.rename(index=CORRECTIONS).rename_axis(index=None, columns="method")
+def worth_table(worth: pd.DataFrame) -> pd.DataFrame:
+    """`label_worth.csv` as people read it: a row a kind of label, cells `value (interval)`."""
+    columns = {"mse": ("squared label error", ""), "held_out": ("held-out ranking", "")}
+    columns["held_out_gain"] = "its change", "+"
+    wide = pd.DataFrame(index=worth.method)
+    for name, (head, sign) in columns.items():
+        found = worth[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        wide[head] = [f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" for value, low, high in found]
+    return wide.rename_axis(index=None, columns="labels")
 
 
 def _chapters(study: Study) -> Iterator[tuple[str, list[dict]]]:

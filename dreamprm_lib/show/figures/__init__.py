@@ -4,15 +4,9 @@
 
 from dreamprm_lib.show.figures.candidates import headroom_figure
 from dreamprm_lib.show.figures.chain_of_functions import prompt_comparison_figure, steps_figure
-from dreamprm_lib.show.figures.correction import correction_figure, formula_figure, reasons_figure
+from dreamprm_lib.show.figures.correction import correction_figure, formula_figure, reasons_figure, worth_figure
 from dreamprm_lib.show.figures.cost_and_search import beam_figure, cost_figure, search_figure, spread_figure
-from dreamprm_lib.show.figures.known_truth import (
-    ablation_figure,
-    bias_figure,
-    oracle_figure,
-    planted_figure,
-    planted_map,
-)
+from dreamprm_lib.show.figures.known_truth import ablation_figure, bias_figure, planted_figure, planted_map
 from dreamprm_lib.show.figures.labels import allocation_figure, distribution_grid, labels_figure, noise_figure
 from dreamprm_lib.show.figures.paper_scale import (
     costs_figure,

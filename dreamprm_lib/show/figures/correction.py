@@ -1,4 +1,5 @@
-"""Chapter 5: the correction of labels, when it is stopped, whether its derivative is right, and what would help it."""
+"""Chapter 5: the correction of labels, when it is stopped, whether its derivative is right, what the labels are worth,
+and what would help it."""
 
 from collections.abc import Sequence
 
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure
 import dreamprm_lib.show.figures.primitives as draw
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.study.rows import CorrectedLabel
+
+CLEAR = {"clearly better": draw.GREEN, "not clear": draw.GREY, "clearly worse": draw.RED}
+WORTH = {"mse": "squared label error\n(small is good)", "held_out": "held-out ranking\n(large is good)"}
 
 
 def correction_figure(
@@ -49,18 +53,45 @@ def formula_figure(formula: Sequence[float], numeric: Sequence[float]) -> Figure
     return draw.finished(figure, f"Largest gap between formula and nudging: {gap:.0e}")
 
 
+def worth_figure(worth: pd.DataFrame) -> Figure:
+    """What each kind of label is worth: its error beside the oracle, and the ranking by a head that learned from it,
+    with 95 % intervals; coloured by how it compares with the first kind, the raw labels (dotted).
+
+    `worth` as `known_truth.label_worth` makes it.
+    """
+    rows, better = [], {}
+    for what, gain in (("mse", "gain"), ("held_out", "held_out_gain")):
+        low, high = worth[f"{gain}_low"], worth[f"{gain}_high"]
+        values = worth.rename(columns={what: "middle", f"{what}_low": "low", f"{what}_high": "high", "method": "label"})
+        values = values[["label", "middle", "low", "high"]]
+        rows.append(values.assign(group="", panel=what, color=_clearly(low, high)))
+        better[what] = ", ".join(worth.method[low > 0]) or "none"
+    figure, drawn = draw.dot_figure(pd.concat(rows), WORTH)
+    for what, axes in zip(WORTH, drawn, strict=True):
+        axes.axvline(worth[what].iloc[0], color=draw.INK, lw=1, ls=":")
+    draw.key(figure, CLEAR)
+    said = f"Labels clearly nearer to the oracle than the raw ones: {better['mse']}"
+    return draw.finished(figure, f"{said}; labels that clearly teach a better ranking: {better['held_out']}")
+
+
 def reasons_figure(table: pd.DataFrame) -> Figure:
     """What each intervention gains, a heading a suspected reason, a panel a measure, with 95 % intervals.
 
     `table`: columns reason, intervention, measure, gain, low, high.
     """
-    clear = np.select([table.low > 0, table.high < 0], [draw.GREEN, draw.RED], draw.GREY)
     rows = table.rename(columns={"reason": "group", "intervention": "label", "measure": "panel", "gain": "middle"})
-    figure, drawn = draw.dot_figure(rows.assign(color=clear), {name: name for name in table.measure.unique()})
+    figure, drawn = draw.dot_figure(
+        rows.assign(color=_clearly(table.low, table.high)), {name: name for name in table.measure.unique()}
+    )
     for axes in drawn:
         axes.axvline(0, color=draw.INK, lw=1)
         draw.in_percent(axes.xaxis)
-    draw.key(figure, {"clearly helps": draw.GREEN, "not clear": draw.GREY, "clearly harms": draw.RED})
+    draw.key(figure, CLEAR)
     helped = table[table.low > 0].sort_values("gain", ascending=False)
     said = "; ".join(f"{row.intervention} ({draw.percentage(row.gain)})" for row in helped.itertuples()) or "none"
     return draw.finished(figure, f"Of {counted(len(table), 'intervention')}, these clearly help: {said}")
+
+
+def _clearly(low: pd.Series, high: pd.Series) -> np.ndarray:
+    """The colour of each gain [m] whose interval ends there."""
+    return np.select([low > 0, high < 0], [draw.GREEN, draw.RED], draw.GREY)

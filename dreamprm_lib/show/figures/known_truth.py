@@ -1,4 +1,4 @@
-"""Chapter 5: methods that learn from noisy labels, in planted worlds and beside the oracle."""
+"""Chapters 5 and 10: methods that learn from noisy labels, in planted worlds, and the bias of a real completer."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 import dreamprm_lib.show.figures.primitives as draw
-from dreamprm_lib.evidence.statistics import counted, mean_with_interval
+from dreamprm_lib.evidence.statistics import mean_with_interval
 
 PANELS = {"ranking": "ranking of held-out states", "label_mse": "squared label error"}
 FAMILIES = {
@@ -98,36 +98,6 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
     most = gain.loc[order[-1]]
     said = f"`{order[-1]}` changes the gain most ({most['min']:+.2f} to {most['max']:+.2f}), `{order[0]}` least"
     return _worlds_figure(table, "ablation", "value", said)
-
-
-def oracle_figure(own: pd.DataFrame, weak: pd.DataFrame) -> Figure:
-    """Labels beside the oracle, by method: squared error and rank correlation, of labels from the policy's own rollouts
-    and from as many of a weaker one.
-
-    Both tables as `known_truth.oracle_table` makes them; intervals over problems.  Drawn for the most
-    rollouts that both have.
-    """
-    n = max(set(own.rollouts) & set(weak.rollouts))
-    names = {"mse": f"{PANELS['label_mse']} (small is good)", "ranking": "rank correlation (large is good)"}
-    sources = {"own": (own, draw.BLUE, draw.BLUE, -0.15), "weaker": (weak, draw.RED, "white", 0.15)}
-    rows, raw, said = [], [], []
-    for name, (table, color, face, shift) in sources.items():
-        part = table[table.rollouts == n].rename(columns={"method": "label"})
-        look = {"group": part.label.map(family), "color": color, "face": face, "shift": shift}
-        for what in names:
-            values = part.rename(columns={what: "middle", f"{what}_low": "low", f"{what}_high": "high"})
-            rows.append(values.assign(panel=what, **look)[["label", "panel", "middle", "low", "high", *look]])
-        best, first = part.loc[part.mse.idxmin()], part[part.label == "raw labels"].iloc[0]
-        raw.append((first, color))
-        said.append(f"{name}: {best.label} ({best.mse:.3f}; raw {first.mse:.3f})")
-    by_family = pd.concat(rows).sort_values("group", key=lambda x: x.map([*FAMILIES].index), kind="stable")
-    figure, drawn = draw.dot_figure(by_family, names, 0.34)
-    for what, axes in zip(names, drawn, strict=True):
-        for first, color in raw:
-            axes.axvline(first[what], color=color, lw=1, ls=":")
-    draw.key(figure, {"own rollouts": draw.BLUE, "a weaker policy's": draw.RED})
-    drawn[0].set_title("dotted: raw labels")
-    return draw.finished(figure, f"Nearest to the oracle with {counted(n, 'rollout')}, " + ", ".join(said))
 
 
 def bias_figure(table: pd.DataFrame) -> Figure:
