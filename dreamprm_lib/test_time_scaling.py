@@ -8,7 +8,7 @@ What a selector is worth depends on what is known before it chooses.  Every resu
 given for a selector that may first run 0, 1 or 2 of the statement's public samples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
@@ -96,15 +96,19 @@ class Pool:
         """The number of candidates that every problem has at least."""
         return min(len(p) for p in self.passed)
 
-    def part(self, wanted: Callable[[Problem], bool]) -> Self:
-        """The pool of those problems that are wanted."""
-        keep = [k for k, problem in enumerate(self.problems) if wanted(problem)]
-        problems, passed, *rows = (
-            [column[k] for k in keep] for column in (self.problems, self.passed, *self.scores.values())
-        )
-        samples = [self.samples[k] for k in keep] if self.samples else None
+    def part(self, wanted: ArrayLike) -> Self:
+        """The pool of those problems that are wanted [problems]."""
+        keep = np.flatnonzero(wanted)
+
+        def of(column: list) -> list:
+            return [column[k] for k in keep]
+
         return replace(
-            self, problems=problems, passed=passed, scores=dict(zip(self.scores, rows, strict=True)), samples=samples
+            self,
+            problems=of(self.problems),
+            passed=of(self.passed),
+            scores={method: of(rows) for method, rows in self.scores.items()},
+            samples=of(self.samples) if self.samples else None,
         )
 
     def best_of(self, method: str, n: int, samples: int = 0) -> np.ndarray:
@@ -242,8 +246,9 @@ def seen_and_new(
     The columns of `differences`, and before them set and problems (their number); p-values are adjusted within a set.
     A set without problems has no rows."""
     tables = []
-    for name in ("seen", "new"):
-        part = replace(pool.part(lambda p, new=name == "new": (p.date >= new_since) == new), samples=None)
+    late = np.array([problem.date >= new_since for problem in pool.problems])
+    for name, wanted in (("seen", ~late), ("new", late)):
+        part = replace(pool.part(wanted), samples=None)
         if part.problems:
             table = differences(part, pairs, draws, seed)
             table.insert(0, "set", name)
