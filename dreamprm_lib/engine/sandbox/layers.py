@@ -39,7 +39,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 CLONE_NEWUSER, CAPABILITY_VERSION = 0x10000000, 0x20080522
 NAMESPACES = {"mount namespace": 0x00020000, "pid namespace": 0x20000000, "network namespace": 0x40000000}
 MACHINES = {"x86_64": (0xC000003E, 56, 126), "aarch64": (0xC00000B7, 220, 91)}
@@ -220,6 +220,8 @@ class Cell:
                 os.waitpid(inside, 0)
                 return False
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        else:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
         self._find_limits()
         self._put_on({"private root": self._enter_private_root})
         self._write_rules()

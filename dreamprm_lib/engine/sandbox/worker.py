@@ -291,9 +291,8 @@ def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict:
     for file in files:
         os.close(file)
     reason = watch(cell, channel, pid, started)
-    os.kill(pid, signal.SIGKILL)  # nothing happens to one that has ended, and its number is still taken
-    _, state, usage = os.wait4(pid, 0)
-    seconds, code = usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(state)
+    seconds, state = bury(cell, pid)
+    code = os.waitstatus_to_exitcode(state)
     if reason is None and (seconds > cell.time_limit or code == -signal.SIGXCPU):
         reason = "time_limit"
     return {
@@ -302,6 +301,32 @@ def run_request(cell: Cell, channel: socket.socket, files: list[int]) -> dict:
         "wall": round(time.monotonic() - started, 4),
         "signal": next((s.name for s in signal.Signals if s == -code), f"signal {-code}") if code < 0 else "",
     }
+
+
+def bury(cell: Cell, pid: int) -> tuple[float, int]:
+    """Kill a child and all that came from it; the CPU seconds of all, and the child's wait status."""
+    os.kill(pid, signal.SIGKILL)  # nothing happens to one that has ended, and its number is still taken
+    _, state, usage = os.wait4(pid, 0)
+    seconds = usage.ru_utime + usage.ru_stime
+    with contextlib.suppress(ChildProcessError):
+        while True:  # what it left is now ours, or will be when its own parent is killed
+            found, _, usage = os.wait4(-1, os.WNOHANG)
+            if not found:
+                kill_descendants(cell)
+                _, _, usage = os.wait4(-1, 0)
+            seconds += usage.ru_utime + usage.ru_stime
+    return seconds, state
+
+
+def kill_descendants(cell: Cell) -> None:
+    """Kill what a program left: everything else in our namespace, or else all our children."""
+    with contextlib.suppress(OSError):
+        if cell.layers["pid namespace"]:
+            os.kill(-1, signal.SIGKILL)
+            return
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            for child in file.read().split():
+                os.kill(int(child), signal.SIGKILL)
 
 
 def watch(cell: Cell, channel: socket.socket, pid: int, started: float) -> str | None:
