@@ -452,6 +452,15 @@ def test_sets_print_in_the_same_order_in_every_worker():
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize("code, returned", [("def f(xs, n): return [x + n for x in xs]", "[3, 4]"), ("1", "")])
+def test_a_run_for_a_problem_has_its_limits_and_calls_its_function(code, returned):
+    sample = (problems.Test("[1]\n2", "[3]", "functional"),)
+    there = Problem("f", "f", "A statement.", "easy", "test", sample, (), source="leetcode", entry_point="f")
+    with Sandbox(workers=1) as box:
+        (run,) = box.run([("import numpy\n" + code, "[1, 2]\n2")], there)
+    assert (run.status, run.result) == ("ok" if returned else "runtime_error", returned)
+
+
 def test_limits_are_those_of_the_problem_set_with_what_is_changed():
     starter, atcoder = problem(("1", "1")), problem(("1", "1"), source="atcoder")
     assert Limits.of(starter) == Limits.of(None) == Limits(2.0, 512, None, 1024, ())
