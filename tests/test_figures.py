@@ -122,7 +122,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("clear of 0: no sample run, 0 of 1; after 2 samples, 0 of 1", figures.forest_figure, FOREST),
     ("On 2 new problems, clear of 0: nothing", figures.seen_and_new_figure, CONFIRMED),
     ("clear of 0: prm_cof +10 points on random", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01)),
-    ("Without new problems", figures.seen_and_new_figure, CONFIRMED[:1]),
+    ("has no new problems", figures.seen_and_new_figure, CONFIRMED[:1]),
     ("solves 50 % with 200 tokens; after 2 samples", figures.cost_figure, PRICED),
     ("Trained on b, reward models solve 40 to 60 %", figures.spread_figure, table(RATE, training="ab"), RETRAINED),
     ("b and a (tau 0.00)", figures.agreement_figure, table({"tau": -0.001}, method="abc", other="abc")),

@@ -150,5 +150,7 @@ def seen_and_new_figure(table: pd.DataFrame) -> Figure:
     draw.key(figure, {f"{counted(int(counts[s]), f'{s} problem')}": colors[s] for s in colors if s in counts})
     clear = table[new & ((table.ci_low > 0) | (table.ci_high < 0))]
     said = [f"{r.method} {100 * r.difference:+.0f} points on {r.baseline}" for r in clear.itertuples()]
-    on = f"On {counted(int(counts['new']), 'new problem')}" if new.any() else "Without new problems"
-    return draw.finished(figure, f"{on}, clear of 0: {'; '.join(said) or 'nothing'}")
+    if not new.any():
+        return draw.finished(figure, "This study has no new problems: the claims on those that were seen")
+    found = "; ".join(said) or "nothing"
+    return draw.finished(figure, f"On {counted(int(counts['new']), 'new problem')}, clear of 0: {found}")
