@@ -54,12 +54,12 @@ def curve_figure(curve: pd.DataFrame, methods: Sequence[str] | None = None) -> F
 
 
 def _together(ends: list[tuple[str, float, float, str]]) -> list[tuple[str, float, float, str]]:
-    """One name for the grey lines, if they end within two points of each other."""
+    """One name for the grey lines, which do not stand out."""
     others = [end for end in ends if end[0] not in draw.METHOD_STYLE]
-    rates = [rate for _, _, rate, _ in others]
-    if len(others) < 2 or max(rates) - min(rates) > 0.02:
+    if len(others) < 2:
         return ends
-    common = (counted(len(others), "other"), others[0][1], float(np.mean(rates)), draw.GREY)
+    middle = float(np.mean([rate for _, _, rate, _ in others]))
+    common = (counted(len(others), "other"), others[0][1], middle, draw.GREY)
     return [*(end for end in ends if end not in others), common]
 
 
