@@ -3,8 +3,7 @@
 Lower level: a PRM is fitted to the current labels.  Upper level: the labels change so that the PRM, one lower step
 later, predicts the clean outcomes of a meta set (DreamPRM-Code, section 3.3); `engine.hypergradient` has the
 derivative.  The released code of the original learns a weight a sample instead.  Both are here, under their own names,
-with two ways to hold free labels back (their own likelihood; a formula of few parameters), and beside the simpler uses
-of the same clean outcomes.
+with a way to hold free labels back (their own likelihood), and beside the simpler uses of the same clean outcomes.
 
 `correct` is one loop for whatever scorer is fitted: a linear head (`LinearScorer`), or a head with low-rank matrices in
 the backbone beneath it (`engine.fine_tuning.LoraScorer`).
@@ -36,11 +35,10 @@ from dreamprm_lib.engine.hypergradient import (
 )
 from dreamprm_lib.engine.losses import PAIRWISE, Pairs
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.evidence.statistics import beta_binomial_prior, wilson_interval
 from dreamprm_lib.reward_model import Head, fit_head, fit_rows, folds_by_problem, platt, standardiser
 from dreamprm_lib.steps import StepTable
 
-LEARNED = {"labels": 1.0, "weights": 2.0, "formula": np.inf}  # what may be learned, and its upper bound
+LEARNED = {"labels": 1.0, "weights": 2.0}  # what may be learned, and its upper bound
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0, 1e4)  # candidates where a strength is chosen on held-out meta problems
 PRIORS = (0.003, 0.03, 0.3)
 Fitted = TypeVar("Fitted", covariant=True)
@@ -71,11 +69,10 @@ def label_hypergradient(
 class Correction:
     """What label correction does at each iteration.
 
-    `learn` is `labels` (in [0, 1], started at the MC estimate: the paper), `weights` (in [0, 2], started at 1: the
-    released code), or `formula`: label = sigmoid(logit((k + 1/2) / (n + 1)) + states · θ + c), with θ and c learned.
-    `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper loss grows by
-    `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the lower level's
-    labels towards 0.5.
+    `learn` is `labels` (in [0, 1], started at the MC estimate: the paper) or `weights` (in [0, 2], started at 1: the
+    released code).  `meta_lr` is the step size of Adam on them.  `prior` holds a label by its own likelihood: the upper
+    loss grows by `prior` times the mean of -log Binomial(k | n, y); 0 is the paper's method.  `smoothing` pulls the
+    lower level's labels towards 0.5.
 
     The other fields are the lower level of a linear head.  `loss` is one of `reward_model.HEAD_LOSSES`, and `ridge` the
     penalty.  The lower step is preconditioned by the inverse of a bound on the Hessian (XᵀX/4n + ridge for a loss by
@@ -150,7 +147,7 @@ def correct(
     settings: Correction,
     held_out: StepTable | None = None,
 ) -> Corrected[Fitted]:
-    """Learn labels (or weights, or a formula) of the movable training rows by the meta set's clean outcomes.
+    """Learn labels (or weights) of the movable training rows by the meta set's clean outcomes.
 
     Each iteration takes a lower step, asks how the upper loss after it changes with each label, and moves the labels
     against that by Adam.  `held_out` outcomes teach nothing, and are only looked at.  With `iterations = 0` this is the
@@ -182,13 +179,7 @@ class _Learned:
         self.raw = torch.tensor(train.label, dtype=torch.float64)
         self.rollouts = torch.tensor(train.rollouts, dtype=torch.float64)
         self.movable = torch.tensor(train.movable)
-        mean, scale = standardiser(train.states)
-        self.traits = _with_bias((train.states - mean) / scale)
-        start = {
-            "labels": self.raw.clone(),
-            "weights": torch.ones_like(self.raw),
-            "formula": torch.zeros(self.traits.shape[1], dtype=torch.float64),
-        }[settings.learn]
+        start = self.raw.clone() if settings.learn == "labels" else torch.ones_like(self.raw)
         zero, count = torch.zeros_like(start), torch.zeros(1)
         self.state = {"variable": start, "mean": zero, "square": zero.clone(), "turn": count}
 
@@ -204,13 +195,7 @@ class _Learned:
 
     def labels(self) -> torch.Tensor:
         """The labels as they stand [m]."""
-        if self.settings.learn == "labels":
-            return self.state["variable"]
-        if self.settings.learn == "weights":
-            return self.raw
-        start = (self.raw * self.rollouts + 0.5) / (self.rollouts + 1)  # so that it has a logit
-        moved = torch.sigmoid(torch.logit(start) + self.traits @ self.state["variable"])
-        return torch.where(self.movable, moved, self.raw)
+        return self.state["variable"] if self.settings.learn == "labels" else self.raw
 
     def target(self) -> torch.Tensor:
         """What the lower level is fitted to [m]."""
@@ -220,24 +205,21 @@ class _Learned:
         """One step of Adam against the derivatives of the upper loss by the lower level's labels and weights [m]; those
         that are NaN stay where they are."""
         learn, labels = self.settings.learn, self.labels()
-        inside = labels.clamp(1e-3, 1 - 1e-3)
         by_label = (1 - self.settings.smoothing) * by_label
         if self.settings.prior:
+            inside = labels.clamp(1e-3, 1 - 1e-3)
             unlikely = self.rollouts * (inside - self.raw) / (inside * (1 - inside))
             by_label = by_label + self.settings.prior / len(labels) * unlikely
         slope = by_weight if learn == "weights" else by_label
         rows = torch.nonzero(self.movable & ~slope.isnan())[:, 0]
         slope = slope[rows]
-        if learn == "formula":
-            slope = self.traits[rows].T @ ((inside * (1 - inside))[rows] * slope)
-            rows = torch.arange(len(slope))
         self.state["turn"] += 1
         mean, square = self.state["mean"], self.state["square"]
         mean[rows] = 0.9 * mean[rows] + 0.1 * slope
         square[rows] = 0.999 * square[rows] + 0.001 * slope**2
         scale = (square[rows] / (1 - 0.999**self.turn)).sqrt() + 1e-8
         moved = self.state["variable"][rows] - self.settings.meta_lr * mean[rows] / (1 - 0.9**self.turn) / scale
-        self.state["variable"][rows] = moved if learn == "formula" else moved.clamp(0, LEARNED[learn])
+        self.state["variable"][rows] = moved.clamp(0, LEARNED[learn])
 
 
 def choose(
@@ -381,21 +363,6 @@ def _clearly_less(losses: np.ndarray | pd.Series, others: np.ndarray | pd.Series
     return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
 
 
-def shrunken(rows: StepTable) -> np.ndarray:
-    """Labels drawn to their common mean as far as their own noise warrants: the posterior mean of a Beta-binomial."""
-    mine = rows.movable
-    a, b = beta_binomial_prior(np.rint(rows.label[mine] * rows.rollouts[mine]), rows.rollouts[mine])
-    return (rows.label * rows.rollouts + a) / (rows.rollouts + a + b)
-
-
-def confident(rows: StepTable) -> StepTable:
-    """The rows whose label is clearly on one side of 1/2 (90 % interval), and those that may not move; all, if there is
-    no such row."""
-    low, high = wilson_interval(rows.label * rows.rollouts, rows.rollouts, 0.9)
-    kept = ~rows.movable | (low > 0.5) | (high < 0.5)
-    return rows.take(kept) if kept.any() else rows
-
-
 def outcome_losses(head: Head, rows: StepTable, loss: str = "cross_entropy") -> np.ndarray:
     """What each row [m] adds to the upper loss of a head, in nats; their mean is that loss.
 
@@ -433,26 +400,20 @@ class Outcome:
 Method = Callable[[StepTable, StepTable, Correction, np.random.Generator], Outcome]
 
 
-def _fitted(to: Callable[[StepTable], StepTable]) -> Method:
-    """The fit to what `to` makes of the training rows."""
+def _fitted(relabel: Callable[[np.ndarray], np.ndarray]) -> Method:
+    """The fit to what `relabel` makes of the training labels [m]."""
 
     def method(train: StepTable, _meta: StepTable, settings: Correction, _rng) -> Outcome:
-        rows = to(train)
-        return Outcome(fit_rows(rows, settings.ridge, settings.loss), rows.label if len(rows) == len(train) else None)
+        labels = relabel(train.label)
+        return Outcome(fit_rows(train.relabelled(labels), settings.ridge, settings.loss), labels)
 
     return method
 
 
-def _chosen(rows: Callable[[StepTable, StepTable], StepTable], ridges: Sequence[float]) -> Method:
-    """The fit to rows made of the training rows and some of the meta rows, with the ridge that the others choose."""
-
-    def method(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
-        def fit(part: StepTable, ridge: float) -> Head:
-            return fit_rows(rows(train, part), ridge, settings.loss)
-
-        return Outcome(by_held_out_loss(fit, meta, ridges, 3, rng, settings.loss)[0])
-
-    return method
+def _meta_only(_train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
+    """The fit to the meta rows alone, with the ridge that the held-out ones choose."""
+    fit = partial(fit_rows, loss=settings.loss)
+    return Outcome(by_held_out_loss(fit, meta, RIDGES, 3, rng, settings.loss)[0])
 
 
 def _recalibration(train: StepTable, meta: StepTable, settings: Correction, rng) -> Outcome:
@@ -473,16 +434,11 @@ def correction_method(learn: str, priors: Sequence[float] = (0.0,), stopped: boo
 
 
 METHODS: dict[str, Method] = {
-    "raw labels": _fitted(lambda rows: rows),
-    "hard labels (any pass)": _fitted(lambda rows: rows.relabelled((rows.label > 0).astype(float))),
-    "hard labels (majority)": _fitted(lambda rows: rows.relabelled((rows.label > 0.5).astype(float))),
-    "shrunken labels": _fitted(lambda rows: rows.relabelled(shrunken(rows))),
-    "confident labels": _fitted(confident),
-    "meta only": _chosen(lambda _, meta: meta, RIDGES),
-    "joint": _chosen(StepTable.followed_by, (0.01, 0.05, 0.2, 1.0)),
+    "raw labels": _fitted(lambda label: label),
+    "hard labels (any pass)": _fitted(lambda label: (label > 0).astype(float)),
+    "hard labels (majority)": _fitted(lambda label: (label > 0.5).astype(float)),
+    "meta only": _meta_only,
     "recalibrated": _recalibration,
     "corrected": correction_method("labels"),
     "corrected, likelihood": correction_method("labels", PRIORS),
-    "corrected, formula": correction_method("formula"),
-    "weights": correction_method("weights"),
 }

@@ -18,9 +18,9 @@ FAMILIES = {
 
 def family(method: str) -> str:
     """Methods that move labels or weights, those that use outcomes otherwise, and those that know labels alone."""
-    if method.startswith("corrected") or method == "weights":
+    if method.startswith("corrected"):
         return "labels or weights moved"
-    return "outcomes used otherwise" if method in ("meta only", "joint", "recalibrated") else "labels as they are"
+    return "outcomes used otherwise" if method in ("meta only", "recalibrated") else "labels as they are"
 
 
 def _worlds_figure(table: pd.DataFrame, group: str, label: str, finding: str) -> Figure:
