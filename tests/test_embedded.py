@@ -44,6 +44,25 @@ def test_the_same_work_gives_the_same_samples(engine):
 
 
 @pytest.mark.weights
+def test_no_prompt_is_started_before_the_first_is_read_whose_beginning_they_share(engine, monkeypatch):
+    events, start, pipeline = [], engine._start, engine._pipeline
+
+    class Watched:
+        def __getattr__(self, name):
+            events.append(name)
+            return getattr(pipeline, name)
+
+    def started(*what):
+        events.append("start")
+        return start(*what)
+
+    monkeypatch.setattr(engine, "_pipeline", Watched())
+    monkeypatch.setattr(engine, "_start", started)
+    assert len(answers(engine, [(request, [0]) for request in requests(6)])) == 2
+    assert events.index("step") < [k for k, event in enumerate(events) if event == "start"][1]
+
+
+@pytest.mark.weights
 def test_the_policy_writes_here_once_and_the_prefill_opens_the_reply(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "Engine", lambda *_: engine)
     with CompletionStore(tmp_path / "s.sqlite") as store, Policy(Endpoint(MODEL), store) as policy:
