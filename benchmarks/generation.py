@@ -7,7 +7,7 @@ Three ways to write the same number of tokens from the same Chain-of-Functions p
 split, eight samples each), each in a process of its own, in one run:
 
 - `embedded`: OpenVINO GenAI, as the suite uses it;
-- `llama.cpp`: its server with eight slots, by the `openai` client;
+- `llama.cpp`: its server with a slot for each sequence, by the `openai` client;
 - `transformers`: bfloat16, batches of 32 (left out with --skip transformers, where bfloat16 is emulated).
 
 Samples that end early are cut; all ways ignore the end of the reply, so that each writes exactly `--tokens` tokens.
@@ -59,7 +59,7 @@ def llama_cpp(model: str, sequences: int, tokens: int, threads: int) -> tuple[fl
     params = xllamacpp.CommonParams()
     params.model.path = str(weights_path(model))
     params.hostnames, params.port = ["127.0.0.1"], 0
-    params.n_parallel, params.n_ctx, params.n_gpu_layers = 8, 8 * 2048, 0
+    params.n_parallel, params.n_ctx, params.n_gpu_layers = sequences, sequences * 1024, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
     client = openai.OpenAI(base_url=f"{server.listening_address}/v1", api_key="none", timeout=3600)
@@ -72,7 +72,7 @@ def llama_cpp(model: str, sequences: int, tokens: int, threads: int) -> tuple[fl
         return tokens * len(reply.choices)
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(1) as pool:  # eight samples fill the slots
+    with ThreadPoolExecutor(len(prompts(sequences))) as pool:  # all at once, as in the embedded engine
         written = sum(pool.map(ask, prompts(sequences)))
     return time.perf_counter() - started, written
 
