@@ -156,23 +156,6 @@ def aggregation_rules(scores: Sequence[CandidateScores], aggregation: str) -> di
     return {s.method: aggregation if s.method in stepwise else "last" for s in scores}
 
 
-def weighted_votes(
-    scores: Sequence[CandidateScores], votes: Sequence[CandidateScores], method: str
-) -> list[CandidateScores]:
-    """A vote in which a program brings its score: its share of agreeing programs times its mean step score.
-
-    `votes` hold the share of each program (`consensus`), `scores` its step scores by `method`; rows of the method
-    `METHOD x consensus` come back, with a single score in [0, 1].  In weighted self-consistency every member of a group
-    brings its own score; here the members' scores are taken to be like the program's own.
-    """
-    share = {(v.problem, v.sample): v.scores[0] for v in votes if v.method == "consensus"}
-    rows = []
-    for s in (row for row in scores if row.method == method):
-        vote = [share[s.problem, s.sample] * float(np.mean(s.scores))] if s.scores else []
-        rows.append(CandidateScores(f"{method} x consensus", s.problem, s.sample, vote))
-    return rows
-
-
 def stacked(scores: Sequence[CandidateScores], weights: Mapping[str, float]) -> list[CandidateScores]:
     """A weighted sum of several selectors' scores (a program's mean step score each), as a selector of its own.
 

@@ -94,7 +94,7 @@ BILL = pd.DataFrame(
         ("orm", 4, 10, 0, 90 + 100 + 4, 1),
         ("prm_cof", 4, 10, 2, 90 + 150 + 4, 3 + 4 * 2),
         ("prm_cof", 4, np.inf, 0, 90 + 4, 0),
-        ("prm_cof x consensus", 4, 10, 0, 90 + 150 + 4, 3 + 32),
+        ("prm_cof + consensus", 4, 10, 0, 90 + 150 + 4, 3 + 32),
     ],
 )
 def test_what_a_problem_costs(method, n, uses, samples, tokens, runs):

@@ -200,7 +200,6 @@ class TestSmoke:
         }
         methods |= {"first", "mean_logprob", "shortest", "longest", "consensus"}
         methods |= {
-            "prm_cof x consensus",
             "prm_cof + mean_logprob",
             "prm_weak",
             "prm_weak_corrected",

@@ -42,7 +42,7 @@ DIFFERENCES = [
     compared("mean_logprob", "random", 0, -0.01, -0.1, 0.1),
     compared("dreamprm_code", "prm_cof", 0, -0.03, -0.05, -0.01),
     compared("prm_weak", "prm_cof", 0, 0.0, -0.1, 0.1),
-    compared("prm_cof x consensus", "consensus", 0, 0.0, -0.1, 0.1),
+    compared("prm_cof + consensus", "consensus", 0, 0.0, -0.1, 0.1),
     compared("random", NO_SAMPLES, 2, 0.4, 0.3, 0.5, 0.001),
     compared("prm_cof", "random", 2, 0.0, -0.1, 0.1),
 ]

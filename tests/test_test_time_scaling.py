@@ -369,19 +369,6 @@ def test_only_scores_of_steps_are_aggregated():
     assert rules == {"prm": "mean", "orm": "last", "first": "last", tts.SAMPLES: "last"}
 
 
-def test_a_weighted_vote_is_the_share_times_the_mean_step_score():
-    steps = [
-        CandidateScores("prm", "p", 0, [0.2, 0.6]),
-        CandidateScores("prm", "p", 1, []),
-        CandidateScores("orm", "p", 0, [1.0]),
-    ]
-    votes = [CandidateScores("consensus", "p", k, [0.5]) for k in (0, 1)] + [CandidateScores("first", "p", 0, [9.0])]
-    assert tts.weighted_votes(steps, votes, "prm") == [
-        CandidateScores("prm x consensus", "p", 0, [0.2]),
-        CandidateScores("prm x consensus", "p", 1, []),
-    ]
-
-
 def test_the_aggregation_table_compares_with_the_chosen_rule():
     problem = make_problem("p")
     candidates = [Program("p", k, "x", ["x"], k == 0, "passed", 1) for k in range(2)]

@@ -10,7 +10,6 @@ Not counted: attention, whose share grows with the length; the search for backbo
 linear head, which is small beside one pass of its backbone.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -106,12 +105,12 @@ def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int 
     """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.
 
     In the bill `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are
-    divided by `uses`.  A combination (`A x B`, `A + B`) needs the parts of both.
+    divided by `uses`.  A combination (`A + B`) needs the parts of both.
     """
     if uses <= 0:
         raise InputError(f"uses = {uses}: labels and training are shared out over at least one problem.")
     n = 1 if method in ONE_IS_ENOUGH and not samples else n
-    parts = {"candidates", "samples"}.union(*(PARTS.get(name, REWARD_MODEL) for name in re.split(r" [x+] ", method)))
+    parts = {"candidates", "samples"}.union(*(PARTS.get(name, REWARD_MODEL) for name in method.split(" + ")))
     mine = costs[costs.part.isin(parts)]
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
     times = times.where(mine.part != "samples", n * samples)
