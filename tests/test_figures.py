@@ -67,6 +67,7 @@ LOST = {"gain": -0.05, "gain_low": -0.1, "gain_high": 0.0}
 TRANSFER = table(RANKED | LOST | {"problems": 3}, kind=("text", "all"), heads=("never saw", "saw", "mean_logprob"))
 PAIRS = {"p": [(["x\n", "y\n"], [0.5, 0.9]), (["z\n"], [0.2])]}
 ERRORS = pd.DataFrame({"group": ["all", "all"], "steps": 2, "when": ["before", "after"], "error": [0.2, 0.1]})
+SENTENCES = ["Add all numbers. ", "Print the sum."]
 TRUTH = np.array([0.2, 0.5, 0.9])
 
 SPENT = table({"mse": 0.1, "mse_low": 0.05, "mse_high": 0.2}, method=("evenly", "where it matters"), rollouts=(2, 4))
@@ -105,6 +106,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("2 go up and 1 go down", figures.correction_figure, pd.Series([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
     ("0.60; 2 of 2 others lie in its", figures.ranking_figure, table(RANKED, method=["orm", "prm_cof, mse", "first"])),
     ("From 8 to 16 problems: prm_cof +0.100, blind +0.100; still", figures.learning_figure, LEARNING),
+    ("fails explains the statement better, by 2.5 nats; line 2", figures.explained_figure, SENTENCES, [0.5, -3.0]),
     ("gain -0.050 (-0.100 to +0.000) on heads that never did: not", figures.transfer_figure, TRANSFER),
     ("caught in p (0.20, the passing one 0.90)", figures.pairs_figure, PAIRS),
     ("Calibration error of all: before 0.20, after 0.10", figures.calibration_figure, RELIABLE, ERRORS),

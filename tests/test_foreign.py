@@ -90,12 +90,30 @@ def test_a_language_model_answers_yes_or_no_behind_each_prefix(saved, ragged_pro
     assert_scores(f"{folder}?yes=+&no=-", ragged_programs, direct)
 
 
+def test_a_language_model_reads_backwards_how_likely_the_problem_is_behind_each_prefix(saved, ragged_programs):
+    folder, logits = saved("CausalLM")
+
+    def direct(steps):
+        means = []
+        for prefix in accumulate(steps):
+            text = prefix + "\n\nProblem:\n" + PROBLEM.statement
+            chances = logits(text).log_softmax(-1)  # the tokenizer's tokens are bytes
+            tokens = transformers.AutoTokenizer.from_pretrained(folder)(text).input_ids
+            ends = range(len(text.encode()) - len(PROBLEM.statement), len(text.encode()))
+            means.append(torch.stack([chances[at - 1, tokens[at]] for at in ends]).mean())
+        return [torch.sigmoid(mean).item() for mean in means]
+
+    assert_scores(f"{folder}?backwards=1", ragged_programs, direct)
+
+
 def test_what_is_no_reward_model_is_refused(saved, tmp_path):
     with pytest.raises(WeightsError, match="no checkpoint of this suite, and no model that `transformers` opens"):
         RewardModel.load(tmp_path / "nothing-here")
     folder, _ = saved("SequenceClassification", labels=3)
     with pytest.raises(WeightsError, match=r"LlamaForSequenceClassification with 3 labels.*with 1 label,"):
         RewardModel.load(folder)
+    with pytest.raises(WeightsError, match="alone can read backwards"):
+        RewardModel.load(f"{folder}?backwards=1")
     folder, _ = saved("CausalLM")
     with pytest.raises(InputError, match="there is no option `yess`"):
         RewardModel.load(f"{folder}?yess=+")

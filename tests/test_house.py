@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dreamprm_lib"
 CHAPTERS = ["chain_of_functions", "monte_carlo_labels", "candidate_solutions", "reward_model", "label_correction"]
 CHAPTERS += ["known_truth", "test_time_scaling", "selection_by_execution", "cost_and_search", "paper_scale"]
+CHAPTERS += ["what_it_reads"]
 FLOORS = {"__init__": 0, "errors": 0, "engine": 1, "evidence": 2, "study": 3, "steps": 4}
 FLOORS |= {name: 5 + number for number, name in enumerate(CHAPTERS)}
 FLOORS |= {"show": 20, "commands": 21, "course": 22, "__main__": 23}

@@ -3,17 +3,21 @@
 `transformers` opens a folder or a model of the hub, and its architecture says how it is read (`KINDS`).  No code that
 comes with a model is run.  Options follow its name as in a web address: `org/model?after=%0A%0A&yes=+&no=-`.  Each
 prefix costs a pass, except for models that label tokens; a text that is longer than the model reads loses its middle.
+
+With `?backwards=1` a language model becomes a reviewer: it reads the program first, and its score says how likely it
+finds the problem behind it (Coder-Reviewer, arXiv 2211.16490).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from dreamprm_lib.engine.backbone import MAX_TOKENS, Backbone, Template, cut_middle, model_source, open_tokenizer
 from dreamprm_lib.engine.schema import Form, checked
@@ -57,11 +61,12 @@ class ForeignModel(Backbone):
 
     def output(self, tokens: list[int], end: Sequence[int] = ()) -> torch.Tensor:
         """The logits that the model gives to a text, float32; the text without its `end` is cut if it is too long."""
-        model = _opened(self.name, self.kind, self.dtype)
+        language = self.kind in ("CausalLM", REVIEWER)
+        model = _opened(self.name, "CausalLM" if language else self.kind, self.dtype)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
         limit = min(positions, open_tokenizer(self.name).model_max_length)
         tokens = [*cut_middle(tokens, limit - len(end)), *end]
-        last = {"logits_to_keep": 1} if self.kind == "CausalLM" else {}  # those of the next token are enough
+        last = {"logits_to_keep": len(end) + 1} if language else {}  # of what comes next: others are not needed
         return model(input_ids=torch.tensor([tokens], device=model.device), **last).logits[0].float()
 
 
@@ -95,6 +100,17 @@ def _asked_prefixes(model: ForeignModel, before: str, steps: Sequence[str]) -> l
     return [float(output[yes[0]] - output[no[0]]) for output in outputs]
 
 
+def _reviewed_prefixes(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
+    """The mean log-probability of the problem's tokens behind each prefix, in nats."""
+    problem = model.tokens(before)
+    means = []
+    for prefix in accumulate(steps):
+        logits = model.output(model.tokens(prefix + model.template.after), problem)[:-1]
+        means.append(-float(torch.nn.functional.cross_entropy(logits, torch.tensor(problem, device=logits.device))))
+    return means
+
+
+REVIEWER = "Reviewer"
 QUESTION = (
     "\n\nIs this beginning of a program right, so that it can be completed to a program that solves the problem?\n"
     "Answer Yes or No: "
@@ -105,6 +121,7 @@ KINDS: dict[str, tuple[Callable[[ForeignModel, str, Sequence[str]], list[float]]
     "SequenceClassification": (_whole_texts, "", 1),
     "TokenClassification": (_labelled_steps, "\n", 2),
     "CausalLM": (_asked_prefixes, QUESTION, None),
+    REVIEWER: (_reviewed_prefixes, "\n\nProblem:\n", None),
 }
 
 
@@ -112,6 +129,7 @@ class _Options(Form):
     after: str | None = None
     yes: str = "Yes"
     no: str = "No"
+    backwards: Annotated[bool, Field(strict=False)] = False
 
 
 def foreign_model(source: str) -> ForeignModel:
@@ -132,13 +150,17 @@ def foreign_model(source: str) -> ForeignModel:
         ) from error
     architecture = (config.architectures or ["a model without an architecture"])[0]
     kind = next((kind for kind in KINDS if architecture.endswith(f"For{kind}")), "")
+    if options.backwards:
+        kind = REVIEWER if kind == "CausalLM" else ""
     _, after, labels = KINDS.get(kind, (None, "", None))
     if not kind or labels not in (None, config.num_labels):
         raise WeightsError(
             f"{name} is {architecture} with {config.num_labels} labels, which can't be read as a reward model. Those "
-            "that can are …ForSequenceClassification with 1 label, …ForTokenClassification with 2, and …ForCausalLM."
+            "that can are …ForSequenceClassification with 1 label, …ForTokenClassification with 2, and …ForCausalLM, "
+            "which alone can read backwards."
         )
-    template = Template(after=after if options.after is None else options.after)
+    before = "{statement}" if kind == REVIEWER else Template.before
+    template = Template(before, after if options.after is None else options.after)
     return ForeignModel(name, (0,), template, kind=kind, yes=options.yes, no=options.no)
 
 

@@ -20,10 +20,9 @@ from dreamprm_lib.show.figures.primitives import METHOD_STYLE, method_style, use
 from dreamprm_lib.show.figures.reward_model import (
     calibration_figure,
     choice_figure,
-    learning_figure,
     pairs_figure,
     ranking_figure,
-    transfer_figure,
 )
 from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure, seen_and_new_figure
 from dreamprm_lib.show.figures.selection import agreement_figure, answers_figure, frontier_figure, risk_figure
+from dreamprm_lib.show.figures.what_it_reads import explained_figure, learning_figure, transfer_figure

@@ -1,4 +1,4 @@
-"""Chapter 4: what was chosen, how well it ranks, what that takes, and whether its scores come true."""
+"""Chapter 4: what was chosen, how well it ranks, and whether its scores come true."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,58 +45,6 @@ def ranking_figure(table: pd.DataFrame) -> Figure:
     others = counted(len(table) - 1, "other")
     said = f"{best.method} ranks best, {best.ranking:.2f}"
     return draw.finished(figure, f"{said}; {within} of {others} lie in its interval")
-
-
-def learning_figure(table: pd.DataFrame) -> Figure:
-    """Held-out ranking over the number of problems that heads learn from, a panel for the programs of each.
-
-    `table`: columns method, programs, problems, ranking, ci_low, ci_high, and `gain`, `gain_low`, `gain_high` on heads
-    that learn from `half` as many problems.  The interval of the first method is drawn; one that learns from 0 problems
-    is a level.
-    """
-    figure, grid = draw.panels(1, table.programs.nunique(), 3.8, sharey=True)
-    levels = table[table.problems == 0]
-    for (programs, part), axes in zip(table[table.problems > 0].groupby("programs", sort=False), grid[0], strict=True):
-        for method, line in part.groupby("method", sort=False):
-            color, marker = draw.method_style(method)
-            axes.plot(line.problems, line.ranking, color=color, marker=marker, lw=2, ms=6)
-            if method == table.method.iloc[0]:
-                axes.fill_between(line.problems, line.ci_low, line.ci_high, color=color, alpha=0.12, lw=0)
-        for level in levels.itertuples():
-            axes.axhline(level.ranking, color=draw.method_style(level.method)[0], lw=1.5, ls="--")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(part.problems.unique(), part.problems.unique())
-        axes.minorticks_off()
-        axes.set(xlabel="problems that a head learns from", title=f"{programs} programs a problem")
-    grid[0, 0].set_ylabel("within-problem ranking")
-    looks = {method: draw.method_style(method) for method in table.method.unique()}
-    draw.key(figure, {m: color for m, (color, _) in looks.items()}, {m: marker for m, (_, marker) in looks.items()})
-    last = table[table.problems > 0].groupby("method", sort=False).tail(1)
-    gains = ", ".join(f"{row.method} {row.gain:+.3f}" for row in last.itertuples())
-    rising = ", ".join(last.method[last.gain_low > 0]) or "none"
-    half, most = last.iloc[0][["half", "problems"]]
-    return draw.finished(figure, f"From {half} to {most} problems: {gains}; still rising, clear of noise: {rising}")
-
-
-def transfer_figure(table: pd.DataFrame) -> Figure:
-    """Held-out ranking by kind of problem and by what the heads learned from, with 95 % intervals.
-
-    `table`: columns kind, problems, heads, ranking, ci_low, ci_high, and `gain`, `gain_low`, `gain_high` on the first
-    `heads`, which never saw the kind; the second ones did.  The last kind is all of them.
-    """
-    colors = dict(zip(table["heads"].unique(), (draw.BLUE, draw.GREEN, draw.ORANGE), strict=False))
-    place = table["heads"].map(list(colors).index) - (len(colors) - 1) / 2
-    rows = table.rename(columns={"ranking": "middle", "ci_low": "low", "ci_high": "high"}).assign(
-        group="", panel="ranking", color=table["heads"].map(colors), shift=0.22 * place,
-        label=[f"{row.kind} ({row.problems} mixed)" for row in table.itertuples()],
-    )  # fmt: skip
-    figure, (axes,) = draw.dot_figure(rows, {"ranking": "within-problem ranking on held-out problems (95 %)"}, 0.5)
-    axes.axvline(0.5, color=draw.INK, lw=1, ls=":")
-    draw.key(figure, colors)
-    last = table[table["heads"] == list(colors)[1]].iloc[-1]
-    said = "not told apart" if last.gain_low <= 0 <= last.gain_high else "a clear difference"
-    gain = f"{last.gain:+.3f} ({last.gain_low:+.3f} to {last.gain_high:+.3f})"
-    return draw.finished(figure, f"Heads that saw the kind gain {gain} on heads that never did: {said}")
 
 
 def pairs_figure(pairs: Mapping[str, Sequence[tuple[Sequence[str], Sequence[float]]]]) -> Figure:

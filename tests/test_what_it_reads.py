@@ -1,0 +1,59 @@
+"""What a reward model reads: the length is taken out exactly, docstrings go alone, and only mixed problems are read."""
+
+import numpy as np
+import pytest
+import transformers
+
+from dreamprm_lib import what_it_reads as wr
+from dreamprm_lib.engine.problems import Problem
+from dreamprm_lib.study.rows import Program
+
+
+def test_the_length_is_taken_out_as_by_a_fit_with_a_level_for_each_problem():
+    rng = np.random.default_rng(0)
+    problems = rng.choice(list("abcd"), 40)
+    lengths = rng.uniform(1, 5, 40)
+    scores = 0.7 * lengths + 3 * (problems == "a") + rng.standard_normal(40)
+    levels = (problems[:, None] == np.unique(problems)).astype(float)
+    slope = np.linalg.lstsq(np.column_stack([lengths, levels]), scores, rcond=None)[0][0]
+    np.testing.assert_allclose(wr.length_removed(scores, lengths, problems), scores - slope * lengths)
+    equal = np.ones(40)
+    np.testing.assert_array_equal(wr.length_removed(scores, equal, problems), scores)
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ('def f():\n    """Strategy: x."""\n    return 1  # one\n\nf()\n', "def f():\n    return 1\nf()\n"),
+        ('def f():\n    """Alone."""\n', "def f():\n    pass\n"),
+        ('"""Of the module."""\nprint("""kept""")\n', "print('kept')\n"),
+        ("def broken(:\n", "def broken(:\n"),
+        ("", "\n"),
+    ],
+)
+def test_docstrings_and_comments_go_and_all_else_stays(code, left):
+    assert wr.without_docstrings(code) == left
+
+
+@pytest.fixture
+def reader(tiny_backbone, tmp_path):
+    """The folder of a causal LM with random weights whose tokens are bytes."""
+    transformers.AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path / "reader")
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "reader")
+    return str(tmp_path / "reader")
+
+
+@pytest.mark.usefixtures("float32_backbones")
+def test_only_programs_of_mixed_problems_are_read(reader):
+    problems = {name: Problem(name, name, f"Add {name}.", "easy", "train", (), ()) for name in ("mixed", "easy")}
+    programs = [
+        Program(name, sample, f"x = {sample}\n", [], ok, "passed" if ok else "wrong_answer", 9)
+        for name, sample, ok in (("easy", 0, True), ("mixed", 0, True), ("easy", 1, True), ("mixed", 1, False))
+    ]
+    found = wr.read_backwards(reader, problems, programs)
+    assert found[[0, 2]].tolist() == [0, 0] and found[1] != found[3] and (found[[1, 3]] < 0).all()
+    alone = wr.read_backwards(reader, problems, [programs[3], programs[1]])
+    np.testing.assert_allclose(alone, found[[3, 1]], atol=1e-6)
