@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dreamprm_lib.show import report
-from dreamprm_lib.show.findings import NO_SAMPLES, STACK, answer_of, grouped_verdicts, worth_in_words
+from dreamprm_lib.show.findings import NO_SAMPLES, STACK, answer_of, grouped_verdicts, reading_in_words, worth_in_words
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.study.folder import Stage, Study
 from dreamprm_lib.test_time_scaling import verdict
@@ -35,6 +35,12 @@ def worth(method, gain, held_out_gain):
     row |= {"held_out_gain": held_out_gain, "held_out_gain_low": held_out_gain - 0.01}
     row |= {"held_out_gain_high": held_out_gain + 0.01}
     return row | {f"{what}{end}": row[what] for what in ("mse", "held_out") for end in ("_low", "_high")}
+
+
+def reading(method, gain):
+    """A row of `reading.csv`: intervals reach 0.02 to both sides."""
+    row = {"method": method, "ranking": 0.75 + gain, "ci_low": 0.73 + gain, "ci_high": 0.77 + gain}
+    return row | {"gain": gain, "gain_low": gain - 0.02, "gain_high": gain + 0.02}
 
 
 DIFFERENCES = [
@@ -63,6 +69,7 @@ def complete(study, differences):
     by_running = {"samples": [0, 1], "verdict": ["`b4` may be better.", "After 1 sample it is worse."]}
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     study.write_table("label_worth.csv", pd.DataFrame([worth("raw", 0.0, 0.0), worth("dreamprm_code", -3.0, 0.02)]))
+    study.write_table("reading.csv", pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
     world = {"bias": "none", "rollouts": 4, "meta": 320, "seed": 0, "method": "raw labels", "ranking": 0.9}
     worlds = [world | {"label_mse": 0.1}, world | {"method": "corrected", "ranking": 0.95, "label_mse": 0.05}]
     study.write_table("planted.csv", pd.DataFrame(worlds))
@@ -145,6 +152,18 @@ def test_what_labels_are_worth_is_said_of_error_and_ranking_each_by_its_own_inte
     assert "the labels `posterior` have" in words and all(part in words for part in said)
 
 
+@pytest.mark.parametrize(
+    "gain, change, needed",
+    [(0.0, "no clear change", "nothing that can be shown"), (-0.05, "a clear loss", "0.050 (0.030 to")],
+)
+def test_what_is_read_is_said_of_each_reader_and_what_the_statement_gives_at_the_end(gain, change, needed):
+    first, length, *rest = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
+    assert first == "`prm_cof` ranks 0.750 (0.730 to 0.770)." and not rest
+    assert length == "`length` ranks 0.500, -0.250 (-0.270 to -0.230): a clear loss."
+    *_, blind, statement = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("blind", gain)]))
+    assert f"`blind` ranks {0.75 + gain:.3f}" in blind and blind.endswith(f": {change}.") and needed in statement
+
+
 def test_the_table_of_labels_is_read_with_intervals_and_signs():
     table = report.worth_table(pd.DataFrame([worth("raw", 0.0, 0.0), worth("posterior", 0.5, 0.02)]))
     assert table.columns.tolist() == ["squared label error", "held-out ranking", "its change"]
@@ -193,5 +212,6 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     assert "| `none` | 0.900 (+0%) | 0.950 (-50%) |" in text
     assert "| `dreamprm_code` | 0.080 (0.080 to 0.080) | 0.820 (0.820 to 0.820) | +0.020 (" in text
     assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
+    assert "\n- `length` ranks 0.500," in text
     assert "\n- `b4` may be better.\n\n" in text and "it is worse" not in text
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

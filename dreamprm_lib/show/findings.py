@@ -60,17 +60,33 @@ def _row(table: pd.DataFrame, **wanted: Any) -> Any:
 def worth_in_words(worth: pd.DataFrame, kind: str) -> str:
     """What a kind of labels is worth beside the raw ones: two sentences on a row of `label_worth.csv`."""
     row = _row(worth, method=kind)
-
-    def verdict(low: float, high: float) -> str:
-        return "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
-
     return (
         f"Measured by further rollouts, the labels `{kind}` have {1 - row.gain:.2f} times the squared error of "
-        f"the raw labels ({1 - row.gain_high:.2f} to {1 - row.gain_low:.2f}): {verdict(row.gain_low, row.gain_high)}. "
+        f"the raw labels ({1 - row.gain_high:.2f} to {1 - row.gain_low:.2f}): {_change(row.gain_low, row.gain_high)}. "
         f"The held-out ranking of a head that learns from them changes by {row.held_out_gain:+.3f} "
         f"({row.held_out_gain_low:+.3f} to {row.held_out_gain_high:+.3f}): "
-        f"{verdict(row.held_out_gain_low, row.held_out_gain_high)}."
+        f"{_change(row.held_out_gain_low, row.held_out_gain_high)}."
     )
+
+
+def reading_in_words(reading: pd.DataFrame) -> list[str]:
+    """How well each reader of chapter 11 ranks beside `prm_cof`, a sentence on each row of `reading.csv`; the last one
+    says how much of the ranking needs the statement, if a head was trained without it."""
+    prm, blind = (_row(reading, method=method) for method in ("prm_cof", "blind"))
+    said = [f"`prm_cof` ranks {prm.ranking:.3f} ({prm.ci_low:.3f} to {prm.ci_high:.3f})."]
+    for row in reading[reading.method != "prm_cof"].itertuples():
+        gain = f"{row.gain:+.3f} ({row.gain_low:+.3f} to {row.gain_high:+.3f})"
+        said.append(f"`{row.method}` ranks {row.ranking:.3f}, {gain}: {_change(row.gain_low, row.gain_high)}.")
+    if blind:
+        lost = f"{-blind.gain:.3f} ({-blind.gain_high:.3f} to {-blind.gain_low:.3f})"
+        how_much = lost if blind.gain_high < 0 else "nothing that can be shown"
+        said.append(f"How much of the ranking of `prm_cof` needs the statement: {how_much}.")
+    return said
+
+
+def _change(low: float, high: float) -> str:
+    """What an interval of a gain allows to be said."""
+    return "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
 
 
 def grouped_verdicts(differences: pd.DataFrame, confirmed: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
