@@ -1,8 +1,7 @@
 """What a reward model reads: what its scores rest on, and what reading the other way round says.
 
-A ranking says how good a score is, and nothing of where it comes from.  It may come from the length of a program, from
-its words, or from how it answers its problem.  Each of these is a baseline; `read_backwards` is the reverse, a model
-that reads the program and says how well it explains the problem (Coder-Reviewer, arXiv 2211.16490).
+A ranking says how good a score is, and nothing of where it comes from.  Chapter 11 builds the baselines; here is the
+reverse, a model that reads the program and says how well it explains the problem (Coder-Reviewer, arXiv 2211.16490).
 """
 
 import ast
@@ -15,19 +14,6 @@ from tqdm.auto import tqdm
 from dreamprm_lib.engine.foreign import foreign_model
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.study.rows import Program
-
-
-def length_removed(scores: np.ndarray, lengths: np.ndarray, problems: Sequence[str]) -> np.ndarray:
-    """Scores [m] without what the lengths [m] explain of them within their `problems` [m], by least squares.
-
-    All problems share a slope, and each has a level of its own, which ranking does not see and which stays.  Where all
-    lengths of each problem are equal, nothing is explained.
-    """
-    both = pd.DataFrame({"score": scores, "length": lengths}, dtype=float)
-    within = both - both.groupby(np.asarray(problems)).transform("mean")
-    variance = float(within.length @ within.length)
-    slope = float(within.score @ within.length) / variance if variance else 0.0
-    return np.asarray(scores, float) - slope * np.asarray(lengths, float)
 
 
 def read_backwards(reader: str, problems: Mapping[str, Problem], programs: Sequence[Program]) -> np.ndarray:

@@ -76,7 +76,7 @@ BIAS = table({"trait": "step", "states": 2, "bias": -0.1, "bias_low": -0.2, "bia
 FOREST = table(
     {"method": "prm_cof", "baseline": "random", "difference": 0.1, "ci_low": -0.1, "ci_high": 0.3}, samples=(0, 2)
 )
-CONFIRMED = FOREST.assign(set=["seen", "new"], problems=[4, 2])
+CONFIRMED = FOREST.assign(set=["seen", "new"], problems=[4, 2], p_holm=0.05)
 PRICED = rates((0, 1, 2), n=[1, 2], tokens=[100, 200], flops=[1e12, 2e12], seconds=[10.0, 20.0])[1:]  # a level first
 SEARCHES = pd.concat([rates(n=[1, 2], tokens=[100, 200]), SEARCHED], ignore_index=True)
 LEVELS = rates((0, 1, 2), difficulty=["easy", "overall"], n=[4, 4], problems=[1, 2])
@@ -106,7 +106,7 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("2 go up and 1 go down", figures.correction_figure, pd.Series([0.7, 0.6, 0.65]), 1, MOVED, [True] * 4),
     ("0.60; 2 of 2 others lie in its", figures.ranking_figure, table(RANKED, method=["orm", "prm_cof, mse", "first"])),
     ("From 8 to 16 problems: prm_cof +0.100, blind +0.100; still", figures.learning_figure, LEARNING),
-    ("fails explains the statement better, by 2.5 nats; line 2", figures.explained_figure, SENTENCES, [0.5, -3.0]),
+    ("fails explains the statement better, by 2.5 nats; most of all “Print the sum.” (-3.0)", figures.explained_figure, SENTENCES, [0.5, -3.0]),
     ("gain -0.050 (-0.100 to +0.000) on heads that never did: not", figures.transfer_figure, TRANSFER),
     ("caught in p (0.20, the passing one 0.90)", figures.pairs_figure, PAIRS),
     ("Calibration error of all: before 0.20, after 0.10", figures.calibration_figure, RELIABLE, ERRORS),
@@ -122,8 +122,9 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("the pick (0.50) passes", figures.beam_figure, BEAM, {FINISHED.text: True, DROPPED.text: False}),
     ("easy 50 % (random 50 %), overall 50 % (random 50 %)", figures.difficulty_figure, LEVELS),
     ("clear of 0: no sample run, 0 of 1; after 2 samples, 0 of 1", figures.forest_figure, FOREST),
-    ("On 2 new problems, clear of 0: nothing", figures.seen_and_new_figure, CONFIRMED),
-    ("clear of 0: prm_cof +10 points on random", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01)),
+    ("Confirmed on 2 new problems: nothing", figures.seen_and_new_figure, CONFIRMED),
+    ("2 new problems: prm_cof +10 points on random", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01)),
+    ("2 new problems: nothing", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01, p_holm=0.125)),
     ("has no new problems", figures.seen_and_new_figure, CONFIRMED[:1]),
     ("solves 50 % with 200 tokens; after 2 samples", figures.cost_figure, PRICED),
     ("Trained on b, reward models solve 40 to 60 %", figures.spread_figure, table(RATE, training="ab"), RETRAINED),

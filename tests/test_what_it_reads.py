@@ -1,4 +1,4 @@
-"""What a reward model reads: the length is taken out exactly, docstrings go alone, and only mixed problems are read."""
+"""What a reward model reads: docstrings go alone, and only mixed problems are read."""
 
 import numpy as np
 import pytest
@@ -7,18 +7,6 @@ import transformers
 from dreamprm_lib import what_it_reads as wr
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.study.rows import Program
-
-
-def test_the_length_is_taken_out_as_by_a_fit_with_a_level_for_each_problem():
-    rng = np.random.default_rng(0)
-    problems = rng.choice(list("abcd"), 40)
-    lengths = rng.uniform(1, 5, 40)
-    scores = 0.7 * lengths + 3 * (problems == "a") + rng.standard_normal(40)
-    levels = (problems[:, None] == np.unique(problems)).astype(float)
-    slope = np.linalg.lstsq(np.column_stack([lengths, levels]), scores, rcond=None)[0][0]
-    np.testing.assert_allclose(wr.length_removed(scores, lengths, problems), scores - slope * lengths)
-    equal = np.ones(40)
-    np.testing.assert_array_equal(wr.length_removed(scores, equal, problems), scores)
 
 
 @pytest.mark.parametrize(

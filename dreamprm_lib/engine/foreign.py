@@ -9,10 +9,10 @@ finds the problem behind it (Coder-Reviewer, arXiv 2211.16490).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -29,7 +29,8 @@ class ForeignModel(Backbone):
     """A reward model of one of `KINDS`; what it holds of a step is one number, a logit.
 
     `template` says what stands before a program and after each prefix or, for a model that labels tokens, after each
-    step.  `yes` and `no` are the answers of a model that is asked.
+    step; a reviewer reads what stands before a program behind all else.  `yes` and `no` are the answers of a model that
+    is asked.
     """
 
     kind: str = ""
@@ -41,7 +42,7 @@ class ForeignModel(Backbone):
         return f"{super().digest} {self.kind} {self.yes} {self.no}"
 
     def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
-        read, _, _ = KINDS[self.kind]
+        read = KINDS[self.kind].read
         with torch.inference_mode():
             logits = [read(self, before, steps) if steps else [] for steps in programs]
         return [np.array(of_program, np.float32).reshape(-1, 1, 1, 1) for of_program in logits]
@@ -61,12 +62,12 @@ class ForeignModel(Backbone):
 
     def output(self, tokens: list[int], end: Sequence[int] = ()) -> torch.Tensor:
         """The logits that the model gives to a text, float32; the text without its `end` is cut if it is too long."""
-        language = self.kind in ("CausalLM", REVIEWER)
-        model = _opened(self.name, "CausalLM" if language else self.kind, self.dtype)
+        architecture = KINDS[self.kind].architecture
+        model = _opened(self.name, architecture, self.dtype)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
         limit = min(positions, open_tokenizer(self.name).model_max_length)
         tokens = [*cut_middle(tokens, limit - len(end)), *end]
-        last = {"logits_to_keep": len(end) + 1} if language else {}  # of what comes next: others are not needed
+        last = {"logits_to_keep": len(end) + 1} if architecture == "CausalLM" else {}  # of what comes next
         return model(input_ids=torch.tensor([tokens], device=model.device), **last).logits[0].float()
 
 
@@ -110,18 +111,27 @@ def _reviewed_prefixes(model: ForeignModel, before: str, steps: Sequence[str]) -
     return means
 
 
-REVIEWER = "Reviewer"
 QUESTION = (
     "\n\nIs this beginning of a program right, so that it can be completed to a program that solves the problem?\n"
     "Answer Yes or No: "
 )
-# How the logits of a program's steps are read, what stands after each prefix or step unless the user says otherwise,
-# and how many labels the model must have (None: any).
-KINDS: dict[str, tuple[Callable[[ForeignModel, str, Sequence[str]], list[float]], str, int | None]] = {
-    "SequenceClassification": (_whole_texts, "", 1),
-    "TokenClassification": (_labelled_steps, "\n", 2),
-    "CausalLM": (_asked_prefixes, QUESTION, None),
-    REVIEWER: (_reviewed_prefixes, "\n\nProblem:\n", None),
+
+
+class Kind(NamedTuple):
+    """How the logits of a program's steps are read, by models of which architecture, with how many labels (None: any),
+    and what stands around a program unless the user says otherwise."""
+
+    architecture: str
+    read: Callable[[ForeignModel, str, Sequence[str]], list[float]]
+    template: Template
+    labels: int | None = None
+
+
+KINDS = {
+    "SequenceClassification": Kind("SequenceClassification", _whole_texts, Template(), 1),
+    "TokenClassification": Kind("TokenClassification", _labelled_steps, Template(after="\n"), 2),
+    "CausalLM": Kind("CausalLM", _asked_prefixes, Template(after=QUESTION)),
+    "Reviewer": Kind("CausalLM", _reviewed_prefixes, Template("{statement}", "\n\nProblem:\n")),
 }
 
 
@@ -149,25 +159,26 @@ def foreign_model(source: str) -> ForeignModel:
             f"({str(error).strip().splitlines()[0]}). Notebook 04 makes the checkpoints of a study."
         ) from error
     architecture = (config.architectures or ["a model without an architecture"])[0]
-    kind = next((kind for kind in KINDS if architecture.endswith(f"For{kind}")), "")
-    if options.backwards:
-        kind = REVIEWER if kind == "CausalLM" else ""
-    _, after, labels = KINDS.get(kind, (None, "", None))
-    if not kind or labels not in (None, config.num_labels):
+    fits = [
+        name for name, kind in KINDS.items()
+        if architecture.endswith(f"For{kind.architecture}") and (name == "Reviewer") == options.backwards
+    ]  # fmt: skip
+    if not fits or KINDS[fits[0]].labels not in (None, config.num_labels):
         raise WeightsError(
             f"{name} is {architecture} with {config.num_labels} labels, which can't be read as a reward model. Those "
             "that can are …ForSequenceClassification with 1 label, …ForTokenClassification with 2, and …ForCausalLM, "
             "which alone can read backwards."
         )
-    before = "{statement}" if kind == REVIEWER else Template.before
-    template = Template(before, after if options.after is None else options.after)
-    return ForeignModel(name, (0,), template, kind=kind, yes=options.yes, no=options.no)
+    template = KINDS[fits[0]].template
+    if options.after is not None:
+        template = replace(template, after=options.after)
+    return ForeignModel(name, (0,), template, kind=fits[0], yes=options.yes, no=options.no)
 
 
 @cache
-def _opened(name: str, kind: str, dtype: str) -> Any:
+def _opened(name: str, architecture: str, dtype: str) -> Any:
     import transformers
 
-    opener = getattr(transformers, f"AutoModelFor{kind}")
+    opener = getattr(transformers, f"AutoModelFor{architecture}")
     model = opener.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval()
     return model.cuda() if torch.cuda.is_available() else model

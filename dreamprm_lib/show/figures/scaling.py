@@ -136,7 +136,8 @@ def forest_figure(table: pd.DataFrame) -> Figure:
 
 def seen_and_new_figure(table: pd.DataFrame) -> Figure:
     """Paired differences on problems that were seen while the methods were made (hollow) and on new ones (full), a row
-    a comparison, with 95 % intervals.  The title names those on new problems that are clear of 0, but for `oracle`."""
+    a comparison, with 95 % intervals.  The title names those on new problems that are confirmed, but for `oracle`: the
+    interval is clear of 0, and the exact test holds after Holm's adjustment."""
     new = table.set == "new"
     rows = table.assign(
         group="", label=table.method + " − " + table.baseline, panel=0, middle=100 * table.difference,
@@ -148,9 +149,11 @@ def seen_and_new_figure(table: pd.DataFrame) -> Figure:
     counts = table.groupby("set").problems.first()
     colors = {"seen": draw.GREY, "new": draw.BLUE}
     draw.key(figure, {f"{counted(int(counts[s]), f'{s} problem')}": colors[s] for s in colors if s in counts})
-    clear = table[new & (table.method != "oracle") & ((table.ci_low > 0) | (table.ci_high < 0))]
+    clear = table[
+        new & (table.method != "oracle") & ((table.ci_low > 0) | (table.ci_high < 0)) & (table.p_holm <= 0.05)
+    ]
     said = [f"{r.method} {100 * r.difference:+.0f} points on {r.baseline}" for r in clear.itertuples()]
     if not new.any():
         return draw.finished(figure, "This study has no new problems: the claims on those that were seen")
     found = "; ".join(said) or "nothing"
-    return draw.finished(figure, f"On {counted(int(counts['new']), 'new problem')}, clear of 0: {found}")
+    return draw.finished(figure, f"Confirmed on {counted(int(counts['new']), 'new problem')}: {found}")

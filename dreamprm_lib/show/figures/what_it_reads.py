@@ -1,5 +1,6 @@
 """Chapter 11: what the heads learn from, what they need, and which lines of a statement a program explains."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ def explained_figure(lines: Sequence[str], gains: Sequence[float]) -> Figure:
     side = "passes" if total > 0 else "fails"
     figure.supxlabel("blue: likelier behind the program that passes; orange: less likely", fontsize=10)
     said = f"The program that {side} explains the statement better, by {abs(total):.1f} nats"
-    return draw.finished(figure, f"{said}; line {clearest + 1} makes the largest difference ({gains[clearest]:+.1f})")
+    part = textwrap.shorten(lines[clearest], 50, placeholder=" …")
+    return draw.finished(figure, f"{said}; most of all “{part}” ({gains[clearest]:+.1f})")
 
 
 def learning_figure(table: pd.DataFrame) -> Figure:
