@@ -217,7 +217,8 @@ TRIES = 8  # programs after which it is decided whether a problem says enough
 @dataclass(frozen=True)
 class Batch:
     """What a policy is asked at once: samples `known` … `samples` - 1 of a reply to each of `prompts`, which belong to
-    `problems`.  `what` says what for, and `policy` which of the notebook's parameters holds the policy.
+    `problems`.  `what` says what for, and `policy` which of the notebook's parameters holds the policy; `stop` are
+    further texts that end a reply, which has at most `most` tokens.
     """
 
     what: str
@@ -227,11 +228,13 @@ class Batch:
     temperature: float
     policy: str = "policy"
     known: int = 0
+    stop: tuple[str, ...] = ()
+    most: int = 400
 
     def ask(self, policy: Policy) -> list[list[Completion]]:
         """The replies to each prompt."""
         n = max(self.samples - self.known, 0)
-        return policy.sample(self.prompts, n, temperature=self.temperature, first=self.known)
+        return policy.sample(self.prompts, n, self.temperature, max_tokens=self.most, first=self.known, stop=self.stop)
 
 
 def batch_of(
@@ -276,11 +279,17 @@ def sample_programs(
 def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program]:
     """The graded programs of a batch, in order of problem and sample; progress is shown."""
     written = [
-        (p, i, reply, extract_code(reply.text))
+        (p, i, reply)
         for p, replies in zip(batch.problems, batch.ask(policy), strict=True)
         for i, reply in enumerate(replies, batch.known)
     ]
-    verdicts = sandbox.grade([(p, code) for p, _, _, code in written], progress=True)
+    return graded(sandbox, written)
+
+
+def graded(sandbox: Sandbox, written: Sequence[tuple[Problem, int, Completion]]) -> list[Program]:
+    """The programs in replies, each with its problem and its number among the samples, with their verdicts."""
+    codes = [extract_code(reply.text) for _, _, reply in written]
+    verdicts = sandbox.grade([(p, code) for (p, _, _), code in zip(written, codes, strict=True)], progress=True)
     return [
         Program(
             problem=p.id,
@@ -292,7 +301,7 @@ def sample_batch(policy: Policy, sandbox: Sandbox, batch: Batch) -> list[Program
             tokens=reply.tokens,
             logprob=reply.logprob,
         )
-        for (p, i, reply, code), verdict in zip(written, verdicts, strict=True)
+        for (p, i, reply), code, verdict in zip(written, codes, verdicts, strict=True)
     ]
 
 

@@ -28,7 +28,7 @@ from dreamprm_lib.engine.policy.policy import Policy, Prompt, render_chatml
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.sandbox.consensus import INPUTS
 from dreamprm_lib.engine.sandbox.judge import Sandbox
-from dreamprm_lib.errors import InputError, MissingCompletion
+from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.costs import TRAINING, Machine, bill
 from dreamprm_lib.evidence.statistics import mean_with_interval
 from dreamprm_lib.monte_carlo_labels import rollout_prompt
@@ -161,20 +161,10 @@ def _replies(
     policy: Policy, prompts: Mapping[str, list[Prompt]], n: int, temperature: float
 ) -> dict[str, list[Completion]]:
     """`n` replies to each prompt of each problem; offline, a problem that lacks any of them is missing."""
-
-    def ask(some: list[Prompt]) -> list[list[Completion]]:
-        return policy.sample(some, n, temperature=temperature, stop=(NEXT_FUNCTION,))
-
-    if not policy.offline:
-        rows = iter(ask([prompt for some in prompts.values() for prompt in some]))
-        return {name: [reply for _ in some for reply in next(rows)] for name, some in prompts.items()}
-    known = {}
-    for name, some in prompts.items():
-        try:
-            known[name] = [reply for row in ask(some) for reply in row]
-        except MissingCompletion:
-            continue
-    return known
+    every = [prompt for some in prompts.values() for prompt in some]
+    rows = iter(policy.sample_known(every, n, temperature=temperature, stop=(NEXT_FUNCTION,)))
+    found = {name: [next(rows) for _ in some] for name, some in prompts.items()}
+    return {name: [reply for row in own if row for reply in row] for name, own in found.items() if None not in own}
 
 
 def _extend(

@@ -47,20 +47,28 @@ UNIFORM, RARELY = (1.0, 1.0), (1.0, 9.0)  # Beta priors: a chance of which nothi
 
 
 def b4(table: np.ndarray, right: tuple[float, float] = UNIFORM, by_luck: tuple[float, float] = RARELY) -> np.ndarray:
+    """`b4_of_tests`, where every answer that was given on an input is a test: a program passes the tests that hold its
+    own answers."""
+    tests = [column == answer for column in table.T for answer in set(column.tolist()) - {FAILED}]
+    return b4_of_tests(np.array(tests, bool).reshape(-1, len(table)).T, right, by_luck)
+
+
+def b4_of_tests(
+    passed: np.ndarray, right: tuple[float, float] = UNIFORM, by_luck: tuple[float, float] = RARELY
+) -> np.ndarray:
     """The log-posterior that exactly a program's cluster is right (B4, arXiv 2409.08692), up to a constant.
 
-    Every answer that was given on an input is a test, and each program passes the tests that hold its own answers.  Are
-    the programs of one cluster right, so are the tests that they pass, and all others are wrong.  Four chances remain:
-    that a program is right, that a test is right, that a wrong program passes a right test (`right` is the Beta prior
-    of these three), and that it passes a wrong one (`by_luck`).  Integrated over its prior, each gives the Beta
-    function of its counts: four Beta functions.
+    `passed` [programs, tests] says which program passes which test, and equal programs form a cluster; one that passes
+    nothing gets minus infinity.  Are the programs of one cluster right, so are the tests that they pass, and all others
+    are wrong.  Four chances remain: that a program is right, that a test is right, that a wrong program passes a right
+    test (`right` is the Beta prior of these three), and that it passes a wrong one (`by_luck`).  Integrated over its
+    prior, each gives the Beta function of its counts: four Beta functions.
     """
-    tests = np.array([column == answer for column in table.T for answer in set(column.tolist()) - {FAILED}], bool).T
-    same = same_everywhere(table)
-    scores = np.full(len(table), -np.inf)
-    for program in np.flatnonzero(same.any(axis=0)):
-        good, true = same[program], tests[program]
-        wrong = tests[~good]
+    scores = np.full(len(passed), -np.inf)
+    for program in np.flatnonzero(passed.any(axis=1)):
+        true = passed[program]
+        good = (passed == true).all(axis=1)
+        wrong = passed[~good]
         counts = [(good, right), (true, right), (wrong[:, true], right), (wrong[:, ~true], by_luck)]
         scores[program] = sum(betaln(hits.sum() + a, (~hits).sum() + b) - betaln(a, b) for hits, (a, b) in counts)
     return scores

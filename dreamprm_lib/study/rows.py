@@ -41,6 +41,14 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Repair(Program):
+    """A graded program (`repairs.jsonl`) that was written to mend the one before it: the candidate of this `sample`
+    (round 1), or that candidate's repair of the round before."""
+
+    round: Count = 1
+
+
+@dataclass(frozen=True)
 class StepLabel:
     """The label of one step (`labels.jsonl`): `passes` of `rollouts` completions of the prefix that ends with it.
 

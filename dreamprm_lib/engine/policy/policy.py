@@ -18,6 +18,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -109,6 +110,21 @@ class Policy:
             [replace(have[r.digest][i], text=opening + have[r.digest][i].text) for i in wanted]
             for r, opening in zip(requests, openings, strict=True)
         ]
+
+    def sample_known(self, prompts: Sequence[Prompt], n: int, **settings: Any) -> list[list[Completion] | None]:
+        """As `sample`; but offline, a prompt whose completions are not all recorded gives None instead of an error.
+
+        For what is asked as a result of earlier replies: another machine may come to ask for something else.
+        """
+        if not self.offline:
+            return list(self.sample(prompts, n, **settings))
+        found: list[list[Completion] | None] = []
+        for prompt in prompts:
+            try:
+                found += self.sample([prompt], n, **settings)
+            except MissingCompletion:
+                found.append(None)
+        return found
 
     def request(
         self, prompt: Prompt, temperature: float, top_p: float, max_tokens: int, stop: Sequence[str] = ()
