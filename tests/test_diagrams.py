@@ -21,6 +21,8 @@ WORDS = {  # of the drawings that take some
         "row": "Y" * 10 + "N" + "yn" * 5 + "n",
     },
     "bill": {"worth": 1593, "study": 652.1, "problem": 1.6, "candidate": 0.44},
+    "three_replies": {"candidates": 8, "candidate": 165.4, "tests": 118.2, "repair": 171.0},
+    "after_failure": {"first": 17.2, "second": 12.1},
     "paired_table": {"wins": 5, "losses": 0, "agree": 126, "differ": 5, "p": 0.0625},
     "planted_label": {"value": 0.8, "chance": 0.4, "passes": 1, "rollouts": 4, "label": 0.25},
 }
@@ -53,6 +55,14 @@ DRAWINGS = {  # how each drawing is made, and what must be written on it
     "failing pick": (lambda: diagrams.best_of([[0.4, 0.3], [0.7], [0.2, 0.9]], [True, False, True]), "it fails"),
     "passing pick": (lambda: diagrams.best_of([[0.4, 0.9], [0.2]], [True, False]), "candidate 0; when it is run, it"),
     "bootstrap": (lambda: diagrams.bootstrap([1, 0, -1, 1, 0, 0.5]), "the mean gain, +0.25, varies from"),
+    "written tests": (
+        lambda: diagrams.written_tests(np.eye(3, 5, dtype=bool), [True, False, False, True, True], POOL[:3]),
+        "2 of 5 tests are wrong, and 2 programs pass such a test",
+    ),
+    "no wrong test": (
+        lambda: diagrams.written_tests(np.ones((8, 1), bool), [True], [True] * 8),
+        "None of the tests is wrong",
+    ),
     "beam": (lambda: diagrams.beam_search([[0.3, 0.6, 0.5, 0.2], [0.7, 0.4, 0.5, 0.8]], 2), "the 2 best beginnings"),
     "grid": (
         lambda: diagrams.problem_grid(131, {"PRM": np.int64(105), "ours": np.int64(106)}),

@@ -2,8 +2,8 @@
 
 What is asked of a policy is what the chapters' `requests` list, for the problems or, where these cannot be read without
 fetching, for as many stand-ins; all else is assumed in `evidence.costs`.  Every completion counts as not yet stored,
-and the weights of a served model lie with its server.  Not counted: the beam search, which asks as its scores decide.
-The plan is arithmetic; nothing is asked, fetched or run.
+and the weights of a served model lie with its server.  Not counted: the beam search and the repairs, which are asked
+for as programs turn out.  The plan is arithmetic; nothing is asked, fetched or run.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
+from dreamprm_lib import asking_again, candidate_solutions, chain_of_functions, monte_carlo_labels
 from dreamprm_lib.chain_of_functions import Batch
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
@@ -107,6 +107,7 @@ def _batches(wanted: Mapping[str, dict], splits: Mapping[str, list[Problem]]) ->
         "01": chain_of_functions.requests(splits["train"], splits["meta"], **wanted["01"]),
         "02": monte_carlo_labels.requests(splits["train"], programs, **wanted["02"]),
         "03": candidate_solutions.requests(splits["test"], **wanted["03"]),
+        "12": asking_again.requests(splits["test"], **wanted["12"]),
     }
     return [(stage, batch) for stage, batches in asked.items() for batch in batches if batch.prompts]
 
@@ -189,7 +190,7 @@ def _missing(wanted: Mapping[str, dict], counted: bool, gigabytes: float) -> lis
         missing.append("LiveCodeBench's data: the first run fetches them from the Hugging Face hub.")
     if not torch.cuda.is_available() and max(map(parameters_of, backbones)) > 1e9:
         missing.append("a GPU: a backbone of this size trains too slowly without one.")
-    policies = [("01", "policy"), ("02", "policy"), ("02", "weak_policy"), ("03", "policy")]
+    policies = [("01", "policy"), ("02", "policy"), ("02", "weak_policy"), ("03", "policy"), ("12", "policy")]
     asked = [_endpoint(wanted[stage], name) for stage, name in policies if not wanted[stage]["replay"]]
     for model, url, key in sorted({(e.model, e.base_url or "", e.key_variable) for e in asked}):
         if url == "openai" and not os.environ.get(key):

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from dreamprm_lib import candidate_solutions, chain_of_functions, monte_carlo_labels
+from dreamprm_lib import asking_again, candidate_solutions, chain_of_functions, monte_carlo_labels
+from dreamprm_lib.asking_again import repair
 from dreamprm_lib.chain_of_functions import sample_well_specified
 from dreamprm_lib.commands import run as runner
 from dreamprm_lib.cost_and_search import search
 from dreamprm_lib.engine.policy.completions import CompletionStore, export_recording, load_recording
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, recording_path, store_path
-from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.engine.problems import Problem, load_problems, named
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps
@@ -23,7 +24,7 @@ from dreamprm_lib.study.folder import STAGES
 
 log = logging.getLogger(__name__)
 
-KINDS = ("candidates", "solutions", "rollouts", "oracle")
+KINDS = ("candidates", "again", "solutions", "rollouts", "oracle")
 
 
 def record_command(profile: str, only: str | None, prm: Path | None, into: Path | None, overrides: list[str]) -> str:
@@ -40,7 +41,8 @@ def record(
     into: Path = RECORDINGS,
     overrides: runner.Overrides | None = None,
 ) -> list[Path]:
-    """Ask for the profile's solutions, rollouts, oracle and candidates (or one kind of them) that are not recorded yet.
+    """Ask for the profile's solutions, rollouts, oracle and candidates, and, `again`, for tests and repairs (or for one
+    kind of these), as far as they are not recorded yet.
 
     `only="search"` asks for what the beam search of chapter 8 needs, steered by the reward model of the checkpoint
     `prm`; it is asked for only if it is named, since the rest is what a reward model is made from.
@@ -49,7 +51,8 @@ def record(
     early, all that was used is merged into the recordings of the models in the folder `into`.  Their paths are
     returned; the oracle needs a weaker model beside the policy.
     """
-    one, two, three, eight = (runner.stage_parameters(STAGES[k], profile, overrides or {}, {}) for k in (1, 2, 3, 8))
+    parameters = {k: runner.stage_parameters(STAGES[k], profile, overrides or {}, {}) for k in (1, 2, 3, 8, 12)}
+    one, two, three, eight, twelve = parameters.values()
     wanted = set(KINDS if only is None else (only,))
     paths: list[Path] = []
     with contextlib.ExitStack() as stack:
@@ -59,9 +62,15 @@ def record(
             test = _problems(three, "test", "limit")[: eight["search_problems"]]
             how = [eight[name] for name in ("search_width", "search_branches", "temperature", "aggregation")]
             search(policy, RewardModel.load(prm), test, *how)
-        if "candidates" in wanted:
+        if wanted & {"candidates", "again"}:
             (batch,) = candidate_solutions.requests(_problems(three, "test", "limit"), **three)
-            sample_well_specified(policy, sandbox, batch)
+            candidates = sample_well_specified(policy, sandbox, batch)
+        if "again" in wanted:
+            chosen = named(batch.problems, list(dict.fromkeys(c.problem for c in candidates)))
+            for tests in asking_again.requests(chosen, **twelve):
+                tests.ask(policy)
+            first = [c for c in candidates if c.sample < twelve["mended"]]
+            repair(policy, sandbox, chosen, first, twelve["rounds"], twelve["temperature"])
         if wanted & {"solutions", "rollouts", "oracle"}:
             train, meta = (_problems(one, split, f"{split}_limit") for split in ("train", "meta"))
             solutions, meta_solutions, plain = chain_of_functions.requests(train, meta, **one)

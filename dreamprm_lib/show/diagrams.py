@@ -211,6 +211,27 @@ def clusters(table: np.ndarray, passed: np.ndarray) -> Figure:
     return drawing("clusters", title=title, rows=[*rows, *[""] * 5], votes=[*votes, *[""] * 5])
 
 
+def written_tests(passes: np.ndarray, right: Sequence[bool], passed: Sequence[bool]) -> Figure:
+    """Which program [programs, tests] passes which written test; whether each test is right, and each program."""
+    count, total = passes.shape
+    wrong = ~np.asarray(right, bool)
+    misled = int(passes[:, wrong].any(axis=1).sum())
+    title = f"{wrong.sum()} of {counted(total, 'test')} {'is' if wrong.sum() == 1 else 'are'} wrong"
+    title += f", and {counted(misled, 'program')} {'passes' if misled == 1 else 'pass'} such a test"
+    title = title if wrong.any() else "None of the tests is wrong"
+    figure, axes = canvas(title, 0.62 * (count + 2) + 0.2)
+    y = 0.62 * (count + 1) + 0.1
+    write(axes, 0.1, y, "is the test right?", ha="left", color=GREY)
+    tiles(axes, 3.4, y, verdicts(right).upper(), 0.9)
+    write(axes, 8.6, y, "hidden tests", color=GREY)
+    for k in range(count):
+        y = 0.62 * (count - 1 - k) + 0.45
+        write(axes, 0.1, y, f"program {k}", ha="left")
+        tiles(axes, 3.4, y, verdicts(passes[k]), 0.9)
+        tiles(axes, 8.6, y, verdicts([passed[k]]).upper())
+    return figure
+
+
 def best_of(scores: Sequence[Sequence[float]], passed: Sequence[bool]) -> Figure:
     """Candidates as chains of step scores, their means, and the pick; verdicts are shown only at the end."""
     means = [float(np.mean(row)) for row in scores]
