@@ -43,6 +43,9 @@ def reading(method, gain):
     return row | {"gain": gain, "gain_low": gain - 0.02, "gain_high": gain + 0.02}
 
 
+QUALITY = pd.DataFrame(
+    [{"difficulty": "all", "problems": 4, "tests": 1234, "right": 0.6, "ci_low": 0.5, "ci_high": 0.7}]
+)
 DIFFERENCES = [
     compared("prm_cof", "random", 0, 0.1, 0.02, 0.2, 0.01),
     compared("mean_logprob", "random", 0, -0.01, -0.1, 0.1),
@@ -70,6 +73,10 @@ def complete(study, differences):
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     study.write_table("label_worth.csv", pd.DataFrame([worth("raw", 0.0, 0.0), worth("dreamprm_code", -3.0, 0.02)]))
     study.write_table("reading.csv", pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
+    study.write_table("written_tests.csv", QUALITY)
+    for file, name in (("asking.csv", "codet"), ("repair.csv", "repair")):
+        told = {"samples": [0, 1], "verdict": [f"`{name}` may be better.", f"After 1 sample `{name}` is worse."]}
+        study.write_table(file, pd.DataFrame(told)[: 2 if name == "codet" else 1])
     world = {"bias": "none", "rollouts": 4, "meta": 320, "seed": 0, "method": "raw labels", "ranking": 0.9}
     worlds = [world | {"label_mse": 0.1}, world | {"method": "corrected", "ranking": 0.95, "label_mse": 0.05}]
     study.write_table("planted.csv", pd.DataFrame(worlds))
@@ -213,5 +220,9 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
     assert "| `dreamprm_code` | 0.080 (0.080 to 0.080) | 0.820 (0.820 to 0.820) | +0.020 (" in text
     assert all(f"- `{name}`: {METHODS[name]['takes']}." in text for name in ("random", "prm_cof", "oracle"))
     assert "\n- `length` ranks 0.500," in text
+    assert (
+        "\n- The 1,234 tests that the policy wrote expect the right output 60 % of the time (50 % to 70 %).\n" in text
+    )
+    assert "\n- `codet` may be better.\n- `repair` may be better.\n\n" in text
     assert "\n- `b4` may be better.\n\n" in text and "it is worse" not in text
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

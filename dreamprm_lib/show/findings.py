@@ -84,6 +84,15 @@ def reading_in_words(reading: pd.DataFrame) -> list[str]:
     return said
 
 
+def asking_in_words(quality: pd.DataFrame, compared: pd.DataFrame, repair: pd.DataFrame) -> list[str]:
+    """What chapter 12 found, from `written_tests.csv`, `asking.csv` and `repair.csv`: how many written tests are right,
+    what selection by them gains at equal tokens without samples, and how a repair does beside another candidate."""
+    every = quality.iloc[-1]
+    right = f"{100 * every.right:.0f} % of the time ({100 * every.ci_low:.0f} % to {100 * every.ci_high:.0f} %)"
+    said = f"The {every.tests:,.0f} tests that the policy wrote expect the right output {right}."
+    return [said, *compared[compared.samples == 0].verdict, *repair.verdict]
+
+
 def _change(low: float, high: float) -> str:
     """What an interval of a gain allows to be said."""
     return "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.engine.files import write_atomically
-from dreamprm_lib.show.findings import answer_of, grouped_verdicts, reading_in_words
+from dreamprm_lib.show.findings import answer_of, asking_in_words, grouped_verdicts, reading_in_words
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.show.templates import filled
 from dreamprm_lib.study.folder import STAGES, Study
@@ -58,6 +58,7 @@ def results_markdown(study: Study) -> str:
         worlds=planted.seed.nunique(),
         planted=planted_table(one),
         reading=reading_in_words(study.read_table("reading.csv")),
+        asking=asking_in_words(*map(study.read_table, ("written_tests.csv", "asking.csv", "repair.csv"))),
         worth=worth_table(study.read_table("label_worth.csv")),
         by_running=study.read_table("selection_differences.csv").query("samples == 0").verdict,
     )
