@@ -4,8 +4,8 @@ Everything starts from a table of answers [programs, inputs] (`engine.sandbox.co
 column are equal answers.  A selector is a function of this table that gives each program a score; the highest is
 picked.  `SELECTORS` lists them, and a new one is a function and a line there.
 
-Not covered: inputs and tests that a model writes (CodeT, arXiv 2207.10397; S*, arXiv 2502.14382); here inputs come from
-the statement's samples, and no expected output is known for them.
+Here inputs come from the statement's samples, and no expected output is known for them; tests that a policy writes are
+in `asking_again`.  Not covered: inputs that are written to separate two given programs (S*, arXiv 2502.14382).
 """
 
 import math
