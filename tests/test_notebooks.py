@@ -177,9 +177,11 @@ class TestSmoke:
         text = (smoke.folder / "notebooks" / "01_chain_of_functions.ipynb").read_text()
         assert "same steps: True" in text and "lossless:   True" in text
         gap = r"largest (?:gap|difference(?: to the closed form)?):? ([\d.e+-]+)"
-        for name, limit in (("03", 1e-12), ("05", 1e-8), ("06", 1e-12), ("07", 1e-9), ("08", 1e-12)):
+        for name, limit in (("03", 1e-12), ("05", 1e-8), ("06", 1e-12), ("07", 1e-9), ("08", 1e-12), ("12", 1e-12)):
             (path,) = (smoke.folder / "notebooks").glob(f"{name}_*.ipynb")
             assert float(re.search(gap, path.read_text()).group(1)) < limit, name
+        again = (smoke.folder / "notebooks" / "12_asking_again.ipynb").read_text()
+        assert "; 0 replies read differently" in again and re.search(r"(\d) of \1 repairs are the same", again)
 
     def test_the_tables_keep_the_contract(self, smoke):
         table, curve = pd.read_csv(smoke.folder / "table.csv"), pd.read_csv(smoke.folder / "curve.csv")
