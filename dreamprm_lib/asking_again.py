@@ -134,13 +134,13 @@ def repair(
     """The graded repairs of programs, and the ids of the problems that were left out.
 
     In each round, the policy is shown every program that fails a public sample, in the form of the round before, and
-    writes it again.  A program that passes all samples is done, right or wrong.  Offline, a program whose repair is not
-    recorded is given up, and its problem is left out.
+    writes it again.  A program that passes all samples is done, right or wrong, and so is one whose problem has none.
+    Offline, a program whose repair is not recorded is given up, and its problem is left out.
     """
     by_id = {p.id: p for p in problems}
     found: list[Repair] = []
     left_out: list[str] = []
-    going = list(programs)
+    going = [p for p in programs if by_id[p.problem].samples]
     for turn in range(1, rounds + 1):
         shown = sandbox.grade([(replace(by_id[p.problem], tests=by_id[p.problem].samples), p.code) for p in going])
         wrong = [(p, verdict) for p, verdict in zip(going, shown, strict=True) if not verdict.passed]

@@ -125,8 +125,8 @@ class Sandbox:
     ) -> list[Execution]:
         """Run (program, input) pairs, in their order, without grading.
 
-        With a `problem`, programs have its limits, and where its samples call a function the input is its arguments
-        (one in JSON a line), and `Execution.result` what it returned; otherwise the input is standard input.
+        With a `problem`, programs have its limits, and where it asks for a function the input is its arguments (one in
+        JSON a line), and `Execution.result` what it returned; otherwise the input is standard input.
         Raises `InputError` for a pair that is none.
         """
         for number, item in enumerate(items):
@@ -135,7 +135,7 @@ class Sandbox:
         if problem is None:
             requests = [RunRequest(limits, limits.output_bytes(), code, text) for code, text in items]
         else:
-            kind = "functional" if any(sample.kind == "functional" for sample in problem.samples) else "stdin"
+            kind = "functional" if problem.entry_point else "stdin"
             requests = [request_for(problem, Test(text, "", kind), code, limits) for code, text in items]
 
         def job(request: RunRequest, run: Run) -> Execution:
