@@ -9,6 +9,7 @@ import pytest
 
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.study.folder import STAGES, Study
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Study(ROOT / "outputs", "reference")
@@ -33,6 +34,14 @@ def test_the_manifest_describes_the_tables():
         assert set(recorded) == set(stage.writes)
         for file, digest in recorded.items():
             assert file_digest(REFERENCE.shipped / file) == digest, file
+
+
+def test_a_program_that_passes_the_hidden_tests_passes_the_samples():
+    """Else the hidden tests of a problem are too weak to say that a program is right."""
+    rows = REFERENCE.read("free_scores.jsonl", CandidateScores)
+    samples = {(row.problem, row.sample): row.scores for row in rows if row.method == "public_samples"}
+    passed = [c for c in REFERENCE.read("candidates.jsonl", Program) if c.passed]
+    assert passed and not {c.problem for c in passed if min(samples[c.problem, c.sample]) < 1}
 
 
 def test_what_the_docs_compute_is_what_the_reference_run_and_the_imports_give(generate):

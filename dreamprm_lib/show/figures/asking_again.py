@@ -43,7 +43,7 @@ def repairs_figure(table: pd.DataFrame) -> Figure:
     shares = counts.div(total, axis=0)
     shares.index = [f"{name}\n({counted(total[name], 'program')})" for name in counts.index]
     figure, axes = draw.panel(1.3 + 0.75 * len(counts))
-    draw.stacked(axes, shares, FATES, lambda _, share: draw.percentage(share) if share > 0.04 else "")
+    draw.stacked(axes, shares, FATES, lambda _, share: draw.percentage(share) if share > 0.06 else "")
     draw.in_percent(axes.xaxis)
     axes.set(xlim=(0, 1), xlabel="repaired programs", ylabel="")
     draw.key(figure, FATES, columns=2)
