@@ -282,7 +282,7 @@ def test_what_a_chapter_asks_is_listed_and_a_task_that_says_too_little_is_asked_
     asked: Counter = Counter()
 
     class Wrong:
-        def sample(self, prompts, n, temperature, first):
+        def sample(self, prompts, n, temperature, first, **_rest):
             asked.update(prompt.messages[-1] for prompt in prompts for _ in range(first, first + n))
             return [[Completion("print(1)", 1, "stop")] * n for _ in prompts]
 

@@ -88,7 +88,7 @@ def test_limits_are_a_setting_of_every_notebook_that_grades():
     profile = replace(load_profile("smoke"), common={"limits": {"time_limit": 4}})
     overrides = parse_overrides(["02.limits={memory_mb: 64, modules: [numpy]}"])
     found = {s.notebook[:2]: stage_parameters(s, profile, overrides, {}).get("limits") for s in STAGES}
-    assert {chapter for chapter, limits in found.items() if limits} == {"01", "02", "03", "07", "08"}
+    assert {chapter for chapter, limits in found.items() if limits} == {"01", "02", "03", "07", "08", "12"}
     assert found["01"] == {"time_limit": 4} and found["02"] == {"memory_mb": 64, "modules": ["numpy"]}
     problem = Problem("p", "p", "A statement.", "easy", "test", (), (problems.Test("", "3"),))
     with open_grader(**found["02"]) as grader:
