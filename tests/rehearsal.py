@@ -149,4 +149,5 @@ def smaller(profile, folder: Path, base_url: str) -> dict[str, dict]:
                 mine[name] = section[name] | {"base_url": base_url}
     changes["00_start_here"]["checkpoint"] = str(folder / "start.safetensors")
     changes["04_reward_model"] |= {"backbones": [str(folder / "backbone")]}
+    changes["11_what_it_reads"] |= {"reader": "smollm2-135m-instruct-q4_1"}
     return changes
