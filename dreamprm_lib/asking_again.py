@@ -6,7 +6,6 @@ of a policy that was shown a program, a public sample that it fails, and what it
 again, so that recorded repairs replay.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,15 +15,16 @@ import numpy as np
 from dreamprm_lib.chain_of_functions import PROMPTS, Batch, cof_prompt, graded, worked_example
 from dreamprm_lib.engine.policy.policy import Policy, Prompt
 from dreamprm_lib.engine.problems import Problem, Test, describe
+from dreamprm_lib.engine.sandbox.comparison import read_json
 from dreamprm_lib.engine.sandbox.judge import Sandbox
-from dreamprm_lib.engine.sandbox.verdicts import Verdict
+from dreamprm_lib.engine.sandbox.verdicts import Execution, Limits, Verdict, judged
+from dreamprm_lib.selection_by_execution import same_everywhere
 from dreamprm_lib.study.rows import Program, Repair
 
 TESTS = 5  # that a reply is asked for
 INPUT, OUTPUT = "Input of test {}:\n", "Output of test {}:\n"
 MOST = 250  # tokens of such a reply
 END = INPUT.format(TESTS + 1).rstrip()  # what would follow the last one
-SHOWN = 300  # characters of what a repair is told
 
 
 def requests(test: Sequence[Problem], temperature: float, **_others: object) -> list[Batch]:
@@ -68,25 +68,31 @@ def written_tests(problem: Problem, reply: str) -> list[Test]:
     return list(found.values())
 
 
-_TEST = re.compile(
-    r"^Input of test \d+:\n(.*?)^Output of test \d+:\n(.*?)(?=^Input of test|\Z)", re.MULTILINE | re.DOTALL
-)
+_GIVEN, _EXPECTED = INPUT.format(r"\d+"), OUTPUT.format(r"\d+")
+_TEST = re.compile(rf"^{_GIVEN}(.*?)^{_EXPECTED}(.*?)(?=^{_GIVEN}|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _is_json(given: str, expected: str) -> bool:
     try:
         for line in [*given.split("\n"), expected]:
-            json.loads(line)
-    except ValueError:
+            read_json(line)
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def tests_passed(problem: Problem, codes: Sequence[str], tests: Sequence[Test], sandbox: Sandbox) -> np.ndarray:
-    """Which program passes which test [programs, tests], bool."""
-    each = [replace(problem, tests=(test,)) for test in tests]
-    verdicts = sandbox.grade([(one, code) for code in codes for one in each])
-    return np.array([verdict.passed for verdict in verdicts], bool).reshape(len(codes), len(tests))
+def tests_passed(problem: Problem, found: Sequence[Sequence[Execution | None]], tests: Sequence[Test]) -> np.ndarray:
+    """Which program passes which test [programs, tests], bool, by what became of it on the tests' inputs (`runs`).
+
+    A checker of the problem is no part of its statement, and plays no part here.
+    """
+    limits = Limits.of(problem)
+
+    def passes(run: Execution | None, test: Test) -> bool:
+        return run is not None and judged(problem, test, run, limits)[0] == "passed"
+
+    passed = [[passes(run, test) for run, test in zip(row, tests, strict=True)] for row in found]
+    return np.array(passed, bool).reshape(len(found), len(tests))
 
 
 def codet(passed: np.ndarray) -> np.ndarray:
@@ -95,8 +101,7 @@ def codet(passed: np.ndarray) -> np.ndarray:
     Programs that pass the same tests form a consensus set; its score is its number of programs times the number of
     tests that they pass.
     """
-    same = (passed[:, None] == passed[None, :]).all(axis=2)
-    return (same.sum(axis=0) * passed.sum(axis=1)).astype(float)
+    return same_everywhere(passed).sum(axis=0) * passed.sum(axis=1).astype(float)
 
 
 # ------------------------------------------------------------------------------------------------- repairs
@@ -107,9 +112,8 @@ def repair_prompt(problem: Problem, code: str, failure: Verdict) -> Prompt:
     fails.  `failure` is its verdict on the problem with the samples as its tests."""
     asked = cof_prompt(problem)
     sample = problem.samples[failure.test or 0]
-    said = PROMPTS["repair"].format(
-        input=sample.input.strip(), output=sample.output.strip(), failure=_in_words(failure)[:SHOWN]
-    )
+    shown = {"input": sample.input.strip(), "output": sample.output.strip(), "failure": _in_words(failure)}
+    said = PROMPTS["repair"].format(**shown)
     return replace(asked, messages=(*asked.messages, ("assistant", f"```python\n{code.strip()}\n```"), ("user", said)))
 
 
@@ -119,7 +123,7 @@ def _in_words(failure: Verdict) -> str:
         case "wrong_answer":
             return f"what it prints differs: {failure.detail}"
         case "runtime_error" | "syntax_error":
-            return f"it fails: {failure.detail.strip().splitlines()[-1] if failure.detail.strip() else failure.kind}"
+            return f"it fails: {(failure.detail.strip() or failure.kind).splitlines()[-1]}"
     return f"it was stopped: {failure.kind.replace('_', ' ')}"
 
 
@@ -128,7 +132,7 @@ def repair(
     sandbox: Sandbox,
     problems: Sequence[Problem],
     programs: Sequence[Program],
-    rounds: int = 2,
+    rounds: int = 1,
     temperature: float = 0.8,
 ) -> tuple[list[Repair], list[str]]:
     """The graded repairs of programs, and the ids of the problems that were left out.

@@ -14,6 +14,7 @@ from dreamprm_lib.engine.policy.completions import CompletionStore
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy
 from dreamprm_lib.engine.problems import Problem, Test
+from dreamprm_lib.engine.sandbox.consensus import runs
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.sandbox.verdicts import Verdict
 from dreamprm_lib.study.rows import Program, Repair, read_rows, write_rows
@@ -75,9 +76,23 @@ def test_the_prompt_shows_tests_as_they_are_read(problem):
 
 def test_programs_are_held_to_tests_right_or_wrong(sandbox):
     tests = [Test("3\n", "6\n"), Test("3\n", "9\n")]
-    found = again.tests_passed(PROBLEM, [RIGHT, WRONG, "broken("], tests, sandbox)
-    assert found.tolist() == [[True, False], [False, True], [False, False]]
-    assert again.tests_passed(PROBLEM, [RIGHT], [], sandbox).shape == (1, 0)
+    found = runs(PROBLEM, [RIGHT, WRONG, "broken("], sandbox, [test.input for test in tests])
+    passed = again.tests_passed(PROBLEM, found, tests)
+    assert passed.tolist() == [[True, False], [False, True], [False, False]]
+    assert again.tests_passed(PROBLEM, [[]], []).shape == (1, 0)
+
+
+def test_a_program_that_is_not_run_any_more_passes_nothing(sandbox):
+    found = runs(PROBLEM, ["while True: pass", RIGHT], sandbox, ["3\n", "3\n"])
+    assert found[0][0].status == "time_limit" and found[0][1] is None
+    assert again.tests_passed(PROBLEM, found, [Test("3\n", "6\n")] * 2).tolist() == [[False] * 2, [True] * 2]
+
+
+def test_what_no_statement_shows_plays_no_part(sandbox):
+    """A checker that takes any answer: by the test alone the program is wrong."""
+    lenient = replace(PROBLEM, checker="def check(input, output, expected):\n    return True\n")
+    tests = [Test("3\n", "7\n")]
+    assert not again.tests_passed(lenient, runs(lenient, [RIGHT], sandbox, ["3\n"]), tests).any()
 
 
 def test_codet_multiplies_programs_and_tests():

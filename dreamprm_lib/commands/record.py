@@ -15,7 +15,7 @@ from dreamprm_lib.cost_and_search import search
 from dreamprm_lib.engine.policy.completions import CompletionStore, export_recording, load_recording
 from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, recording_path, store_path
-from dreamprm_lib.engine.problems import Problem, load_problems, named
+from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.weights import WEIGHTS
 from dreamprm_lib.monte_carlo_labels import label_steps
@@ -66,7 +66,8 @@ def record(
             (batch,) = candidate_solutions.requests(_problems(three, "test", "limit"), **three)
             candidates = sample_well_specified(policy, sandbox, batch)
         if "again" in wanted:
-            chosen = named(batch.problems, list(dict.fromkeys(c.problem for c in candidates)))
+            written = {c.problem for c in candidates}
+            chosen = [p for p in batch.problems if p.id in written]
             for tests in asking_again.requests(chosen, **twelve):
                 tests.ask(policy)
             first = [c for c in candidates if c.sample < twelve["mended"]]

@@ -233,7 +233,6 @@ def _as_instruction(prompt: Prompt) -> str:
     messages = [{"role": role, "content": content} for role, content in prompt.messages]
     if prompt.prefill:
         messages[-1]["content"] += (
-            "\n\nYour reply must be the whole program, and it must begin with exactly these lines, unchanged:\n"
-            f"{prompt.prefill}"
+            f"\n\nYour reply must be whole, and it must begin with exactly these lines, unchanged:\n{prompt.prefill}"
         )
     return json.dumps(messages, ensure_ascii=False)

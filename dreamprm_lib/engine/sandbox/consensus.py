@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
+from dreamprm_lib.engine.sandbox.verdicts import Execution
 
 INPUTS = 8  # made-up inputs for a problem
 
@@ -87,22 +88,39 @@ def _number_like(token: str, rng: random.Random) -> str:
 FAILED = -1  # in a table of answers: the program gave none
 
 
-def answers(problem: Problem, codes: Sequence[str], sandbox: Sandbox, inputs: Sequence[str]) -> np.ndarray:
-    """What each program answers on each input, as numbers [programs, inputs]: equal numbers in a column are equal
-    answers, and `FAILED` is none at all.
+def runs(
+    problem: Problem, codes: Sequence[str], sandbox: Sandbox, inputs: Sequence[str]
+) -> list[list[Execution | None]]:
+    """What becomes of each program on each input [programs][inputs].
 
-    A program that runs out of time on an input is not run on those that follow, and has no answer there either.
+    A program that runs out of time on an input is not run on those that follow: there it has None.
     """
-    table = np.full((len(codes), len(inputs)), FAILED)
+    found: list[list[Execution | None]] = [[None] * len(inputs) for _ in codes]
     running = list(range(len(codes)))
     for column, text in enumerate(inputs):
-        runs = dict(zip(running, sandbox.run([(codes[k], text) for k in running], problem), strict=True))
-        said = {k: run.result or " ".join(run.stdout.split()) for k, run in runs.items() if run.status == "ok"}
+        ended = dict(zip(running, sandbox.run([(codes[k], text) for k in running], problem), strict=True))
+        for k, run in ended.items():
+            found[k][column] = run
+        running = [k for k, run in ended.items() if run.status != "time_limit"]
+    return found
+
+
+def table_of(found: Sequence[Sequence[Execution | None]]) -> np.ndarray:
+    """The answers in what `runs` returned, as numbers [programs, inputs]: equal numbers in a column are equal answers,
+    and `FAILED` is none at all."""
+    table = np.full((len(found), len(found[0]) if found else 0), FAILED)
+    for column in range(table.shape[1]):
+        ended = {k: row[column] for k, row in enumerate(found)}
+        said = {k: r.result or " ".join(r.stdout.split()) for k, r in ended.items() if r and r.status == "ok"}
         names = {answer: number for number, answer in enumerate(dict.fromkeys(said.values()))}
         for k, answer in said.items():
             table[k, column] = names[answer]
-        running = [k for k, run in runs.items() if run.status != "time_limit"]
     return table
+
+
+def answers(problem: Problem, codes: Sequence[str], sandbox: Sandbox, inputs: Sequence[str]) -> np.ndarray:
+    """What each program answers on each input [programs, inputs], as `table_of` has it."""
+    return table_of(runs(problem, codes, sandbox, inputs))
 
 
 def agreement(table: np.ndarray) -> np.ndarray:
