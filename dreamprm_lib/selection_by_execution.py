@@ -46,22 +46,20 @@ def summed(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 UNIFORM, RARELY = (1.0, 1.0), (1.0, 9.0)  # Beta priors: a chance of which nothing is known, and a mean of 0.1
 
 
-def b4(table: np.ndarray, right: tuple[float, float] = UNIFORM, by_luck: tuple[float, float] = RARELY) -> np.ndarray:
+def b4(table: np.ndarray) -> np.ndarray:
     """`b4_of_tests`, where every answer that was given on an input is a test: a program passes the tests that hold its
     own answers."""
     tests = [column == answer for column in table.T for answer in set(column.tolist()) - {FAILED}]
-    return b4_of_tests(np.array(tests, bool).reshape(-1, len(table)).T, right, by_luck)
+    return b4_of_tests(np.array(tests, bool).reshape(-1, len(table)).T)
 
 
-def b4_of_tests(
-    passed: np.ndarray, right: tuple[float, float] = UNIFORM, by_luck: tuple[float, float] = RARELY
-) -> np.ndarray:
+def b4_of_tests(passed: np.ndarray) -> np.ndarray:
     """The log-posterior that exactly a program's cluster is right (B4, arXiv 2409.08692), up to a constant.
 
     `passed` [programs, tests] says which program passes which test, and equal programs form a cluster; one that passes
     nothing gets minus infinity.  Are the programs of one cluster right, so are the tests that they pass, and all others
     are wrong.  Four chances remain: that a program is right, that a test is right, that a wrong program passes a right
-    test (`right` is the Beta prior of these three), and that it passes a wrong one (`by_luck`).  Integrated over its
+    test (`UNIFORM` is the Beta prior of these three), and that it passes a wrong one (`RARELY`).  Integrated over its
     prior, each gives the Beta function of its counts: four Beta functions.
     """
     scores = np.full(len(passed), -np.inf)
@@ -69,7 +67,7 @@ def b4_of_tests(
         true = passed[program]
         good = (passed == true).all(axis=1)
         wrong = passed[~good]
-        counts = [(good, right), (true, right), (wrong[:, true], right), (wrong[:, ~true], by_luck)]
+        counts = [(good, UNIFORM), (true, UNIFORM), (wrong[:, true], UNIFORM), (wrong[:, ~true], RARELY)]
         scores[program] = sum(betaln(hits.sum() + a, (~hits).sum() + b) - betaln(a, b) for hits, (a, b) in counts)
     return scores
 
@@ -77,16 +75,14 @@ def b4_of_tests(
 SELECTORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"consensus": agreement, "majority": majority, "b4": b4}
 
 
-def execution_scores(
-    tables: Mapping[str, np.ndarray], samples: Mapping[str, Sequence[int]], names: Sequence[str] = tuple(SELECTORS)
-) -> list[CandidateScores]:
-    """The scores of all programs by the selectors of these names, from each problem's table of answers; the programs of
-    a table are its problem's `samples`, in this order."""
+def execution_scores(tables: Mapping[str, np.ndarray], samples: Mapping[str, Sequence[int]]) -> list[CandidateScores]:
+    """The scores of all programs by each of `SELECTORS`, from each problem's table of answers; the programs of a table
+    are its problem's `samples`, in this order."""
     return [
         CandidateScores(name, problem, sample, [float(score)])
-        for name in names
+        for name, select in SELECTORS.items()
         for problem, table in tables.items()
-        for sample, score in zip(samples[problem], SELECTORS[name](table), strict=True)
+        for sample, score in zip(samples[problem], select(table), strict=True)
     ]
 
 

@@ -91,7 +91,6 @@ ANSWERS = np.array([[0, 0], [0, 0], [1, -1]])
 FRONTIER = table({"pass_rate": 0.5, "ci_low": 0.4, "ci_high": 0.6}, method=["b4", "b4"], runs=[2, 4])
 RISK = pd.DataFrame({"coverage": [0.5, 1.0], "risk": [0.0, 0.5]})
 
-QUALITY = pd.DataFrame([{"difficulty": "all", "problems": 4, "tests": 9, "right": 0.6, "ci_low": 0.5, "ci_high": 0.7}])
 FATES = pd.DataFrame([[2, 1, 4, 3], [2, 1, 4, 3]], ["all", "wrong answer"], list(figures.FATES))
 DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("Largest gap between formula and nudging", figures.formula_figure, [0.1, -0.2], [0.1, -0.2]),
@@ -111,7 +110,6 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("better, by 2.5 nats; most of all “Print the sum.” (-3.0)", figures.explained_figure, SENTENCES, [0.5, -3.0]),
     ("The program that passes explains", figures.explained_figure, SENTENCES, [0.5, 3.0]),
     ("gain -0.050 (-0.100 to +0.000) on heads that never did: not", figures.transfer_figure, TRANSFER),
-    ("right output of 60 % (50 to 70 %) of its own tests", figures.right_tests_figure, QUALITY),
     ("Of 10 failing programs, 2 became right, and 3 came back unchanged", figures.repairs_figure, FATES),
     ("caught in p (0.20, the passing one 0.90)", figures.pairs_figure, PAIRS),
     ("Calibration error of all: before 0.20, after 0.10", figures.calibration_figure, RELIABLE, ERRORS),

@@ -75,7 +75,9 @@ def test_a_new_selector_is_a_function_and_a_line(monkeypatch):
         return (table != FAILED).sum(axis=1)
 
     monkeypatch.setitem(sx.SELECTORS, "answers", answers_at_all)
-    rows = sx.execution_scores({"p": TABLE}, {"p": [0, 2, 3, 5, 6, 8]}, ["answers"])
+    every = sx.execution_scores({"p": TABLE}, {"p": [0, 2, 3, 5, 6, 8]})
+    assert {row.method for row in every} == {"consensus", "majority", "b4", "answers"}
+    rows = [row for row in every if row.method == "answers"]
     assert rows[1] == CandidateScores("answers", "p", 2, [3.0]) and [r.scores[0] for r in rows[3:]] == [2, 0, 0]
 
 

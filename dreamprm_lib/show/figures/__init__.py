@@ -2,7 +2,7 @@
 
 # ruff: noqa: F401
 
-from dreamprm_lib.show.figures.asking_again import FATES, repairs_figure, right_tests_figure
+from dreamprm_lib.show.figures.asking_again import FATES, repairs_figure
 from dreamprm_lib.show.figures.candidates import headroom_figure
 from dreamprm_lib.show.figures.chain_of_functions import prompt_comparison_figure, steps_figure
 from dreamprm_lib.show.figures.correction import correction_figure, formula_figure, reasons_figure, worth_figure
