@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from dreamprm_lib.chain_of_functions import Batch, batch_of, split_steps
 from dreamprm_lib.engine.files import read_json, to_json, write_atomically
-from dreamprm_lib.engine.problems import DIFFICULTIES, LcbQuestion, Problem
+from dreamprm_lib.engine.problems import LcbQuestion, Problem, by_difficulty
 from dreamprm_lib.engine.sandbox.consensus import agreement, answers, perturbed_inputs
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.engine.schema import checked
@@ -81,13 +81,13 @@ def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.D
     rows = [(c.problem, difficulty[c.problem], c.passed, len(c.steps)) for c in candidates]
     table = pd.DataFrame(rows, columns=["problem", "difficulty", "passed", "functions"])
     summary = []
-    for name in (*DIFFICULTIES, "overall"):
+    for name in (*by_difficulty(table.difficulty), "overall"):
         part = table[(table.difficulty == name) | (name == "overall")]
         share, size = part.groupby("problem").passed.mean(), part.groupby("problem").size()
         row = {"difficulty": name, "problems": len(share), "candidates": size.min(), "pass_at_1": share.mean()}
         row |= {"pass_at_n": (share > 0).mean(), "mixed": ((share > 0) & (share < 1)).mean()}
         row |= {"functions": part.functions.mean(), "chained": (part.functions >= 2).mean()}
-        summary += [row] if len(part) else []
+        summary.append(row)
     return pd.DataFrame(summary)
 
 

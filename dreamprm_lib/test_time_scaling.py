@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.clusters import spread
-from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.problems import Problem, by_difficulty
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.statistics import (
     counted,
@@ -191,11 +191,10 @@ def difficulty_table(pool: Pool, draws: int = 4000, seed: int = 0) -> pd.DataFra
     rows = []
     for samples, method in product(pool.regimes, pool.scores):
         values = pool.best_of(method, pool.size, samples)
-        for name in (*DIFFICULTIES, "overall"):
+        for name in (*by_difficulty(level), "overall"):
             mine = values if name == "overall" else values[level == name]
-            if len(mine):
-                rates = mean_with_interval(mine, draws, seed)
-                rows.append((method, samples, name, pool.size, *rates, len(mine)))
+            rates = mean_with_interval(mine, draws, seed)
+            rows.append((method, samples, name, pool.size, *rates, len(mine)))
     columns = ["method", "samples", "difficulty", "n", "pass_rate", "ci_low", "ci_high", "problems"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -220,23 +219,24 @@ def differences(pool: Pool, pairs: Sequence[tuple[str, str]], draws: int = 4000,
     return compared(gains, draws, seed)
 
 
-def seen_and_new(
+def by_set(
     pool: Pool, pairs: Sequence[tuple[str, str]], new_since: str, draws: int = 4000, seed: int = 0
 ) -> pd.DataFrame:
-    """`differences` without samples on two sets of problems apart: `new` ones, dated `new_since` (YYYY-MM-DD) or later,
-    and `seen` ones, with which methods were compared while they were made.
+    """`differences` without samples on each set of problems alone: of our own, `seen` ones, with which methods were
+    compared while they were made, and `new` ones, dated `new_since` (YYYY-MM-DD) or later; and then the sets of other
+    authors, by their names.
 
     The columns of `differences`, and before them set and problems (their number); p-values are adjusted within a set.
     A set without problems has no rows."""
     tables = []
-    late = np.array([problem.date >= new_since for problem in pool.problems])
-    for name, wanted in (("seen", ~late), ("new", late)):
-        part = replace(pool.part(wanted), samples=None)
-        if part.problems:
-            table = differences(part, pairs, draws, seed)
-            table.insert(0, "set", name)
-            table.insert(1, "problems", len(part.problems))
-            tables.append(table)
+    own = {True: "new", False: "seen"}
+    sets = np.array([own[p.date >= new_since] if p.source == "starter" else p.source for p in pool.problems])
+    for name in sorted(set(sets), key=lambda name: (name != "seen", name != "new", name)):
+        part = replace(pool.part(sets == name), samples=None)
+        table = differences(part, pairs, draws, seed)
+        table.insert(0, "set", name)
+        table.insert(1, "problems", len(part.problems))
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 

@@ -76,6 +76,7 @@ BIAS = table({"trait": "step", "states": 2, "bias": -0.1, "bias_low": -0.2, "bia
 FOREST = table(
     {"method": "prm_cof", "baseline": "random", "difference": 0.1, "ci_low": -0.1, "ci_high": 0.3}, samples=(0, 2)
 )
+SETS = FOREST.iloc[[0, 1, 1]].assign(set=["seen", "new", "codeio"], problems=[4, 2, 1], p_holm=0.05)
 CONFIRMED = FOREST.assign(set=["seen", "new"], problems=[4, 2], p_holm=0.05)
 PRICED = rates((0, 1, 2), n=[1, 2], tokens=[100, 200], flops=[1e12, 2e12], seconds=[10.0, 20.0])[1:]  # a level first
 SEARCHES = pd.concat([rates(n=[1, 2], tokens=[100, 200]), SEARCHED], ignore_index=True)
@@ -125,10 +126,11 @@ DRAWINGS = [  # a part of a figure's title, and what it is drawn from
     ("the pick (0.50) passes", figures.beam_figure, BEAM, {FINISHED.text: True, DROPPED.text: False}),
     ("easy 50 % (random 50 %), overall 50 % (random 50 %)", figures.difficulty_figure, LEVELS),
     ("clear of 0: no sample run, 0 of 1; after 2 samples, 0 of 1", figures.forest_figure, FOREST),
-    ("Confirmed on 2 new problems: nothing", figures.seen_and_new_figure, CONFIRMED),
-    ("2 new problems: prm_cof +10 points on random", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01)),
-    ("2 new problems: nothing", figures.seen_and_new_figure, CONFIRMED.assign(ci_low=0.01, p_holm=0.125)),
-    ("has no new problems", figures.seen_and_new_figure, CONFIRMED[:1]),
+    ("Confirmed on 2 new problems: nothing", figures.sets_figure, CONFIRMED),
+    ("on 2 new problems: nothing. On 1 codeio problem: nothing", figures.sets_figure, SETS),
+    ("2 new problems: prm_cof +10 points on random", figures.sets_figure, CONFIRMED.assign(ci_low=0.01)),
+    ("2 new problems: nothing", figures.sets_figure, CONFIRMED.assign(ci_low=0.01, p_holm=0.125)),
+    ("has no new problems", figures.sets_figure, CONFIRMED[:1]),
     ("solves 50 % with 200 tokens; after 2 samples", figures.cost_figure, PRICED),
     ("Trained on b, reward models solve 40 to 60 %", figures.spread_figure, table(RATE, training="ab"), RETRAINED),
     ("b and a (tau 0.00)", figures.agreement_figure, table({"tau": -0.001}, method="abc", other="abc")),

@@ -139,17 +139,26 @@ def test_differences_and_their_verdict():
     assert "may be worse than" in worse[0]
 
 
-def test_new_problems_are_compared_apart_without_samples_and_adjusted_among_themselves():
+def test_each_set_of_problems_is_compared_alone_without_samples_and_adjusted_within_it():
     pool, pairs = make_pool(), [("good", "bad"), ("good", "random")]
     old, new = pool.problems[0], replace(pool.problems[1], date="2026-11-28")
     mixed = replace(pool, problems=[old, new], samples=[np.ones((3, 2), bool)] * 2)
-    rows = tts.seen_and_new(mixed, pairs, "2026-11-28", 200)
+    rows = tts.by_set(mixed, pairs, "2026-11-28", 200)
     assert list(rows.set) == ["seen", "seen", "new", "new"] and rows.problems.eq(1).all() and rows.samples.eq(0).all()
     alone = tts.differences(mixed.part([False, True]), pairs, 200).query("samples == 0").reset_index(drop=True)
     same = ["method", "baseline", "difference", "ci_low", "ci_high", "p_value", "spread"]
     pd.testing.assert_frame_equal(rows[2:].reset_index(drop=True)[same], alone[same])
     assert "for 2 comparisons" in rows.verdict[3]
-    assert set(tts.seen_and_new(mixed, pairs, "2026-11-29", 200).set) == {"seen"}
+    assert set(tts.by_set(mixed, pairs, "2026-11-29", 200).set) == {"seen"}
+    others = replace(mixed, problems=[replace(new, source="humaneval"), old])
+    assert list(tts.by_set(others, pairs, "2026-11-28", 200).set) == ["seen", "seen", "humaneval", "humaneval"]
+
+
+def test_sets_that_rate_no_difficulty_follow_those_that_do():
+    problems = [make_problem(name, name) for name in ("humaneval", "hard", "codeio", "easy")]
+    pool = tts.Pool(problems, [np.ones(1, bool)] * 4, {"random": [np.zeros(1)] * 4})
+    levels = list(tts.difficulty_table(pool, 10).difficulty)
+    assert levels == ["easy", "hard", "codeio", "humaneval", "overall"]
 
 
 def fractional_pool(passed, **scores):

@@ -172,7 +172,7 @@ def problem_of(index: int, task: dict, pairs: Pairs, split: str) -> Problem:
         id=f"codeio/{index:04}",
         title=f"codeio {index:04}",
         statement=statement_of(task),
-        difficulty="medium",
+        difficulty="codeio",
         split=split,
         samples=tests[:SAMPLES],
         tests=tests[SAMPLES:],

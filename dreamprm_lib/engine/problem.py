@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -39,7 +39,8 @@ class Test:
 class Problem:
     """A problem.  Hidden `tests` grade; `samples` are shown to the policy.
 
-    `split` is train, meta, test or "" (not assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
+    `difficulty` is one of `DIFFICULTIES`, or the name of a set that rates none; `split` is train, meta, test or "" (not
+    assigned); `kind` is one of `KINDS`, or "" outside the starter set; `rules`
     are the things that a right program must do beyond reading and printing, and fix the difficulty of a starter
     problem; `reference`, `brute` and `generator` are program texts (the generator defines `generate(rng) -> str`, an
     input); `tolerance` is the relative and absolute error allowed for numbers in an answer (0: exact); `checker`, for
@@ -66,6 +67,12 @@ class Problem:
     generator: str = field(default="", repr=False)
     checker: str = field(default="", repr=False)
     equivalent: tuple[str, ...] = field(default=(), repr=False)
+
+
+def by_difficulty(names: Iterable[str]) -> list[str]:
+    """These difficulties, each once: `DIFFICULTIES` in their order, then the names of sets, and `overall` last."""
+    places = [*DIFFICULTIES, "", "overall"]
+    return sorted(set(names), key=lambda name: (places.index(name if name in places else ""), name))
 
 
 def describe(problem: Problem) -> str:

@@ -34,6 +34,7 @@ from dreamprm_lib.engine.problem import (
     Split,
     Test,
     TestKind,
+    by_difficulty,
     describe,
     hash_share,
     named,
@@ -42,7 +43,7 @@ from dreamprm_lib.engine.problem import (
 from dreamprm_lib.engine.schema import Form, checked, form_of
 from dreamprm_lib.errors import InputError
 
-__all__ = ["DIFFICULTIES", "SPLITS", "Problem", "Test", "describe", "load_problems", "named"]
+__all__ = ["DIFFICULTIES", "SPLITS", "Problem", "Test", "by_difficulty", "describe", "load_problems", "named"]
 
 Release = Literal["v1", "v2", "v3", "v4", "v5", "v6"]  # of LiveCodeBench, each with all before it
 LIVECODEBENCH = "livecodebench/code_generation_lite"
@@ -158,7 +159,7 @@ def _read_humaneval() -> list[Problem]:
             id=row["task_id"],
             title=row["entry_point"],
             statement="Complete this function.",
-            difficulty="easy",
+            difficulty="humaneval",
             split=split_of(row["prompt"], train=0.40),
             samples=(),
             tests=(Test(f"{row['test']}\ncheck({row['entry_point']})\n", "", "check"),),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.methods import KINDS
 from dreamprm_lib.show.templates import filled
 from dreamprm_lib.study.folder import Study
@@ -43,7 +44,11 @@ def answer_of(study: Study) -> Summary:
         stack_gain=_row(differences, method=STACK, baseline="mean_logprob", samples=0),
         samples=_row(differences, baseline=NO_SAMPLES, samples=most),
         prm_after=_row(differences, method="prm_cof", baseline="random", samples=most),
-        new=list(confirmed[(confirmed.set == "new") & (confirmed.baseline == "random")].itertuples()),
+        unseen=[
+            list(part[part.baseline == "random"].itertuples())
+            for name, part in confirmed.groupby("set", sort=False)
+            if name != "seen"
+        ],
         correction=_row(differences, method="dreamprm_code", baseline="prm_cof", samples=0),
         worth=_row(study.read_table("label_worth.csv"), method="dreamprm_code"),
     )
@@ -117,6 +122,8 @@ def grouped_verdicts(differences: pd.DataFrame, confirmed: pd.DataFrame) -> list
         for question, asked in questions.items()
         if asked.any()
     ]
-    if new := list(confirmed.verdict[confirmed.set == "new"]):
-        groups.append(("And on new problems, whose programs were written when all methods were fixed?", new, []))
+    for name, part in confirmed.groupby("set", sort=False):
+        if name != "seen":
+            alone = counted(int(part.problems.iloc[0]), f"{name} problem")
+            groups.append((f"And on {alone} alone?", list(part.verdict), []))
     return groups

@@ -24,6 +24,6 @@ from dreamprm_lib.show.figures.reward_model import (
     pairs_figure,
     ranking_figure,
 )
-from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure, seen_and_new_figure
+from dreamprm_lib.show.figures.scaling import curve_figure, difficulty_figure, forest_figure, sets_figure
 from dreamprm_lib.show.figures.selection import agreement_figure, answers_figure, frontier_figure, risk_figure
 from dreamprm_lib.show.figures.what_it_reads import explained_figure, learning_figure, transfer_figure

@@ -7,14 +7,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import dreamprm_lib.show.figures.primitives as draw
-from dreamprm_lib.engine.problems import DIFFICULTIES, Problem
+from dreamprm_lib.engine.problems import Problem, by_difficulty
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.study.rows import Program
 
 
 def headroom_figure(problems: Sequence[Problem], candidates: Sequence[Program]) -> Figure:
     """Pass rate of every problem, sorted, by difficulty: between 0 and 1 lies the room for a selector."""
-    level = {p.id: DIFFICULTIES.index(p.difficulty) for p in problems}
+    levels = by_difficulty(p.difficulty for p in problems)
+    level = {p.id: levels.index(p.difficulty) for p in problems}
     table = pd.DataFrame(
         [(level[c.problem], c.problem, c.passed) for c in candidates], columns=["level", "name", "rate"]
     )
@@ -26,7 +27,7 @@ def headroom_figure(problems: Sequence[Problem], candidates: Sequence[Program]) 
     axes.vlines(table.index, 0, table.rate, color=color, lw=max(1.0, 160 / count), alpha=0.6)
     axes.scatter(table.index, table.rate, color=color, s=25, zorder=3)
     for number, part in table.groupby("level"):
-        axes.text(part.index[0] - 0.4, 1.1, f"{DIFFICULTIES[number]} ({len(part)})", fontsize=11, weight="bold")
+        axes.text(part.index[0] - 0.4, 1.1, f"{levels[number]} ({len(part)})", fontsize=11, weight="bold")
         axes.axvline(part.index[0] - 0.5, color=draw.GREY, lw=1, ls=":")
     axes.set(xticks=[], xlim=(-0.6, count - 0.4), ylim=(-0.04, 1.2), yticks=[0, 0.25, 0.5, 0.75, 1])
     axes.set(xlabel=f"{counted(count, 'test problem')}, by difficulty and pass rate", ylabel="candidates that pass")

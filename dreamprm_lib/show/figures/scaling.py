@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dreamprm_lib.show.figures.primitives as draw
-from dreamprm_lib.engine.problems import DIFFICULTIES
+from dreamprm_lib.engine.problems import by_difficulty
 from dreamprm_lib.evidence.statistics import counted
 
 BOUNDS = ("random", "oracle")
@@ -82,7 +82,7 @@ def _summary(last: pd.DataFrame, methods: Sequence[str], regimes: Sequence[int])
 
 def difficulty_figure(table: pd.DataFrame) -> Figure:
     """Best-of-N by difficulty with intervals, a mark a method and a panel for each number of samples run first."""
-    levels = [d for d in (*DIFFICULTIES, "overall") if d in set(table.difficulty)]
+    levels = by_difficulty(table.difficulty)
     regimes, methods = list(table.samples.unique()), list(table.method.unique())
     counts = table.drop_duplicates("difficulty").set_index("difficulty").problems
     figure, grid = draw.panels(1, len(regimes), 1.6 + len(levels) * (0.35 + 0.09 * len(methods)), sharey=True)
@@ -134,26 +134,30 @@ def forest_figure(table: pd.DataFrame) -> Figure:
     return draw.finished(figure, "Differences whose interval is clear of 0: " + "; ".join(said))
 
 
-def seen_and_new_figure(table: pd.DataFrame) -> Figure:
-    """Paired differences on problems that were seen while the methods were made (hollow) and on new ones (full), a row
-    a comparison, with 95 % intervals.  The title names those on new problems that are confirmed, but for `oracle`: the
-    interval is clear of 0, and the exact test holds after Holm's adjustment."""
-    new = table.set == "new"
+def sets_figure(table: pd.DataFrame) -> Figure:
+    """Paired differences on each set of problems alone, a row a comparison, with 95 % intervals; hollow on problems that
+    were seen while the methods were made.  The title names what the other sets confirm, but for `oracle`: the interval
+    is clear of 0, and the exact test holds after Holm's adjustment."""
+    counts = table.groupby("set", sort=False).problems.first()
+    place = {name: k for k, name in enumerate(counts.index)}
+    hues = iter(draw.HUES)
+    colors = {name: draw.GREY if name == "seen" else next(hues) for name in place}
+    color = table.set.map(colors)
     rows = table.assign(
         group="", label=table.method + " − " + table.baseline, panel=0, middle=100 * table.difference,
-        low=100 * table.ci_low, high=100 * table.ci_high, color=np.where(new, draw.BLUE, draw.GREY),
-        face=np.where(new, draw.BLUE, "white"), shift=np.where(new, 0.15, -0.15),
+        low=100 * table.ci_low, high=100 * table.ci_high, color=color, face=color.where(table.set != "seen", "white"),
+        shift=table.set.map(place).sub((len(place) - 1) / 2) * 0.7 / max(2, len(place)),
     )  # fmt: skip
-    figure, (axes,) = draw.dot_figure(rows, {0: "points"}, 0.55)
+    figure, (axes,) = draw.dot_figure(rows, {0: "points"}, 0.2 + 0.17 * len(place))
     axes.axvline(0, color=draw.INK, lw=1)
-    counts = table.groupby("set").problems.first()
-    colors = {"seen": draw.GREY, "new": draw.BLUE}
-    draw.key(figure, {f"{counted(int(counts[s]), f'{s} problem')}": colors[s] for s in colors if s in counts})
-    clear = table[
-        new & (table.method != "oracle") & ((table.ci_low > 0) | (table.ci_high < 0)) & (table.p_holm <= 0.05)
-    ]
-    said = [f"{r.method} {100 * r.difference:+.0f} points on {r.baseline}" for r in clear.itertuples()]
-    if not new.any():
+    words = {name: counted(int(n), f"{name} problem") for name, n in counts.items()}
+    draw.key(figure, {words[name]: colors[name] for name in place})
+    if not (unseen := [name for name in place if name != "seen"]):
         return draw.finished(figure, "This study has no new problems: the claims on those that were seen")
-    found = "; ".join(said) or "nothing"
-    return draw.finished(figure, f"Confirmed on {counted(int(counts['new']), 'new problem')}: {found}")
+    clear = table[(table.method != "oracle") & ((table.ci_low > 0) | (table.ci_high < 0)) & (table.p_holm <= 0.05)]
+    found = {
+        name: "; ".join(f"{r.method} {100 * r.difference:+.0f} points on {r.baseline}" for r in part.itertuples())
+        for name, part in clear.groupby("set")
+    }
+    said = ". ".join(f"On {words[name]}: {found.get(name, 'nothing')}" for name in unseen)
+    return draw.finished(figure, f"Confirmed {said[0].lower()}{said[1:]}")
