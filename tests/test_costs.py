@@ -95,6 +95,8 @@ BILL = pd.DataFrame(
         ("prm_cof", 4, 10, 2, 90 + 150 + 4, 3 + 4 * 2),
         ("prm_cof", 4, np.inf, 0, 90 + 4, 0),
         ("prm_cof + consensus", 4, 10, 0, 90 + 150 + 4, 3 + 32),
+        ("all three", 4, 10, 0, 90 + 150 + 4, 3 + 32),
+        ("majority", 2, 10, 0, 70, 16),
     ],
 )
 def test_what_a_problem_costs(method, n, uses, samples, tokens, runs):

@@ -57,6 +57,16 @@ DIFFERENCES = [
 ]
 
 
+READ = pd.DataFrame({"method": ["prm_cof", "blind"], "gain": [0.1, 0.0]})
+READ = READ.assign(
+    gain_low=READ.gain, gain_high=READ.gain, set="codeio", problems=9, on="blind", ranking=0.5, low=0.4, high=0.6
+)
+
+
+def priced(method, samples, n, rate):
+    return {"method": method, "samples": samples, "n": n, "pass_rate": rate, "tokens": 1000.4 * n, "seconds": 2.0 * n}
+
+
 def write_confirmed(study, which):
     rows = pd.DataFrame([compared("prm_cof", "random", 0, 0.1, 0.02, 0.2, 0.01)])
     study.write_table("confirmed.csv", rows.assign(set=which, problems=7, verdict=verdict(rows)))
@@ -72,6 +82,8 @@ def complete(study, differences):
     by_running = {"samples": [0, 1], "verdict": ["`b4` may be better.", "After 1 sample it is worse."]}
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     study.write_table("label_worth.csv", pd.DataFrame([worth("raw", 0.0, 0.0), worth("dreamprm_code", -3.0, 0.02)]))
+    study.write_table("cost_curve.csv", pd.DataFrame([priced("random", 0, 1, 0.3), priced("random", 2, 8, 0.7)]))
+    study.write_table("reading_test.csv", READ)
     study.write_table("reading.csv", pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
     study.write_table("written_tests.csv", QUALITY)
     for file, name in (("asking.csv", "codet"), ("repair.csv", "repair")):
@@ -177,6 +189,19 @@ def test_the_table_of_labels_is_read_with_intervals_and_signs():
     assert table.loc["posterior"].tolist() == [
         "0.010 (0.010 to 0.010)", "0.820 (0.820 to 0.820)", "+0.020 (+0.010 to +0.030)",
     ]  # fmt: skip
+
+
+def test_readers_are_shown_by_set_with_their_gain_on_one_of_them():
+    table = report.reading_table(READ)
+    assert table["codeio (9)"].to_dict() == {"prm_cof": "0.500 (+0.100: +0.100 to +0.100)", "blind": "0.500"}
+
+
+def test_selectors_are_shown_with_all_candidates_and_their_price_without_samples():
+    curve = [priced("b4", 0, 1, 0.3), priced("b4", 0, 8, 0.5), priced("random", 0, 1, 0.3), priced("random", 1, 8, 0.6)]
+    table = report.cost_table(pd.DataFrame(curve))
+    assert table.columns.tolist() == ["no sample", "after 1 sample", "tokens", "seconds"]
+    assert table.loc["random"].tolist() == ["30.0", "60.0", "1,000", "2"]
+    assert table.loc["b4", ["no sample", "tokens", "seconds"]].tolist() == ["50.0", "8,003", "16"]
 
 
 def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_and_log_probabilities(tmp_path):

@@ -45,3 +45,20 @@ def test_only_programs_of_mixed_problems_are_read(reader):
     assert found[[0, 2]].tolist() == [0, 0] and found[1] != found[3] and (found[[1, 3]] < 0).all()
     alone = wr.read_backwards(reader, problems, [programs[3], programs[1]])
     np.testing.assert_allclose(alone, found[[3, 1]], atol=1e-6)
+
+
+def test_scores_are_judged_on_each_set_of_problems_alone_and_on_all():
+    kind = {"a": "text", "b": "grids", "c": "", "d": "text"}
+    problems = {
+        name: Problem(name, name, "", "easy", "test", (), (), "humaneval" if name == "c" else "starter", kind=of)
+        for name, of in kind.items()
+    }
+    candidates = [Program(name, k, "x", ["x"], k == 0, "", 1) for name in "abcd" for k in range(2) if name != "d" or k]
+    right = np.array([1.0 if c.passed else 0.0 for c in candidates])
+    taught = [Program("d", 0, "x", ["x"], True, "", 1)]
+    table = wr.by_set(problems, taught, candidates, {"prm_cof": right, "blind": np.ones(len(right))})
+    assert list(table.set) == [s for s in ("kinds of training", "other kinds", "humaneval", "all") for _ in range(2)]
+    assert table.problems.tolist() == [1, 1, 1, 1, 1, 1, 3, 3]  # `d` is not mixed
+    prm = table[table.method == "prm_cof"]
+    assert (prm.on == "blind").all() and (prm.ranking == 1).all() and (prm.gain == 0.5).all()
+    assert (table[table.method == "blind"].gain == 0).all()

@@ -95,7 +95,8 @@ def bill(rows: Iterable[tuple], machine: Machine, names: Sequence[str] = ("part"
 REWARD_MODEL = ("programs", "prefixes", "rollouts", "training", "scoring")
 PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any other one is a reward model
     **dict.fromkeys(("random", "first", "shortest", "longest", "mean_logprob", "oracle"), ()),
-    "consensus": ("consensus",),
+    **dict.fromkeys(("consensus", "majority", "b4", "cluster sum of policy"), ("consensus",)),
+    **dict.fromkeys(("cluster sum of prm_cof", "all three"), (*REWARD_MODEL, "consensus")),
     "orm": ("programs", "training", "scoring"),
 }
 ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second candidate

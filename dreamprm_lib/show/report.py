@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamprm_lib.engine.files import write_atomically
+from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.findings import answer_of, asking_in_words, grouped_verdicts, reading_in_words
 from dreamprm_lib.show.methods import METHODS
 from dreamprm_lib.show.templates import filled
@@ -58,6 +59,7 @@ def results_markdown(study: Study) -> str:
         worlds=planted.seed.nunique(),
         planted=planted_table(one),
         reading=reading_in_words(study.read_table("reading.csv")),
+        reading_test=reading_table(study.read_table("reading_test.csv")),
         asking=asking_in_words(*map(study.read_table, ("written_tests.csv", "asking.csv", "repair.csv"))),
         worth=worth_table(study.read_table("label_worth.csv")),
         by_running=study.read_table("selection_differences.csv").query("samples == 0").verdict,
@@ -73,6 +75,7 @@ def _results(study: Study, manifest: dict) -> dict[str, Any]:
         "note": manifest.get("note", ""),
         "answer": answer_of(study),
         "tables": [(samples, part.n.max(), wide_table(part)) for samples, part in table.groupby("samples")],
+        "costs": cost_table(study.read_table("cost_curve.csv")),
         "groups": grouped_verdicts(study.read_table("differences.csv"), study.read_table("confirmed.csv")),
         "methods": {name: about["takes"] for name, about in METHODS.items() if name in set(table.method)},
     }
@@ -84,6 +87,17 @@ def wide_table(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(cell=cell, group=[f"{r.difficulty} ({r.problems})" for r in table.itertuples()])
     wide = table.pivot(index="method", columns="group", values="cell")
     return wide.loc[table.method.unique(), table.group.unique()].rename_axis(index=None, columns="best-of-N in %")
+
+
+def cost_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """`cost_curve.csv` as people read it, with as many candidates as each method looks at: a row a method, the
+    percentage of problems that it solves after 0, 1, … public samples, and what a problem costs without them."""
+    most = curve.groupby(["method", "samples"], sort=False).tail(1)
+    wide = (100 * most.pivot(index="method", columns="samples", values="pass_rate")).map("{:.1f}".format)
+    wide.columns = [f"after {counted(k, 'sample')}" if k else "no sample" for k in wide]
+    first = most[most.samples == 0].set_index("method")
+    wide["tokens"], wide["seconds"] = first.tokens.map("{:,.0f}".format), first.seconds.map("{:,.0f}".format)
+    return wide.loc[first.index].rename_axis(index=None, columns="solved in %")
 
 
 def planted_table(planted: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +120,17 @@ def worth_table(worth: pd.DataFrame) -> pd.DataFrame:
         found = worth[[name, f"{name}_low", f"{name}_high"]].to_numpy()
         wide[head] = [f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" for value, low, high in found]
     return wide.rename_axis(index=None, columns="labels")
+
+
+def reading_table(tested: pd.DataFrame) -> pd.DataFrame:
+    """`reading_test.csv` as people read it: a row a method, a column a set, cells `ranking (gain: low to high)`."""
+    cells = [
+        f"{r.ranking:.3f}" + ("" if r.method == r.on else f" ({r.gain:+.3f}: {r.gain_low:+.3f} to {r.gain_high:+.3f})")
+        for r in tested.itertuples()
+    ]
+    table = tested.assign(cell=cells, head=[f"{r.set} ({r.problems})" for r in tested.itertuples()])
+    wide = table.pivot(index="method", columns="head", values="cell").loc[table.method.unique(), table["head"].unique()]
+    return wide.rename_axis(index=None, columns=f"ranking (gain on {tested.on.iloc[0]})")
 
 
 def _chapters(study: Study) -> Iterator[tuple[str, list[dict]]]:

@@ -135,9 +135,9 @@ def forest_figure(table: pd.DataFrame) -> Figure:
 
 
 def sets_figure(table: pd.DataFrame) -> Figure:
-    """Paired differences on each set of problems alone, a row a comparison, with 95 % intervals; hollow on problems that
-    were seen while the methods were made.  The title names what the other sets confirm, but for `oracle`: the interval
-    is clear of 0, and the exact test holds after Holm's adjustment."""
+    """Paired differences on each set of problems alone, a row a comparison, with 95 % intervals; hollow on problems
+    that were seen while the methods were made.  The title names what the other sets confirm, but for `oracle`: the
+    interval is clear of 0, and the exact test holds after Holm's adjustment."""
     counts = table.groupby("set", sort=False).problems.first()
     place = {name: k for k, name in enumerate(counts.index)}
     hues = iter(draw.HUES)
