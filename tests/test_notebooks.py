@@ -17,8 +17,10 @@ from nbclient import NotebookClient
 from dreamprm_lib.commands.run import load_profile, notebook_path, run, stage_parameters
 from dreamprm_lib.engine import hypergradient as hg
 from dreamprm_lib.engine.losses import LOSSES
+from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.reward_model import RewardModel
-from dreamprm_lib.study.folder import STAGES
+from dreamprm_lib.study.folder import STAGES, Study
+from dreamprm_lib.study.rows import CandidateScores, Program
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -265,3 +267,22 @@ class TestSmoke:
             model = RewardModel.load(tmp_path / "paper" / f"{method}.safetensors")
             assert model.about["method"] == method and len(model.about["losses"]) == 1
             assert len(model.backbone.tuning.lora) == 4 * 3 and model.backbone.tuning.alpha == 16
+
+
+def test_a_study_in_which_nothing_needs_repair_is_whole(tmp_path):
+    """Chapter 12 on two problems whose first candidate passes its samples."""
+    reference, study = Study(ROOT / "outputs", "reference"), Study(tmp_path, "whole")
+    candidates = reference.read("candidates.jsonl", Program)
+    free = reference.read("free_scores.jsonl", CandidateScores)
+    fine = [
+        r.problem for r in free if (r.method, r.sample) == ("public_samples", 0) and r.scores and min(r.scores) == 1
+    ]
+    own = {p.id for p in load_problems("starter", "test")}
+    two = [name for name in fine if name in own][:2]
+    study.write("candidates.jsonl", [c for c in candidates if c.problem in two])
+    study.write("free_scores.jsonl", [r for r in free if r.problem in two])
+    path = ROOT / "notebooks" / "12_asking_again.ipynb"
+    parameters = {"study": "whole", "outputs": str(tmp_path), "draws": 100}
+    papermill.execute_notebook(path, tmp_path / "12.ipynb", parameters, cwd=path.parent, progress_bar=False)
+    assert (study.folder / "repairs.jsonl").read_text() == ""
+    assert all((study.folder / file).exists() for file in STAGES[12].writes)
