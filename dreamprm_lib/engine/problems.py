@@ -64,7 +64,8 @@ def load_problems(source: str | Path | Sequence[str | Path], split: str | None =
     - `train_before`, `test_from`: split by date (YYYY-MM-DD); earlier problems are train (a fifth of them, by hash,
       meta), later ones test, and those between are left out;
     - `first`: only so many of the source's problems, in its order;
-    - `drop`: ids to leave out, with commas between.
+    - `drop`: ids to leave out, with commas between;
+    - `split`: the split of all that is left, such as `humaneval?split=test` for a study that trains on nothing of it.
 
     Raises `InputError` with the file, line and field that is wrong, and for a leak between splits: an id that appears
     twice, or near-identical statements in different splits.
@@ -102,6 +103,7 @@ class _Options(Form):
     test_from: Day = ""
     first: Annotated[NonNegativeInt, Strict(False)] | None = None
     drop: str = ""
+    split: Literal["", "train", "meta", "test"] = ""
 
 
 def _read_source(source: str) -> list[Problem]:
@@ -121,7 +123,7 @@ def _read_source(source: str) -> list[Problem]:
     problems = _split_by_date(problems[: options.first], options, source)
     if not (left := [p for p in problems if p.id not in options.drop.split(",")]):
         raise InputError(f"{source}: no problem is left.")
-    return left
+    return [replace(p, split=options.split or p.split) for p in left]
 
 
 def _split_by_date(problems: list[Problem], options: _Options, source: str) -> list[Problem]:
