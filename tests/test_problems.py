@@ -6,14 +6,17 @@ import gzip
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dreamprm_lib.engine import humaneval
 from dreamprm_lib.engine.leakage import statement_similarity
 from dreamprm_lib.engine.problem import KINDS, SPLITS, split_of
 from dreamprm_lib.engine.problems import describe, load_problems, named
+from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.errors import InputError
 
 UNRECORDED = Path(__file__).parents[1] / "problems" / "unrecorded"
@@ -215,6 +218,35 @@ def test_humaneval_loads_from_its_package():
     problems = load_problems("humaneval")
     assert len(problems) == 164 and problems[0].tests[0].kind == "check"
     assert [sum(p.split == split for p in problems) for split in SPLITS] == [67, 26, 71]
+    assert all(p.split == "test" for p in load_problems("humaneval?split=test"))
+
+
+STUB = """def helper(x):
+    return f(x)
+
+def f(a, b):
+    \"\"\" Add f to g.
+    >>> f([1, (2, 3)], "a)")
+    'b'
+    f(1, 2) ➞ 3, because f(1, 2) == 3. f(2, 2) returns 4 # f(x, 2) == 5; f() == 1, f({1}, 2) = 0
+    f(-1, 0.5)==True
+    \"\"\"
+"""
+
+
+def test_the_examples_of_a_docstring_are_samples():
+    """Calls with names or sets are none, and neither is what stands in front of the function."""
+    found = [(test.input, test.output) for test in humaneval.examples(STUB, "f")]
+    assert found == [('[1, [2, 3]]\n"a)"', '"b"'), ("1\n2", "3"), ("2\n2", "4"), ("-1\n0.5", "true")]
+
+
+def test_humanevals_own_solutions_pass_their_samples_which_its_docstrings_show():
+    with_samples = [p for p in load_problems("humaneval") if p.samples]
+    assert len(with_samples) == 123
+    with Sandbox() as sandbox:
+        verdicts = sandbox.grade([(replace(p, tests=p.samples), p.reference) for p in with_samples])
+    assert all(verdict.passed for verdict in verdicts)
+    assert not any("Sample input" in describe(p) for p in with_samples)
 
 
 def test_several_sources_are_one_set(tmp_path):

