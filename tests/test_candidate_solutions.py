@@ -53,7 +53,7 @@ def test_headroom_literals():
 
 
 def test_lcb_files_round_trip(tmp_path):
-    problems = [problem("p", "easy"), problem("q", "medium")]
+    problems = [problem("p", "easy"), replace(problem("q", "humaneval"), source="humaneval")]
     candidates = programs("p", [True, False]) + programs("q", [False, False])
     write_lcb(tmp_path / "x_eval_all.json", problems, candidates)
     back = read_lcb(tmp_path / "x_eval_all.json")

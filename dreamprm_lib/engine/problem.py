@@ -12,6 +12,7 @@ from dreamprm_lib.engine.schema import nearest
 from dreamprm_lib.errors import InputError
 
 Difficulty = Literal["easy", "medium", "hard"]
+Unrated = Literal["codeio", "humaneval"]  # sets whose authors rate no difficulty: their names take its place
 Split = Literal["train", "meta", "test"]
 Kind = Literal[
     "text", "sequences", "numbers", "records", "intervals", "grids", "graphs", "simulation", "parsing", "greedy",

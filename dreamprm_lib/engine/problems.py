@@ -33,6 +33,7 @@ from dreamprm_lib.engine.problem import (
     Split,
     Test,
     TestKind,
+    Unrated,
     by_difficulty,
     describe,
     hash_share,
@@ -222,7 +223,7 @@ class LcbQuestion(Form, extra="ignore"):
     id: Annotated[Text, BeforeValidator(lambda x: str(x) if type(x) is int else x)] = Field(alias="question_id")
     title: str = Field(alias="question_title")
     statement: Text = Field(alias="question_content")
-    difficulty: Annotated[Difficulty, BeforeValidator(lambda x: x.lower() if isinstance(x, str) else x)]
+    difficulty: Annotated[Difficulty | Unrated, BeforeValidator(lambda x: x.lower() if isinstance(x, str) else x)]
     source: str = Field("livecodebench", alias="platform")
     date: Day = Field("", alias="contest_date")
     starter_code: str = ""
