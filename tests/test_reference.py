@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreamprm_lib.engine.files import file_digest
+from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import CandidateScores, Program
 
@@ -37,11 +38,12 @@ def test_the_manifest_describes_the_tables():
 
 
 def test_a_program_that_passes_the_hidden_tests_passes_the_samples():
-    """Else the hidden tests of a problem are too weak to say that a program is right."""
+    """Else the hidden tests of a problem are too weak to say that a program is right; HumanEval's are not ours."""
+    own = {problem.id for problem in load_problems("starter", "test")}
     rows = REFERENCE.read("free_scores.jsonl", CandidateScores)
     samples = {(row.problem, row.sample): row.scores for row in rows if row.method == "public_samples"}
-    passed = [c for c in REFERENCE.read("candidates.jsonl", Program) if c.passed]
-    assert passed and not {c.problem for c in passed if min(samples[c.problem, c.sample], default=1) < 1}
+    passed = [c for c in REFERENCE.read("candidates.jsonl", Program) if c.passed and c.problem in own]
+    assert passed and not {c.problem for c in passed if min(samples[c.problem, c.sample]) < 1}
 
 
 def test_what_the_docs_compute_is_what_the_reference_run_and_the_imports_give(generate):
