@@ -112,7 +112,7 @@ def _extend_recording(policy: Policy, path: Path) -> Path:
     rows = {digest: (request, dict(known)) for old in recorded for digest, (request, known) in old.rows.items()}
     for digest, (request, completions) in policy.served.items():
         rows[digest] = (request, {**rows.get(digest, (request, {}))[1], **completions})
-    engines = [recording.manifest["engine"] for recording in recorded]
+    engines = [engine for recording in recorded for engine in recording.manifest["engine"].split("; ")]
     if policy.asked:
         embedded = f"OpenVINO GenAI {version('openvino-genai')}"
         engines.append(embedded if endpoint.base_url is None else "an endpoint")
