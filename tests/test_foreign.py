@@ -128,7 +128,7 @@ def test_the_recipe_puts_it_into_the_table(saved, tmp_path, capsys):
     problem, codes = load_problems("starter")[0], {"print(1)\n": True, "print(2)\n": False}
     rows = [Program(problem.id, k, code, [code], ok, "x", 1) for k, (code, ok) in enumerate(codes.items())]
     write_rows(tmp_path / "candidates.jsonl", rows)
-    assert main([command[0], str(tmp_path / "candidates.jsonl"), command[2], folder]) == 0
+    assert main([command[0], str(tmp_path / "candidates.jsonl"), *command[2:-1], folder]) == 0
     (first,), (second,) = RewardModel.load(folder).score(problem, list(codes))
     line = re.search(r"^prm +.*", capsys.readouterr().out, re.MULTILINE)[0]
     assert ("100.0" in line) == (first > second)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +42,7 @@ def read_pool(
     Those are the ones that need no run (`first`, `shortest`, `longest`, and `mean_logprob` where it was recorded),
     and with a `checkpoint` its reward model (`prm`).  Raises `InputError` for a file that is neither.
     """
-    problems, candidates = read_candidates(Path(file), problem_set)
+    problems, candidates = read_candidates(Path(file), load_problems(problem_set))
     scores = free_scores(problems, candidates)
     rule = dict.fromkeys((row.method for row in scores), "last")
     if checkpoint:
@@ -78,8 +78,8 @@ def write(tables: dict[str, pd.DataFrame], out: Path) -> Path:
     return study.folder
 
 
-def read_candidates(file: Path, problem_set: str) -> tuple[list[Problem], list[Program]]:
-    """The problems and graded programs of a file: LiveCodeBench's form, or the suite's own on a problem set."""
+def read_candidates(file: Path, problems: Sequence[Problem]) -> tuple[list[Problem], list[Program]]:
+    """The problems and graded programs of a file: LiveCodeBench's form, or the suite's own on these problems."""
     if file.name.removesuffix(".gz").endswith(".json"):
         graded = read_lcb(file)
         return [g.problem for g in graded], [program for g in graded for program in g.programs()]
@@ -88,7 +88,7 @@ def read_candidates(file: Path, problem_set: str) -> tuple[list[Problem], list[P
     if twice or not candidates:
         found = f"sample {twice[0][1]} of {twice[0][0]!r} more than once" if twice else "no candidate"
         raise InputError(f"{file} holds {found}: one line for each sample of a problem was expected.")
-    known = {p.id: p for p in load_problems(problem_set)}
+    known = {p.id: p for p in problems}
     if strange := sorted({c.problem for c in candidates} - set(known)):
-        raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the set {problem_set}.")
+        raise InputError(f"{file} has candidates of {strange[0]!r}, which is no problem of the sets at hand.")
     return [known[i] for i in dict.fromkeys(c.problem for c in candidates)], candidates

@@ -49,9 +49,11 @@ def parameters_of(study: Study, notebook: str) -> dict[str, Any]:
     return read_json(path)["stages"].get(notebook, {}).get("parameters", {}) if path else {}
 
 
-def problem_set_of(study: Study) -> str:
-    """The problem set that the study is about."""
-    return parameters_of(study, "01_chain_of_functions").get("problems", "starter")
+def problems_of(study: Study) -> list[Problem]:
+    """The problems of the sets that the study trains and tests on."""
+    chapters = ("01_chain_of_functions", "03_candidate_solutions")
+    sets = dict.fromkeys(parameters_of(study, chapter).get("problems", "starter") for chapter in chapters)
+    return list({problem.id: problem for name in sets for problem in load_problems(name)}.values())
 
 
 def export(name: str, form: str, out: Path) -> str:
@@ -60,7 +62,7 @@ def export(name: str, form: str, out: Path) -> str:
     `trl` and `openrlhf` are JSON Lines in the columns of these projects' trainers, `parquet` has TRL's columns.
     """
     study = study_of(name)
-    problems = {p.id: p for p in load_problems(problem_set_of(study))}
+    problems = {p.id: p for p in problems_of(study)}
     solutions = rows_of(study, "solutions.jsonl", Program)
     tables = {"steps": _steps(study, problems, solutions), "pairs": _pairs(problems, solutions)}
     tables["pools"] = _pools(study, problems)

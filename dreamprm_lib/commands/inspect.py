@@ -9,10 +9,10 @@ import numpy as np
 
 from dreamprm_lib import test_time_scaling as tts
 from dreamprm_lib.commands.evaluate import read_candidates
-from dreamprm_lib.commands.export import parameters_of, problem_set_of, rows_of, study_of
+from dreamprm_lib.commands.export import parameters_of, problems_of, rows_of, study_of
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.policy.policy import open_policy
-from dreamprm_lib.engine.problems import Problem, describe, load_problems
+from dreamprm_lib.engine.problems import Problem, describe
 from dreamprm_lib.engine.sandbox.grading import open_grader
 from dreamprm_lib.engine.schema import nearest
 from dreamprm_lib.errors import InputError, MissingCompletion, SandboxError
@@ -62,14 +62,14 @@ def inspect(target: str, study_name: str, prm: str | None, out: Path) -> str:
 def _read(target: str, study: Study) -> tuple[list[Problem], list[Program]]:
     """The programs of a file, or of a problem of a study, and their problems."""
     if Path(target).is_file():
-        return read_candidates(Path(target), problem_set_of(study))
+        return read_candidates(Path(target), problems_of(study))
     tables = ("candidates.jsonl", "solutions.jsonl")
     known = [program for table in tables for program in rows_of(study, table, Program)]
     programs = [program for program in known if program.problem == target]
     if not programs:
         hint = nearest(target, {p.problem for p in known})
         raise InputError(f"There is no file {target}, and no problem of that name in the study {study.name}{hint}.")
-    return [p for p in load_problems(problem_set_of(study)) if p.id == target], programs
+    return [p for p in problems_of(study) if p.id == target], programs
 
 
 def _scores(
