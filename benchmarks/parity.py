@@ -19,19 +19,22 @@ import pandas as pd
 
 from dreamprm_lib.candidate_solutions import requests
 from dreamprm_lib.chain_of_functions import sample_batch
+from dreamprm_lib.engine.backbone import open_tokenizer
 from dreamprm_lib.engine.policy.completions import CompletionStore, load_recording
-from dreamprm_lib.engine.policy.endpoint import endpoint_from
+from dreamprm_lib.engine.policy.endpoint import WEAKER, endpoint_from
 from dreamprm_lib.engine.policy.policy import RECORDINGS, Policy, recording_path
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.sandbox.judge import Sandbox
 from dreamprm_lib.evidence.statistics import mean_with_interval
 from dreamprm_lib.study.rows import Program
 
+TOKENIZER = open_tokenizer(WEAKER["model"])  # that of the whole family
 PROPERTIES = {
     "pass rate": lambda program: program.passed,
     "two functions or more": lambda program: len(program.steps) >= 2,
-    "tokens": lambda program: program.tokens,
     "mean log-probability": lambda program: program.mean_logprob,
+    "tokens, as the engine counts them": lambda program: program.tokens,
+    "tokens of the program, by one tokenizer": lambda program: len(TOKENIZER(program.code).input_ids),
 }
 
 

@@ -247,6 +247,7 @@ def test_humanevals_own_solutions_pass_their_samples_which_its_docstrings_show()
         verdicts = sandbox.grade([(replace(p, tests=p.samples), p.reference) for p in with_samples])
     assert all(verdict.passed for verdict in verdicts)
     assert not any("Sample input" in describe(p) for p in with_samples)
+    assert "Sample input" in describe(replace(with_samples[0], starter_code="def f(x):"))
 
 
 def test_several_sources_are_one_set(tmp_path):

@@ -48,7 +48,10 @@ def test_a_recording_is_made_once_extended_and_replayed(setting, tmp_path):
     (only,) = load_recording(tmp_path / "weak.jsonl.gz").rows.values()  # one rollout of the one state
     assert set(only[1]) == {0} and 3 in {len(known) for _, known in first.rows.values()}
     profile.sections[STAGES[3].notebook]["samples"] = 3
+    manifest = tmp_path / "m.manifest.json"
+    manifest.write_text(manifest.read_text().replace("an endpoint", "another engine; an endpoint"))
     recorder.record(profile, only="candidates")
+    assert load_recording(path).manifest["engine"] == "another engine; an endpoint"  # each is named once
     assert server.bodies[asked][1]["n"] == 1 and len(load_recording(path)) == len(first) + 1
     test = load_problems("starter", "test")[:1]
     (tmp_path / "completions.sqlite").unlink()

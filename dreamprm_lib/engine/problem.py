@@ -69,6 +69,12 @@ class Problem:
     checker: str = field(default="", repr=False)
     equivalent: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def is_stub(self) -> bool:
+        """Whether the starter code has a docstring, as HumanEval's: it shows the samples, and what stands before its
+        function belongs in front of a program."""
+        return '"""' in self.starter_code or "'''" in self.starter_code
+
 
 def by_difficulty(names: Iterable[str]) -> list[str]:
     """These difficulties, each once: `DIFFICULTIES` in their order, then the names of sets, and `overall` last."""
@@ -79,7 +85,7 @@ def by_difficulty(names: Iterable[str]) -> list[str]:
 def describe(problem: Problem) -> str:
     """The text that a policy and a reward model read: the statement, the samples, the starter code if there is one."""
     parts = [problem.statement.strip()]
-    for sample in () if problem.source == "humaneval" else problem.samples:  # its docstrings show them
+    for sample in () if problem.is_stub else problem.samples:
         parts.append(f"Sample input:\n{sample.input.rstrip()}\nSample output:\n{sample.output.rstrip()}")
     if problem.starter_code:
         parts.append(f"Start from:\n{problem.starter_code.rstrip()}")

@@ -25,7 +25,6 @@ from dreamprm_lib.engine import codeio, humaneval
 from dreamprm_lib.engine.files import DATA, from_json, json_lines, read_text
 from dreamprm_lib.engine.leakage import refuse_leaks
 from dreamprm_lib.engine.problem import (
-    DIFFICULTIES,
     SPLITS,
     Difficulty,
     Kind,
@@ -43,7 +42,7 @@ from dreamprm_lib.engine.problem import (
 from dreamprm_lib.engine.schema import Form, checked, form_of
 from dreamprm_lib.errors import InputError
 
-__all__ = ["DIFFICULTIES", "SPLITS", "Problem", "Test", "by_difficulty", "describe", "load_problems", "named"]
+__all__ = ["SPLITS", "Problem", "Test", "by_difficulty", "describe", "load_problems", "named"]
 
 Release = Literal["v1", "v2", "v3", "v4", "v5", "v6"]  # of LiveCodeBench, each with all before it
 LIVECODEBENCH = "livecodebench/code_generation_lite"

@@ -158,7 +158,7 @@ def request_for(problem: Problem, test: Test, code: str, limits: Limits) -> RunR
     output_bytes = limits.output_bytes(test.output)
     if test.kind == "stdin":
         return RunRequest(limits, output_bytes, code, test.input, given)
-    if test.kind == "check" or problem.source == "humaneval":
+    if test.kind == "check" or problem.is_stub:
         code = _behind_the_prompt(problem, code)
     return RunRequest(limits, output_bytes, code, "", given, test.kind, problem.entry_point, test.input)
 
