@@ -269,12 +269,14 @@ def study_bill(
     solutions: Sequence[Program],
     labels: Sequence[StepLabel],
     candidates: Sequence[Program],
+    judges: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """What each part of a study costs, as `costs.bill` counts it; `each` is `study`, `problem` or `candidate`.
 
     `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
     has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
-    prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.
+    prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.  Each of
+    the `judges`, models by the names of their methods, reads the problem and one whole program in a pass.
     """
     tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
 
@@ -311,4 +313,7 @@ def study_bill(
         ("samples", "candidate", 0, 0, 0, 1),
         ("consensus", "candidate", 0, 0, 0, INPUTS),
     ]
+    for method, source in (judges or {}).items():
+        whole = 2 * parameters_read(source.partition("?")[0])
+        rows.append((method, "candidate", root / here + branch / many, 0, whole, 0))
     return bill(rows, machine)

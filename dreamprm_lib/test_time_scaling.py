@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from dreamprm_lib.engine.clusters import spread
+from dreamprm_lib.engine.foreign import foreign_model
 from dreamprm_lib.engine.problems import Problem, by_difficulty
 from dreamprm_lib.errors import InputError
 from dreamprm_lib.evidence.statistics import (
@@ -359,6 +360,23 @@ def score_candidates(
         for c, scores in zip(of_problem, next(scored), strict=True):
             rows.append(CandidateScores(method, c.problem, c.sample, scores))
     return rows
+
+
+def read_whole(source: str, problems: Mapping[str, Problem], programs: Sequence[Program]) -> np.ndarray:
+    """The logit that a model of another project gives each whole program [programs], as in `engine.foreign`.
+
+    A `source` such as `NAME?backwards=1&docstrings=0` is a reviewer, and a language model's bare name a judge that says
+    yes or no.  Each program takes a pass of its own.  Only programs of mixed problems are read; all others get 0,
+    because where all programs pass or all fail, their order decides nothing.  What was read is kept on disk.
+    """
+    reader = foreign_model(source)
+    verdicts = pd.Series([p.passed for p in programs]).groupby([p.problem for p in programs]).nunique()
+    found = np.zeros(len(programs))
+    for name in tqdm(verdicts.index[verdicts > 1], desc=f"reading with {source}", unit="problem"):
+        mine = [k for k, program in enumerate(programs) if program.problem == name]
+        read = reader.features(problems[name], [[programs[k].code] for k in mine])
+        found[mine] = np.concatenate(read).ravel()
+    return found
 
 
 def _scores_of_problem(model: RewardModel, task: tuple[Problem, list[str]]) -> list[list[float]]:

@@ -37,10 +37,10 @@ def label(tokens, prefix="ab\n"):
     return StepLabel("a", 0, 0, prefix, 4, 2, 0.5, False, tokens)
 
 
-def bill(tiny_backbone, labels, about=None):
+def bill(tiny_backbone, labels, about=None, judges=None):
     model = RewardModel(Backbone(tiny_backbone, (2,), Template("S\n"), dtype="float32"), None, about or {})
     candidates = [program("b", k, 20) for k in range(2)]
-    table = study_bill(model, 1000, MACHINE, [TRAIN, TEST], [program("a")], labels, candidates)
+    table = study_bill(model, 1000, MACHINE, [TRAIN, TEST], [program("a")], labels, candidates, judges)
     return table.set_index(["part", "each"])
 
 
@@ -61,6 +61,11 @@ def test_the_bill_equals_sums_by_hand(tiny_backbone):
     assert table.seconds["prefixes", "study"] == pytest.approx(2 * 1000 * letters[1] / 1e9)
 
 
+def test_a_judge_reads_the_problem_and_a_program_with_all_its_layers(tiny_backbone):
+    judged = bill(tiny_backbone, [], judges={"judge": f"{tiny_backbone}?yes=+&no=-"}).loc["judge", "candidate"]
+    assert (judged.tokens, judged.flops) == (2 + 8, 10 * 2 * parameters_read(tiny_backbone))
+
+
 def test_training_the_backbone_costs_its_passes_an_epoch(tiny_backbone):
     frozen, tuned = bill(tiny_backbone, []), bill(tiny_backbone, [], {"losses": [0.5, 0.4]})
     assert tuned.flops["training", "study"] == costs.TRAINING * 2 * frozen.flops["training", "study"]
@@ -79,6 +84,7 @@ BILL = pd.DataFrame(
         ("scoring", "candidate", 1.0, 0),
         ("consensus", "candidate", 0.0, 8),
         ("samples", "candidate", 0.0, 1),
+        ("judge", "candidate", 3.0, 0),
     ],
     columns=["part", "each", "tokens", "runs"],
 ).assign(flops=lambda t: 2 * t.tokens, seconds=lambda t: t.tokens + t.runs)
@@ -97,6 +103,8 @@ BILL = pd.DataFrame(
         ("prm_cof + consensus", 4, 10, 0, 90 + 150 + 4, 3 + 32),
         ("all three", 4, 10, 0, 90 + 150 + 4, 3 + 32),
         ("majority", 2, 10, 0, 70, 16),
+        ("judge", 4, 10, 0, 90 + 12, 0),
+        ("mean_logprob + judge", 4, 10, 0, 90 + 12, 0),
     ],
 )
 def test_what_a_problem_costs(method, n, uses, samples, tokens, runs):

@@ -88,7 +88,8 @@ def complete(study, differences):
     study.write_table("written_tests.csv", QUALITY)
     for file, name in (("asking.csv", "codet"), ("repair.csv", "repair")):
         told = {"samples": [0, 1], "verdict": [f"`{name}` may be better.", f"After 1 sample `{name}` is worse."]}
-        study.write_table(file, pd.DataFrame(told)[: 2 if name == "codet" else 1])
+        tokens = {"candidate_tokens": 120, "tests_tokens": 240, "tokens": 60}
+        study.write_table(file, pd.DataFrame(told | tokens)[: 2 if name == "codet" else 1])
     world = {"bias": "none", "rollouts": 4, "meta": 320, "seed": 0, "method": "raw labels", "ranking": 0.9}
     worlds = [world | {"label_mse": 0.1}, world | {"method": "corrected", "ranking": 0.95, "label_mse": 0.05}]
     study.write_table("planted.csv", pd.DataFrame(worlds))
@@ -249,5 +250,6 @@ def test_the_results_page_has_the_tables_and_explains_every_method(study):
         "\n- The 1,234 tests that the policy wrote expect the right output 60 % of the time (50 % to 70 %).\n" in text
     )
     assert "\n- `codet` may be better.\n- `repair` may be better.\n\n" in text
+    assert "a candidate takes 120 tokens and 10 seconds of one core, a reply with tests takes 240 tokens and 20" in text
     assert "\n- `b4` may be better.\n\n" in text and "it is worse" not in text
     assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")

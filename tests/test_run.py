@@ -292,7 +292,7 @@ def test_every_parameter_is_checked_by_the_notebook_s_literal_before_anything_ru
     "option, value",
     [
         ("05.meta_lr=1e-3", 0.001), ("04.seed=010", 10), ("08.policy_parameters=3300000000", 3_300_000_000),
-        ("04.ridges=[1, 1e-2]", [1, 0.01]), ("01.train_limit=~", None), ("01.temperature=1", 1),
+        ("04.ridges=[1, 1e-2]", [1, 0.01]), ("08.uses=~", None), ("01.temperature=1", 1),
         ("04.training=off", "off"),
         ("01.problems=2024-08-01", "2024-08-01"), ("01.policy={extra: {a: 1e2}}", {"extra": {"a": 100.0}}),
     ],

@@ -26,7 +26,10 @@ from faults import IN_A_REPLY, NONSENSE, PASSING, at_random
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.commands import gateway as serving
 from dreamprm_lib.commands.gateway import Gateway, ServeSettings
+from dreamprm_lib.engine import backbone as backbones
 from dreamprm_lib.engine.backbone import Backbone
+from dreamprm_lib.engine.policy import policy as policies
+from dreamprm_lib.engine.policy.completions import Completion
 from dreamprm_lib.engine.policy.endpoint import endpoint_from
 from dreamprm_lib.reward_model import Head, RewardModel
 
@@ -40,7 +43,7 @@ class Judge:
     """Scores each program by the number that it says of itself."""
 
     def score(self, problem, programs):
-        return [[float(re.search(r"# (\S+)", code)[1])] for code in programs]
+        return [[float(re.search(r"# (\S+)|$", code)[1] or 0)] for code in programs]
 
 
 def program(score, answer="2 * int(input())"):
@@ -69,6 +72,7 @@ def gateway(fake_server, monkeypatch, tmp_path):
             upstream = fake_server(reply, fault)
             fields = {"model": "m", "base_url": upstream.base_url, "prefill": False}
             served = Gateway(endpoint_from(fields | dict(policy)), Judge(), ServeSettings(**settings))
+            served.load()
             listening = socket.create_server(("127.0.0.1", 0), backlog=256)
             server = uvicorn.Server(uvicorn.Config(served.app, log_config=None, lifespan="off"))
             thread = threading.Thread(target=server.run, args=([listening],))
@@ -147,6 +151,52 @@ def test_where_no_program_passes_the_best_of_all_is_answered_and_a_function_is_c
     assert ask(client_of(url), extra_body={"dreamprm": extra}).dreamprm["passes_samples"] is True
 
 
+# ------------------------------------------------------------------------------------------------- the start
+
+
+def test_the_embedded_engine_is_loaded_and_has_read_a_prompt_before_the_first_request(gateway, monkeypatch):
+    loaded, asked = [], []
+
+    class Writes:
+        """An engine whose first sample is cut off."""
+
+        def __init__(self, model, slots):
+            loaded.append(model)
+
+        def ask(self, wanted):
+            for request, samples in wanted:
+                asked.append(request)
+                for i in samples:
+                    yield request, i, Completion(program(0.5 - i / 4), 9, "stop" if i else "length")
+
+        def prompt_tokens(self, request):
+            return 1
+
+    monkeypatch.setattr(policies, "Engine", Writes)
+    url, _ = gateway(replies(), policy={"base_url": None}, n=2, max_tokens=300)
+    assert loaded == ["m"] and [request.max_tokens for request in asked] == [1]
+    answer = ask(client_of(url))
+    told = answer.dreamprm
+    assert answer.choices[0].finish_reason == told["finish"] == "length" and told["runners_up"][0]["finish"] == "stop"
+    assert told["cost"]["completions"] == 2  # what the start wrote is nobody's
+    ask(client_of(url), max_tokens=40)
+    ask(client_of(url), max_completion_tokens=900, seed=1)
+    assert loaded == ["m"] and [request.max_tokens for request in asked] == [1, 300, 40, 300]
+
+
+def test_every_start_opens_the_backbone_and_asks_no_endpoint(fake_server, tiny_backbone, monkeypatch, tmp_path):
+    monkeypatch.setenv("DREAMPRM_CACHE", str(tmp_path / "cache"))
+    upstream, opened, open_model = fake_server(replies()), [], backbones.open_model
+    monkeypatch.setattr(backbones, "open_model", lambda *what: (opened.append(what), open_model(*what))[1])
+    model = RewardModel(Backbone(tiny_backbone, (2,)), Head.bare(np.ones(32), 0.0))
+    for starts in (1, 2):  # the states of the first start lie on disk
+        served = Gateway(endpoint_from({"model": "m", "base_url": upstream.base_url}), model, ServeSettings())
+        served.load()
+        served.close()
+        assert len(opened) == starts
+    assert upstream.bodies == []
+
+
 # ------------------------------------------------------------------------------------------------- limits
 
 
@@ -183,7 +233,8 @@ def answers_timed(url):
 
 def test_a_budget_ends_in_a_clear_error_and_metrics_count(gateway):
     long = program(0.5).replace("\n```", " word" * 1000 + "\n```")
-    url, _ = gateway(replies(long), n=1, policy={"models": {"m": {"price": [0, 1000]}}, "budget": 8})
+    policy = {"models": {"m": {"price": [0, 1000]}}, "budget": 8}
+    url, _ = gateway(replies(long), policy=policy, n=1, max_tokens=1024)
     before = answers_timed(url)
     with pytest.raises(openai.RateLimitError, match=r"budget of \$8"):
         for k in range(8):
@@ -247,6 +298,7 @@ def test_200_requests_at_once_over_a_failing_server_lose_nothing_and_tell_no_key
         (["--key-variable", "NO_SUCH_KEY"], "--host 127.0.0.1 needs a key"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0 needs a key"),
         (["--n", "0"], "the option `n` is 0"),
+        (["--max-tokens", "1025"], "the option `max_tokens` is 1025"),
         (["--policy", "{modell: x}"], "did you mean `model`?"),
         (["--port", "TAKEN"], "Address already in use"),
     ],

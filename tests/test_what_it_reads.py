@@ -5,8 +5,10 @@ import pytest
 import transformers
 
 from dreamprm_lib import what_it_reads as wr
+from dreamprm_lib.engine.foreign import foreign_model, without_docstrings
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.study.rows import Program
+from dreamprm_lib.test_time_scaling import read_whole
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ from dreamprm_lib.study.rows import Program
     ],
 )
 def test_docstrings_and_comments_go_and_all_else_stays(code, left):
-    assert wr.without_docstrings(code) == left
+    assert without_docstrings(code) == left
 
 
 @pytest.fixture
@@ -41,10 +43,23 @@ def test_only_programs_of_mixed_problems_are_read(reader):
         Program(name, sample, f"x = {sample}\n", [], ok, "passed" if ok else "wrong_answer", 9)
         for name, sample, ok in (("easy", 0, True), ("mixed", 0, True), ("easy", 1, True), ("mixed", 1, False))
     ]
-    found = wr.read_backwards(reader, problems, programs)
+    source = f"{reader}?backwards=1"
+    found = read_whole(source, problems, programs)
     assert found[[0, 2]].tolist() == [0, 0] and found[1] != found[3] and (found[[1, 3]] < 0).all()
-    alone = wr.read_backwards(reader, problems, [programs[3], programs[1]])
+    alone = read_whole(source, problems, [programs[3], programs[1]])
     np.testing.assert_allclose(alone, found[[3, 1]], atol=1e-6)
+
+
+@pytest.mark.usefixtures("float32_backbones")
+def test_a_reader_without_docstrings_scores_a_program_as_if_it_had_none(reader):
+    problem = Problem("p", "p", "Add.", "easy", "train", (), ())
+    full, bare = 'def f():\n    """Add."""\n    return 1  # one\n', "def f():\n    return 1\n"
+    scores = [
+        read.features(problem, [[code]])[0].item()
+        for read in map(foreign_model, (f"{reader}?backwards=1", f"{reader}?backwards=1&docstrings=0"))
+        for code in (full, bare)
+    ]
+    assert scores[0] != scores[1] and scores[2] == scores[3] == pytest.approx(scores[1], abs=1e-6)
 
 
 def test_scores_are_judged_on_each_set_of_problems_alone_and_on_all():
@@ -56,9 +71,12 @@ def test_scores_are_judged_on_each_set_of_problems_alone_and_on_all():
     candidates = [Program(name, k, "x", ["x"], k == 0, "", 1) for name in "abcd" for k in range(2) if name != "d" or k]
     right = np.array([1.0 if c.passed else 0.0 for c in candidates])
     taught = [Program("d", 0, "x", ["x"], True, "", 1)]
-    table = wr.by_set(problems, taught, candidates, {"prm_cof": right, "blind": np.ones(len(right))})
-    assert list(table.set) == [s for s in ("kinds of training", "other kinds", "humaneval", "all") for _ in range(2)]
-    assert table.problems.tolist() == [1, 1, 1, 1, 1, 1, 3, 3]  # `d` is not mixed
+    scores = {"prm_cof": right, "prm_cof, 1 problem": 1 - right, "blind": np.ones(len(right))}
+    table = wr.by_set(problems, taught, candidates, scores)
+    assert list(table.set) == [s for s in ("kinds of training", "other kinds", "humaneval", "all") for _ in range(3)]
+    assert table.problems.tolist() == [*[1] * 9, 3, 3, 3]  # `d` is not mixed
+    variant = table[table.method == "prm_cof, 1 problem"]
+    assert (variant.on == "prm_cof").all() and (variant.gain == -1).all()
     prm = table[table.method == "prm_cof"]
     assert (prm.on == "blind").all() and (prm.ranking == 1).all() and (prm.gain == 0.5).all()
     assert (table[table.method == "blind"].gain == 0).all()

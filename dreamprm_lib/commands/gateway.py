@@ -54,7 +54,6 @@ from dreamprm_lib.reward_model import RewardModel, aggregate
 log = logging.getLogger(__name__)
 
 MODEL = "dreamprm"  # the one that clients may ask
-MOST_TOKENS = 1024  # of a program: the reward model reads 2,048 with the statement
 THIS_MACHINE = ("127.0.0.1", "localhost")
 ANSWERS = prometheus.Counter("dreamprm_requests", "Answers, errors too.", ["status"])
 TOKENS = prometheus.Counter("dreamprm_tokens", "Tokens that were paid.", ["kind"])
@@ -73,10 +72,11 @@ SAMPLE = re.compile(
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How many programs are written for an answer, and what the gateway takes on: requests at once, seconds for each,
-    and the bytes of its body.  With a `key` every request but `/healthz` must bring it."""
+    """How many programs are written for an answer, of how many tokens at most, and what the gateway takes on: requests
+    at once, seconds for each, and the bytes of its body.  With a `key` every request but `/healthz` must bring it."""
 
     n: PositiveInt = 8
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] = 400  # as in the study; the reward model reads 2,048
     samples_in_prompt: bool = False
     in_flight: PositiveInt = 16
     timeout: PositiveFloat = 300
@@ -170,6 +170,15 @@ class Gateway:
         if not settings.key:  # then no web page may ask by a name of its own for this machine
             self.app.add_middleware(TrustedHostMiddleware, allowed_hosts=THIS_MACHINE)
 
+    def load(self) -> None:
+        """Load what the first request would wait for: the reward model, and the embedded engine if it is the policy.
+        Raises what they do."""
+        # A new statement each time: the states of a known one are read from the disk, without the backbone.
+        problem = Problem("first", "", f"Print {time.time_ns()}.", "", "", (), ())
+        log.info("loading the reward model")
+        self._prm.score(problem, ["print(1)\n"])
+        self._policy.load(cof_prompt(problem))
+
     def close(self) -> None:
         """Wait for what is under way, then close store and sandbox."""
         self._threads.shutdown()
@@ -192,7 +201,13 @@ class Gateway:
         score = {i: aggregate(scores) for i, scores in steps.items()}
         ranked = sorted(written, key=lambda i: score.get(i, -1.0), reverse=True)
         best, *others = [
-            {"score": score.get(i), "step_scores": steps.get(i), "passes_samples": passed.get(i), "program": codes[i]}
+            {
+                "score": score.get(i),
+                "step_scores": steps.get(i),
+                "passes_samples": passed.get(i),
+                "finish": replies[i].finish,
+                "program": codes[i],
+            }
             for i in ranked
         ]
         seconds = round(time.monotonic() - started, 3)
@@ -201,13 +216,12 @@ class Gateway:
         log.info("best of %d in %.1f s, for %d tokens", len(codes), seconds, sum(usage.values()))
         cost = {"completions": paid.completions, **usage, "dollars": paid.dollars, "seconds": seconds}
         message = {"role": "assistant", "content": f"```python\n{codes[ranked[0]].rstrip()}\n```"}
-        finish = "length" if replies[ranked[0]].finish == "length" else "stop"
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": MODEL,
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "choices": [{"index": 0, "message": message, "finish_reason": best["finish"]}],
             "usage": usage | {"total_tokens": sum(usage.values())},
             "dreamprm": {"policy": policy, **best, "cost": cost, "runners_up": others},
         }
@@ -217,7 +231,7 @@ class Gateway:
         settings: dict[str, Any] = {
             "temperature": 0.8 if chat.temperature is None else chat.temperature,
             "top_p": chat.top_p or 0.95,
-            "max_tokens": min(chat.max_tokens or MOST_TOKENS, MOST_TOKENS),
+            "max_tokens": min(chat.max_tokens or self._settings.max_tokens, self._settings.max_tokens),
         }
         prompt, n = cof_prompt(problem), self._settings.n
         try:
@@ -318,9 +332,9 @@ def serve(policy: str, prm: Path, host: str, port: int, key_variable: str, setti
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror}. Choose others.") from error
     model = RewardModel.load(prm)
-    model.score(Problem("first", "", "Print 1.", "", "", (), ()), ["print(1)\n"])  # loads the backbone, or says why not
     os.environ.setdefault(ACCOUNT, "serve")
     gateway = Gateway(endpoint, model, replace(settings, key=key))
+    gateway.load()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them over, and raises them again at its end
         signal.signal(number, lambda *_: None)
     print(f"The best of {settings.n} by {endpoint.model}: http://{host}:{listening.getsockname()[1]}/v1", flush=True)

@@ -369,9 +369,9 @@ def layer_count(name: str) -> int:
     return AutoConfig.from_pretrained(model_source(name)).num_hidden_layers
 
 
-def parameters_read(name: str, layers: int) -> int:
-    """How many numbers multiply a token on its way through the first `layers` layers: their parameters, by the model's
-    configuration alone.  The embedding, which is looked up, and the output layer are not among them."""
+def parameters_read(name: str, layers: int | None = None) -> int:
+    """How many numbers multiply a token on its way through the first `layers` layers, or through all: their parameters,
+    by the model's configuration alone.  The embedding, which is looked up, and the output layer are not among them."""
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):

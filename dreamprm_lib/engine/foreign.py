@@ -2,22 +2,27 @@
 
 `transformers` opens a folder or a model of the hub, and its architecture says how it is read (`KINDS`).  No code that
 comes with a model is run.  Options follow its name as in a web address: `org/model?after=%0A%0A&yes=+&no=-`.  Each
-prefix costs a pass, except for models that label tokens; a text that is longer than the model reads loses its middle.
+prefix costs a pass, except for models that label tokens; a language model does not read again what a text has in common
+with the text before it.  A text that is longer than the model reads loses its middle.
 
 With `?backwards=1` a language model becomes a reviewer: it reads the program first, and its score says how likely it
-finds the problem behind it (Coder-Reviewer, arXiv 2211.16490).
+finds the problem behind it (Coder-Reviewer, arXiv 2211.16490).  With `?docstrings=0` a model is shown programs without
+their docstrings and comments, which can repeat the statement whatever the code does.
 """
 
+import ast
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
 from pydantic import Field
+from transformers.cache_utils import DynamicCache
 
 from dreamprm_lib.engine.backbone import MAX_TOKENS, Backbone, Template, cut_middle, model_source, open_tokenizer
 from dreamprm_lib.engine.schema import Form, checked
@@ -30,19 +35,22 @@ class ForeignModel(Backbone):
 
     `template` says what stands before a program and after each prefix or, for a model that labels tokens, after each
     step; a reviewer reads what stands before a program behind all else.  `yes` and `no` are the answers of a model that
-    is asked.
+    is asked.  Without `docstrings`, docstrings and comments are taken out of the steps before they are read.
     """
 
     kind: str = ""
     yes: str = "Yes"
     no: str = "No"
+    docstrings: bool = True
 
     @property
     def digest(self) -> str:
-        return f"{super().digest} {self.kind} {self.yes} {self.no}"
+        return f"{super().digest} {self.kind} {self.yes} {self.no}" + ("" if self.docstrings else " bare")
 
     def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
         read = KINDS[self.kind].read
+        if not self.docstrings:
+            programs = [[without_docstrings(step) for step in steps] for steps in programs]
         with torch.inference_mode():
             logits = [read(self, before, steps) if steps else [] for steps in programs]
         return [np.array(of_program, np.float32).reshape(-1, 1, 1, 1) for of_program in logits]
@@ -67,8 +75,43 @@ class ForeignModel(Backbone):
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_TOKENS)
         limit = min(positions, open_tokenizer(self.name).model_max_length)
         tokens = [*cut_middle(tokens, limit - len(end)), *end]
-        last = {"logits_to_keep": len(end) + 1} if architecture == "CausalLM" else {}  # of what comes next
-        return model(input_ids=torch.tensor([tokens], device=model.device), **last).logits[0].float()
+        if architecture != "CausalLM":
+            return model(input_ids=torch.tensor([tokens], device=model.device)).logits[0].float()
+        before = _READ.tokens if _READ.model is model else ()
+        _READ.model = None  # until all is read
+        pairs = zip(before, tokens[: -len(end) - 1], strict=False)  # the rest says what comes next
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        past = _READ.past if shared else DynamicCache()
+        if shared and shared < len(before):
+            past.crop(shared - len(before))
+        new = torch.tensor([tokens[shared:]], device=model.device)
+        found = model(input_ids=new, past_key_values=past, logits_to_keep=len(end) + 1)  # of what comes next
+        _READ.model, _READ.tokens, _READ.past = model, tokens, past
+        return found.logits[0].float()
+
+
+class _Read(threading.local):
+    """The text that a language model read last in this thread, and what it remembers of it."""
+
+    model: Any = None
+    tokens: Sequence[int] = ()
+    past: Any = None
+
+
+_READ = _Read()
+
+
+def without_docstrings(code: str) -> str:
+    """The program as `ast` writes it, without docstrings and comments; a text that is no Python stays as it is."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree) + "\n"
 
 
 def _whole_texts(model: ForeignModel, before: str, steps: Sequence[str]) -> list[float]:
@@ -140,6 +183,7 @@ class _Options(Form):
     yes: str = "Yes"
     no: str = "No"
     backwards: Annotated[bool, Field(strict=False)] = False
+    docstrings: Annotated[bool, Field(strict=False)] = True
 
 
 def foreign_model(source: str) -> ForeignModel:
@@ -172,7 +216,8 @@ def foreign_model(source: str) -> ForeignModel:
     template = KINDS[fits[0]].template
     if options.after is not None:
         template = replace(template, after=options.after)
-    return ForeignModel(name, (0,), template, kind=fits[0], yes=options.yes, no=options.no)
+    model = ForeignModel(name, (0,), template, kind=fits[0], docstrings=options.docstrings)
+    return replace(model, yes=options.yes, no=options.no)
 
 
 @cache

@@ -93,7 +93,7 @@ def bill(rows: Iterable[tuple], machine: Machine, names: Sequence[str] = ("part"
 
 
 REWARD_MODEL = ("programs", "prefixes", "rollouts", "training", "scoring")
-PARTS: dict[str, tuple[str, ...]] = {  # of a method beside its candidates; any other one is a reward model
+PARTS: dict[str, tuple[str, ...]] = {  # what a method needs beside its candidates
     **dict.fromkeys(("random", "first", "shortest", "longest", "mean_logprob", "oracle"), ()),
     **dict.fromkeys(("consensus", "majority", "b4", "cluster sum of policy"), ("consensus",)),
     **dict.fromkeys(("cluster sum of prm_cof", "all three"), (*REWARD_MODEL, "consensus")),
@@ -106,12 +106,14 @@ def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int 
     """`QUANTITIES` a problem, if a method picks among `n` candidates that ran so many samples first.
 
     In the bill `costs`, `each` says what a row is spent on: a `candidate`, a `problem`, or the `study`, whose rows are
-    divided by `uses`.  A combination (`A + B`) needs the parts of both.
+    divided by `uses`.  A combination (`A + B`) needs the parts of both.  A method that neither `PARTS` nor the bill
+    names is a reward model.
     """
     if uses <= 0:
         raise InputError(f"uses = {uses}: labels and training are shared out over at least one problem.")
     n = 1 if method in ONE_IS_ENOUGH and not samples else n
-    parts = {"candidates", "samples"}.union(*(PARTS.get(name, REWARD_MODEL) for name in method.split(" + ")))
+    own = {name: (name,) for name in costs.part} | PARTS
+    parts = {"candidates", "samples"}.union(*(own.get(name, REWARD_MODEL) for name in method.split(" + ")))
     mine = costs[costs.part.isin(parts)]
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
     times = times.where(mine.part != "samples", n * samples)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dreamprm_lib.evidence.costs import CORE
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.methods import KINDS
 from dreamprm_lib.show.templates import filled
@@ -91,11 +92,22 @@ def reading_in_words(reading: pd.DataFrame) -> list[str]:
 
 def asking_in_words(quality: pd.DataFrame, compared: pd.DataFrame, repair: pd.DataFrame) -> list[str]:
     """What chapter 12 found, from `written_tests.csv`, `asking.csv` and `repair.csv`: how many written tests are right,
-    what selection by them gains at equal tokens without samples, and how a repair does beside another candidate."""
+    what each reply costs to write, what selection by them gains at equal tokens without samples, and how a repair does
+    beside another candidate."""
     every = quality.iloc[-1]
     right = f"{100 * every.right:.0f} % of the time ({100 * every.ci_low:.0f} % to {100 * every.ci_high:.0f} %)"
-    said = f"The {every.tests:,.0f} tests that the policy wrote expect the right output {right}."
-    return [said, *compared[compared.samples == 0].verdict, *repair.verdict]
+    said = [f"The {every.tests:,.0f} tests that the policy wrote expect the right output {right}."]
+    for row in repair.itertuples():
+        cost = [
+            f"{what} takes {tokens:.0f} tokens and {tokens / CORE.written:.0f} seconds of one core"
+            for what, tokens in (
+                ("a candidate", row.candidate_tokens),
+                ("a reply with tests", row.tests_tokens),
+                ("a repair", row.tokens),
+            )
+        ]
+        said.append(f"On average, {', '.join(cost[:2])}, and {cost[2]}.")
+    return [*said, *compared[compared.samples == 0].verdict, *repair.verdict]
 
 
 def _change(low: float, high: float) -> str:

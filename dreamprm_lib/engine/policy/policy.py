@@ -142,6 +142,12 @@ class Policy:
             stop=(*(("\n```",) if api.prefill else ()), *stop),
         )
 
+    def load(self, prompt: Prompt) -> None:
+        """Load the embedded engine now, and have it read a prompt whose beginning others share.  A model elsewhere is
+        not asked, and nothing is stored."""
+        if self.endpoint.base_url is None:
+            list(self._loaded().ask([(self.request(prompt, 0.8, 0.95, 1), [0])]))
+
     def close(self) -> None:
         """Let go of the embedded engine's memory, if it was loaded."""
         self._engine = None
@@ -186,13 +192,17 @@ class Policy:
 
     def _write_here(self, missing: list[Missing], account: str) -> Generator[Answer]:
         """What the embedded engine writes, stored sample by sample."""
-        if self._engine is None:
-            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64)
-        with contextlib.closing(self._engine.ask(missing)) as written:
+        engine = self._loaded()
+        with contextlib.closing(engine.ask(missing)) as written:
             for request, sample, completion in written:
-                cost = self.endpoint.cost(self._engine.prompt_tokens(request), completion.tokens, 1)
+                cost = self.endpoint.cost(engine.prompt_tokens(request), completion.tokens, 1)
                 self._store.pay(request, {sample: completion}, cost, account)
                 yield request.digest, {sample: completion}
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64)
+        return self._engine
 
 
 def recording_path(model: str, folder: Path = RECORDINGS) -> Path:
