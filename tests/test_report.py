@@ -158,6 +158,14 @@ def test_findings_say_what_the_verdicts_say_with_their_numbers(study):
     assert "the corrected labels have 4.00 times the squared error of the raw ones (3.00 to 5.00)." in labels
 
 
+def test_a_correction_that_was_not_chosen_is_said_to_move_no_label(study):
+    unmoved = dict.fromkeys(("gain", "gain_low", "gain_high"), 0.0)
+    study.write_table("label_worth.csv", pd.DataFrame([worth("dreamprm_code", 0.0, 0.02) | unmoved]))
+    answer = answer_of(study)
+    assert answer.headline[-1].endswith("was not chosen: held-out problems ask for no change of any label.")
+    assert "the labels stay as they are" in answer.findings[-1] and "-3.0 points" in answer.findings[-1]
+
+
 @pytest.mark.parametrize(
     "gain, ranking, said",
     [

@@ -172,6 +172,7 @@ def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]], size: 
         ceiling = heights[k] - gap
     for (name, x, y, color), height in zip(ends, heights, strict=True):
         leader = {"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
+        leader["relpos"] = (0, 0.5)  # from the middle of the name's left side
         axes.annotate(
             name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=size, color=color,
             annotation_clip=False, arrowprops=leader,
