@@ -163,7 +163,7 @@ def test_a_correction_that_was_not_chosen_is_said_to_move_no_label(study):
     study.write_table("label_worth.csv", pd.DataFrame([worth("dreamprm_code", 0.0, 0.02) | unmoved]))
     answer = answer_of(study)
     assert answer.headline[-1].endswith("was not chosen: held-out problems ask for no change of any label.")
-    assert "the labels stay as they are" in answer.findings[-1] and "-3.0 points" in answer.findings[-1]
+    assert "was tried and not taken" in answer.findings[-1] and "-3.0 points" in answer.findings[-1]
 
 
 @pytest.mark.parametrize(
