@@ -276,7 +276,8 @@ def study_bill(
     `programs` and `rollouts` are written by the policy and graded (a run for each test, at most), the latter after it
     has read their `prefixes`; `training` reads the programs with the backbone of `model`, whose tokenizer measures all
     prompts; `candidates`, `scoring`, `samples` (one of them) and `consensus` are means over the test problems.  Each of
-    the `judges`, models by the names of their methods, reads the problem and one whole program in a pass.
+    the `judges`, models by the names of their methods, reads the problem and one whole program in a pass; that is the
+    most that it costs, for the beginnings that texts share are read once.
     """
     tokenizer, template = open_tokenizer(model.backbone.name), model.backbone.template
 

@@ -256,8 +256,8 @@ def test_every_entry_of_the_glossary_is_used_where_it_says():
             assert any(form in re.sub(r"\W+", " ", text).lower() for form in forms), (term, chapter)
 
 
-CODE = [path.read_text() for path in sorted((ROOT / "dreamprm_lib").rglob("*.py"))]
-CODE += [c.source for n in NAMES for c in read(ROOT / "notebooks" / f"{n}.ipynb").cells if c.cell_type == "code"]
+CELLS = [c.source for n in NAMES for c in read(ROOT / "notebooks" / f"{n}.ipynb").cells if c.cell_type == "code"]
+CODE = "\n".join([*(path.read_text() for path in sorted((ROOT / "dreamprm_lib").rglob("*.py"))), *CELLS])
 
 
 def test_every_symbol_is_used_where_it_says():
@@ -266,4 +266,4 @@ def test_every_symbol_is_used_where_it_says():
             (text,) = (prose for name, prose in PROSE.items() if name.startswith(chapter))
             assert symbol.strip("$") in " ".join(re.findall(r"\$+([^$]+)\$+", text)), (symbol, chapter)
         name = code.split("`")[1]
-        assert re.search(rf"\b{name}\b", "\n".join(CODE)), name
+        assert re.search(rf"\b{name}\b", CODE), name

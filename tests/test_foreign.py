@@ -10,8 +10,9 @@ import transformers
 
 from dreamprm_lib.__main__ import main
 from dreamprm_lib.chain_of_functions import split_steps
+from dreamprm_lib.engine import foreign
 from dreamprm_lib.engine.backbone import Template
-from dreamprm_lib.engine.foreign import QUESTION
+from dreamprm_lib.engine.foreign import QUESTION, foreign_model
 from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.errors import InputError, WeightsError
 from dreamprm_lib.reward_model import RewardModel
@@ -88,6 +89,21 @@ def test_a_language_model_answers_yes_or_no_behind_each_prefix(saved, ragged_pro
         return [row[[yes, no]].softmax(0)[0].item() for row in rows]
 
     assert_scores(f"{folder}?yes=+&no=-", ragged_programs, direct)
+
+
+def test_what_a_text_shares_with_the_one_before_it_is_read_once(saved, monkeypatch):
+    model = foreign_model(f"{saved('CausalLM')[0]}?yes=+&no=-")
+    network, lengths = foreign._opened(model.name, "CausalLM", model.dtype), []
+    forward = network.forward
+    monkeypatch.setattr(
+        network, "forward", lambda **told: (lengths.append(told["input_ids"].shape[1]), forward(**told))[1]
+    )
+    texts = [list(b"one two three"), list(b"one two four"), list(b"one two fourteen"), list(b"one"), list(b"one")]
+    found = [model.output(text)[-1] for text in texts]
+    alone = [forward(input_ids=torch.tensor([text])).logits[0, -1] for text in texts]
+    assert lengths == [13, 12 - 8, 16 - 12, 3 - 2, 3 - 2]  # the last token is always read: it says what comes next
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_a_language_model_reads_backwards_how_likely_the_problem_is_behind_each_prefix(saved, ragged_programs):

@@ -210,12 +210,22 @@ class TestSmoke:
             "prm_weak_corrected",
             "prm_weak_recalibrated",
         }
+        methods |= {"reviewer", "yes_or_no", "mean_logprob + reviewer"}  # who reads without training
         assert set(table.method) == set(curve.method) == methods
         assert (table.ci_low <= table.pass_rate).all() and (table.pass_rate <= table.ci_high).all()
         overall = table.query("difficulty == 'overall' and samples == 0").set_index("method").pass_rate
         assert overall["oracle"] == overall.max()
         # At N = 1 without samples there is nothing to choose: every method is the base model.
         assert curve[curve.n == 1].pass_rate.nunique() == 1
+
+    def test_a_judge_reads_the_mixed_problems_and_is_priced(self, smoke):
+        scores = pd.read_json(smoke.folder / "scores.jsonl", lines=True).set_index("method")
+        passed = pd.read_json(smoke.folder / "candidates.jsonl", lines=True).groupby("problem").passed.nunique()
+        for judge in ("reviewer", "yes_or_no"):
+            read = scores.loc[judge].assign(value=lambda t: t.scores.str[0]).groupby("problem").value.nunique()
+            assert ((read > 1) == (passed > 1)).all() and (passed > 1).any()
+        cost = pd.read_csv(smoke.folder / "cost_curve.csv").set_index(["method", "samples", "n"]).seconds
+        assert cost["reviewer", 0, 4] == cost["mean_logprob + reviewer", 0, 4] > cost["mean_logprob", 0, 4]
 
     def test_the_report_is_one_file_with_its_figures(self, smoke):
         text = (smoke.folder / "report.html").read_text()
