@@ -31,7 +31,7 @@ from dreamprm_lib.engine import parallel
 from dreamprm_lib.engine.backbone import Backbone, Tree, Tuning, open_model
 from dreamprm_lib.engine.files import write_atomically
 from dreamprm_lib.engine.hypergradient import Parameters, by_sample, forward_mode, two_forwards
-from dreamprm_lib.engine.losses import sample_losses
+from dreamprm_lib.engine.losses import PAIRWISE, Pairs, sample_losses
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.schema import row_of
 from dreamprm_lib.errors import InputError
@@ -64,9 +64,9 @@ class Recipe:
     Beside the projections `targets` of every layer stand matrices of `rank`, scaled by `alpha` / rank (Hu et al., arXiv
     2106.09685).
 
-    `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels; `smoothing` draws labels towards 1/2;
-    `checkpointing` trades time for memory.  `precision` is the backbone's own, `mixed` (products in bfloat16), or
-    `double`.
+    `loss` is `mse` (the original's) or `cross_entropy`, both to soft labels, or `pairwise`, whose scores rank, are no
+    chances, and leave labels as they are; `smoothing` draws labels towards 1/2; `checkpointing` trades time for memory.
+    `precision` is the backbone's own, `mixed` (products in bfloat16), or `double`.
 
     `processes` of this machine train together; `shard` spreads the frozen weights over them.  Every `save_every` steps
     it is saved where training stands.
@@ -78,7 +78,7 @@ class Recipe:
     epochs: Positive = 5
     iterations: Annotated[int, Field(ge=0)] = 0
     learning_rate: Rate = 1e-4
-    loss: Literal["mse", "cross_entropy"] = "mse"
+    loss: Literal["mse", "cross_entropy", "pairwise"] = "mse"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     accumulation: Positive = 8
     iteration_accumulation: Positive = 8
@@ -137,7 +137,7 @@ def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
 @dataclass(frozen=True)
 class LabelledPack:
     """Programs of a problem that are read in one pass: its arguments, the rows of their steps in the table, and which
-    of those have a label.  The loss of a pack is the mean over them."""
+    of those have a label.  The loss of a pack is the mean over them, or over all pairs of them."""
 
     arguments: tuple[torch.Tensor, dict[str, torch.Tensor]]
     rows: torch.Tensor
@@ -145,8 +145,11 @@ class LabelledPack:
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, loss: str) -> torch.Tensor:
         """The mean loss of logits [steps] to the labels of the whole table, with its weights."""
-        target, weight = (column[self.rows[self.known]].to(logits) for column in (labels, weights))
-        return (weight * sample_losses(logits[self.known], target, loss)).mean()
+        logits, rows = logits[self.known], self.rows[self.known]
+        target, weight = (column[rows].to(logits) for column in (labels, weights))
+        if loss == PAIRWISE:
+            return Pairs.within(np.zeros(len(rows))).loss(logits, target, weight) if len(rows) > 1 else 0 * logits.sum()
+        return (weight * sample_losses(logits, target, loss)).mean()
 
 
 class StepScorer(torch.nn.Module):
@@ -195,6 +198,8 @@ class LoraScorer:
         backbone, recipe = self.backbone, self.recipe
         if backbone.tuning:
             raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
+        if meta is not None and recipe.loss == PAIRWISE:
+            raise InputError("Labels are corrected under the loss mse or cross_entropy; the recipe's is pairwise.")
         tables = [table for table in (train, meta, held_out) if table is not None]
         for table in tables:
             for row in np.flatnonzero(~(np.isnan(table.label) | ((0 <= table.label) & (table.label <= 1))))[:1]:

@@ -67,7 +67,7 @@ class Pairs:
         [n]."""
         gap = logits[self.first] - logits[self.second]
         y, other = labels[self.first], labels[self.second]
-        share = torch.as_tensor(self.share, dtype=logits.dtype) * weights[self.first] * weights[self.second]
+        share = torch.as_tensor(self.share).to(logits) * weights[self.first] * weights[self.second]
         return share * (y * (1 - other) * softplus(-gap) + other * (1 - y) * softplus(gap))
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
