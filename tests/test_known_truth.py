@@ -10,7 +10,7 @@ from scipy import stats
 
 from dreamprm_lib import known_truth as kt
 from dreamprm_lib.evidence.oracle import label_table, oracle_table
-from dreamprm_lib.evidence.planted import planted_world
+from dreamprm_lib.evidence.planted import pair_ranking, planted_world
 from dreamprm_lib.evidence.statistics import unbiased_squares
 from dreamprm_lib.label_correction import METHODS, Correction, correction_method
 from dreamprm_lib.steps import StepTable
@@ -110,6 +110,8 @@ def test_the_oracle_tells_the_error_of_raw_labels(states):
         assert table.bias_low[n] < 0 < table.bias_high[n]
         assert table.gain[n] == table.gain_low[n] == table.gain_high[n] == 0
     assert table.ranking[1] < table.ranking[4] < 1
+    of_pairs = [pair_ranking(rows.label.to_numpy(), rows.passes.to_numpy()) for rows in found if rows.rollouts[0] == 4]
+    assert table.ranking[4] == pytest.approx(np.mean(of_pairs))
 
 
 def test_labels_by_name_are_compared_with_the_first(states):

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from dreamprm_lib.evidence.statistics import problem_weights, unbiased_squares, with_interval
 
@@ -22,8 +21,9 @@ def oracle_table(found: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.Da
     states in the same order for every method and seed; the first method is the one that the others are compared with.
     One row for each number of rollouts and method; each measure comes with `_low` and `_high`: `mse` (of the labels
     to the true values, unbiased), `gain` (the share of the first method's mse that is gone), `bias` (mean label minus
-    mean value), `ranking` (rank correlation of labels and oracle shares) and `ranking_gain` (its change against the
-    first method); and the means of the columns in `MEANS`.  Gains are paired: the same resamples for both.
+    mean value), `ranking` (how often the better of two states, by their oracle shares, has the higher label) and
+    `ranking_gain` (its change against the first method); and the means of the columns in `MEANS`.  Gains are paired:
+    the same resamples for both.
     """
     rows = []
     for n, part in found.groupby("rollouts", sort=False):
@@ -92,11 +92,13 @@ def _draws(found: pd.DataFrame, draws: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def _rankings(found: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
-    """The rank correlation of labels and oracle shares, a mean over seeds, on all problems and on each resample of them
-    [1 + draws]; 0 where one of them is constant."""
+    """How often the better of two states has the higher label, equal labels counting half: a mean over seeds, on all
+    problems and on each resample of them [1 + draws].  States whose oracle shares are equal say nothing."""
     weights, columns = _columns(found, draws, seed)
-    ranks = (rankdata(z, axis=1) for z in (columns["label"], columns["passes"] / columns["trials"]))
-    x, y = (z - z.mean(axis=1, keepdims=True) for z in ranks)
-    at_x, at_y, xy, xx, yy = (weights @ z.T for z in (x, y, x * y, x**2, y**2))
-    spread = np.sqrt(np.maximum((xx - at_x**2) * (yy - at_y**2), 0))
-    return np.divide(xy - at_x * at_y, spread, out=np.zeros_like(xy), where=spread > 1e-9).mean(axis=1)
+    rankings = []
+    for label, share in zip(columns["label"], columns["passes"] / columns["trials"], strict=True):
+        better = share[:, None] > share
+        right = better * ((label[:, None] > label) + 0.5 * (label[:, None] == label))
+        pairs, won = (np.einsum("ds,ds->d", weights @ matrix, weights) for matrix in (better, right))
+        rankings.append(np.divide(won, pairs, out=np.full(len(pairs), 0.5), where=pairs > 0))
+    return np.mean(rankings, axis=0)
