@@ -3,8 +3,8 @@
     python benchmarks/fine_tuning.py [--study reference] [--layer 24] [--epochs 3] [--losses pairwise mse]
 
 LoRA matrices and a head learn from the labelled steps that the study's `prm_cof` learned from, once under each loss;
-`mse` is the original's.  Both models then score whole programs that neither has seen: those of the meta problems and
-those of the test problems.  The gain is on `prm_cof`, with 95 % intervals over problems.  Training is saved in the
+`mse` is the original's.  All models then score whole programs that none of them has seen: those of the meta problems
+and those of the test problems.  The gain is on `prm_cof`, with 95 % intervals over problems.  Training is saved in the
 cache, and goes on where it was.
 """
 
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dreamprm_lib import reward_model as rm
-from dreamprm_lib.engine.backbone import DTYPES, Backbone
+from dreamprm_lib.engine.backbone import DTYPES
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import Recipe, fine_tune
 from dreamprm_lib.engine.problems import Problem, load_problems
+from dreamprm_lib.steps import viewed
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
 from dreamprm_lib.what_it_reads import by_set
@@ -39,7 +41,7 @@ def last_scores(model: rm.RewardModel, problems: dict[str, Problem], programs: l
     for name in dict.fromkeys(p.problem for p in programs):
         texts = [p.steps for p in programs if p.problem == name]
         states = model.backbone.features(problems[name], texts)
-        scores += [model.head.logits(rm.viewed(s, [0], model.views))[-1] for s in states]
+        scores += [model.head.logits(viewed(s, [0], model.views))[-1] for s in states]
     return np.array(scores)
 
 
@@ -61,7 +63,7 @@ def main() -> None:
     judged = {"meta problems": mixed(meta), "test problems": mixed(rm.in_order(candidates))}
     scores = {name: {"prm_cof": last_scores(frozen, problems, programs)} for name, programs in judged.items()}
     table, _ = rm.training_tables(problems, solutions, labels, "prm_cof")
-    backbone = Backbone(frozen.backbone.name, (options.layer,), dtype=options.dtype)
+    backbone = replace(frozen.backbone, layers=(options.layer,), dtype=options.dtype)
     for loss in options.losses:
         recipe = Recipe(loss=loss, epochs=options.epochs, learning_rate=options.learning_rate, save_every=5)
         started = time.perf_counter()

@@ -17,8 +17,8 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from dreamprm_lib.evidence.oracle import label_table
-from dreamprm_lib.evidence.planted import BIASES, PlantedWorld, pair_ranking, planted_world
-from dreamprm_lib.evidence.statistics import mean_with_interval, problem_weights, with_interval
+from dreamprm_lib.evidence.planted import BIASES, PlantedWorld, planted_world
+from dreamprm_lib.evidence.statistics import mean_with_interval, pair_ranking, problem_weights, with_interval
 from dreamprm_lib.label_correction import METHODS, Correction, Method, by_held_out_loss, correction_method
 from dreamprm_lib.reward_model import fit_rows, folds_by_problem, within_problem_ranking
 from dreamprm_lib.steps import StepTable
@@ -82,7 +82,7 @@ def compare(
         scores, values = outcome.head.scores(trial.held_out.states), trial.held_out.label
         errors = {"label_mse": outcome.labels_of(trial.train) - trial.values, "value_mse": scores - values}
         squares = {measure: float(np.mean(error**2)) for measure, error in errors.items()}
-        found.append({"method": name, "ranking": pair_ranking(scores, values)} | squares)
+        found.append({"method": name, "ranking": pair_ranking(scores, values)[0]} | squares)
     return found
 
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from dreamprm_lib import known_truth as kt
 from dreamprm_lib.evidence.oracle import label_table, oracle_table
-from dreamprm_lib.evidence.planted import pair_ranking, planted_world
-from dreamprm_lib.evidence.statistics import unbiased_squares
+from dreamprm_lib.evidence.planted import planted_world
+from dreamprm_lib.evidence.statistics import pair_ranking, unbiased_squares
 from dreamprm_lib.label_correction import METHODS, Correction, correction_method
 from dreamprm_lib.steps import StepTable
 

@@ -9,7 +9,8 @@ import torch
 
 from dreamprm_lib import label_correction as lc
 from dreamprm_lib.errors import InputError
-from dreamprm_lib.evidence.planted import pair_ranking, planted_world
+from dreamprm_lib.evidence.planted import planted_world
+from dreamprm_lib.evidence.statistics import pair_ranking
 from dreamprm_lib.reward_model import HEAD_LOSSES, fit_head
 from dreamprm_lib.steps import StepTable
 
@@ -173,4 +174,8 @@ def test_planted_labels_have_the_planted_mean_and_pairs_are_counted():
         world = planted_world(np.random.default_rng(0).standard_normal((4000, 3)), 8, bias, np.random.default_rng(1))
         assert world.labels.mean() == pytest.approx(share * world.values.mean(), abs=0.02)
     values = np.array([0.1, 0.2, 0.3])
-    assert [pair_ranking(np.array(s), values) for s in ([1, 2, 3], [3, 2, 1], [1, 1, 1])] == [1.0, 0.0, 0.5]
+    assert [pair_ranking(np.array(s), values)[0] for s in ([1, 2, 3], [3, 2, 1], [1, 1, 1])] == [1.0, 0.0, 0.5]
+    assert pair_ranking(np.arange(3), np.ones(3))[0] == 0.5  # none is better
+    scores, values = np.array([1, 3, 2, 2]), np.array([0, 0, 1, 2])
+    weights = np.array([[1, 1, 1, 1], [2, 0, 1, 3]])
+    assert pair_ranking(scores, values, weights).tolist() == pytest.approx([2.5 / 5, 9.5 / 11])

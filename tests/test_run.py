@@ -391,6 +391,7 @@ ENOUGH = ["train", "train", "meta", "meta", "test"]
         (ENOUGH, [], "no problem 'alternating-sum' among these 2: known are p0, p1"),
         (ENOUGH, ["01.compared=[p0]", "04.training=lorra"], "`training` is 'lorra'"),
         (ENOUGH, ["01.compared=[]", "05.training=lora", "05.recipe={epoch: 1}"], "`epoch`"),
+        (ENOUGH, ["01.compared=[]", "05.training=lora", "05.recipe={loss: pairwise}"], "the recipe.s is pairwise"),
     ],
 )
 def test_what_a_study_lacks_is_said_before_anything_runs(tmp_path, ran, monkeypatch, splits, options, said):

@@ -25,7 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 from dreamprm_lib import asking_again, candidate_solutions, chain_of_functions, monte_carlo_labels
 from dreamprm_lib.chain_of_functions import Batch
 from dreamprm_lib.commands import run as runner
-from dreamprm_lib.engine.fine_tuning import CORRECTING, recipe_of
+from dreamprm_lib.engine.fine_tuning import recipe_in
 from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from
 from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.engine.weights import WEIGHTS
@@ -164,8 +164,7 @@ def _passes(settings: Mapping, learned: int) -> float:
     """How often a training reads its lessons, in plain readings: once where the backbone is frozen."""
     if settings["training"] == "head":
         return 1.0
-    correcting = {name: settings[name] for name in CORRECTING if name in settings}
-    recipe = recipe_of(settings["training"], settings["recipe"], settings["seed"], **correcting)
+    recipe = recipe_in(settings)
     rounds = recipe.iterations * recipe.iteration_accumulation / max(learned, 1)
     return recipe.epochs * costs.TRAINING + rounds * costs.CORRECTION
 

@@ -272,9 +272,9 @@ def _refuse_what_comes_too_late(wanted: Mapping[str, dict], notebooks: Path) -> 
             named(split_problems(wanted)["train"], wanted["01"]["compared"])
     for settings in wanted.values():
         if settings.get("training", "head") != "head":
-            from dreamprm_lib.engine.fine_tuning import recipe_of  # brings torch and peft
+            from dreamprm_lib.engine.fine_tuning import recipe_in  # brings torch and peft
 
-            recipe_of(settings["training"], settings["recipe"], settings["seed"])
+            recipe_in(settings)
 
 
 # ------------------------------------------------------------------------------------------------- one notebook

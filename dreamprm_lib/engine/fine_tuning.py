@@ -90,6 +90,10 @@ class Recipe:
     shard: bool = False
     save_every: Positive = 50
 
+    def __post_init__(self) -> None:
+        if self.iterations and self.loss == PAIRWISE:
+            raise InputError("Labels are corrected under the loss mse or cross_entropy; the recipe's is pairwise.")
+
 
 CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that a head and a recipe share
 
@@ -103,6 +107,12 @@ def recipe_of(training: str, settings: dict, seed: int, **defaults) -> Recipe:
     if training != "lora":
         raise InputError(f"`training` is {training!r}: choose head or lora.")
     return row_of(Recipe, {"seed": seed} | defaults | settings, "The recipe")
+
+
+def recipe_in(parameters: Mapping[str, Any]) -> Recipe:
+    """The recipe that the parameters of chapter 4 or 5 say; errors as of `recipe_of`."""
+    correcting = {name: parameters[name] for name in CORRECTING if name in parameters}
+    return recipe_of(parameters["training"], parameters["recipe"], parameters["seed"], **correcting)
 
 
 @dataclass(frozen=True)
@@ -198,8 +208,6 @@ class LoraScorer:
         backbone, recipe = self.backbone, self.recipe
         if backbone.tuning:
             raise InputError("This backbone is tuned already; fine-tuning starts from the one as it was published.")
-        if meta is not None and recipe.loss == PAIRWISE:
-            raise InputError("Labels are corrected under the loss mse or cross_entropy; the recipe's is pairwise.")
         tables = [table for table in (train, meta, held_out) if table is not None]
         for table in tables:
             for row in np.flatnonzero(~(np.isnan(table.label) | ((0 <= table.label) & (table.label <= 1))))[:1]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dreamprm_lib.evidence.statistics import problem_weights, unbiased_squares, with_interval
+from dreamprm_lib.evidence.statistics import pair_ranking, problem_weights, unbiased_squares, with_interval
 
 MEANS = ("coverage", "spent", "tokens")  # columns of which the mean is told, where they are there
 
@@ -92,13 +92,8 @@ def _draws(found: pd.DataFrame, draws: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def _rankings(found: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
-    """How often the better of two states has the higher label, equal labels counting half: a mean over seeds, on all
-    problems and on each resample of them [1 + draws].  States whose oracle shares are equal say nothing."""
+    """How often the better of two states has the higher label: a mean over seeds, on all problems and on each resample
+    of them [1 + draws]."""
     weights, columns = _columns(found, draws, seed)
-    rankings = []
-    for label, share in zip(columns["label"], columns["passes"] / columns["trials"], strict=True):
-        better = share[:, None] > share
-        right = better * ((label[:, None] > label) + 0.5 * (label[:, None] == label))
-        pairs, won = (np.einsum("ds,ds->d", weights @ matrix, weights) for matrix in (better, right))
-        rankings.append(np.divide(won, pairs, out=np.full(len(pairs), 0.5), where=pairs > 0))
-    return np.mean(rankings, axis=0)
+    shares = columns["passes"] / columns["trials"]
+    return np.mean([pair_ranking(*pair, weights) for pair in zip(columns["label"], shares, strict=True)], axis=0)

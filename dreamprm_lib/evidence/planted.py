@@ -46,13 +46,6 @@ def planted_world(features: np.ndarray, rollouts: int, bias: str, rng: np.random
     return PlantedWorld(features, values, rng.binomial(rollouts, completed) / rollouts, rollouts)
 
 
-def pair_ranking(scores: np.ndarray, values: np.ndarray) -> float:
-    """The chance that of two states the one of higher value has the higher score (ties count half)."""
-    higher = np.sign(values[:, None] - values[None])
-    agree = np.sign(scores[:, None] - scores[None]) * higher
-    return float((agree[higher != 0].mean() + 1) / 2)
-
-
 def principal_components(features: np.ndarray, count: int) -> np.ndarray:
     """Features [m, width] projected on their first principal components [m, count], each with unit variance."""
     left, _, _ = np.linalg.svd(_standardised(features), full_matrices=False)

@@ -57,6 +57,20 @@ def with_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
+def pair_ranking(scores: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """How often the better of two rows has the higher score, equal scores counting half [draws].
+
+    `scores` and `values` [rows], of which the values say what is better; rows of equal value say nothing, and where all
+    are equal the result is 0.5.  A row counts by its weight in each line of `weights` [draws, rows]; without them there
+    is one draw, in which all count the same.
+    """
+    better = values[:, None] > values
+    right = better * ((scores[:, None] > scores) + 0.5 * (scores[:, None] == scores))
+    weights = np.ones((1, len(scores))) if weights is None else weights
+    pairs, won = (np.einsum("dr,dr->d", weights @ matrix, weights) for matrix in (better, right))
+    return np.divide(won, pairs, out=np.full(len(pairs), 0.5), where=pairs > 0)
+
+
 def unbiased_squares(estimates: np.ndarray, passes: np.ndarray, rollouts: np.ndarray | int) -> np.ndarray:
     """Estimates [m] minus true values, squared, without bias: the values are known by `passes` of `rollouts` alone.
 
