@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -61,13 +62,18 @@ def free_scores(
         if sandbox:
             table = answers(problem, [c.code for c in mine], sandbox, perturbed_inputs(problem))
             found["consensus"] = [[float(share)] for share in agreement(table)]
-            each = [replace(problem, tests=(sample,)) for sample in problem.samples]
-            verdicts = iter(sandbox.grade([(one, c.code) for c in mine for one in each]))
-            found["public_samples"] = [[float(next(verdicts).passed) for _ in each] for _ in mine]
+            found["public_samples"] = samples_passed([(problem, c.code) for c in mine], sandbox)
         for method, scores in found.items():
             rows += [CandidateScores(method, problem.id, c.sample, own) for c, own in zip(mine, scores, strict=True)]
     lacking = {row.method for row in rows if np.isnan(row.scores).any()}
     return [row for row in rows if row.method not in lacking]
+
+
+def samples_passed(programs: Sequence[tuple[Problem, str]], sandbox: Sandbox) -> list[list[float]]:
+    """A number for each public sample of each program's problem: 1 if the program passes it, else 0."""
+    each = [[(replace(problem, tests=(sample,)), code) for sample in problem.samples] for problem, code in programs]
+    verdicts = iter(sandbox.grade(list(chain.from_iterable(each))))
+    return [[float(next(verdicts).passed) for _ in row] for row in each]
 
 
 def headroom(problems: Sequence[Problem], candidates: Sequence[Program]) -> pd.DataFrame:

@@ -119,6 +119,16 @@ def test_a_share_of_the_rollouts_changes_nothing_else():
     assert BILL.tokens[1] == 500
 
 
+def test_replies_of_another_kind_are_priced_like_candidates():
+    """Two replies of five tokens, each with a prompt of 50 to read; and a run, which takes a second in this bill."""
+    asked = costs.with_replies(BILL, "tests", "problem", 2, 5)
+    asked = costs.with_replies(asked, "tests", "candidate", 0, 0, runs=3)
+    cost = costs.cost_of(asked, "codet", 4, 1)
+    assert (cost.tokens, cost.runs) == pytest.approx((50 + 40 + 2 * (50 + 5), 4 * 3))
+    assert cost.flops == pytest.approx(2 * cost.tokens) and cost.seconds == pytest.approx(cost.tokens + cost.runs)
+    assert costs.cost_of(asked, "mean_logprob", 4, 1).tokens == 90
+
+
 def test_a_machine_by_its_name_and_with_own_numbers():
     assert costs.machine_of("gpu") == costs.GPU
     mine = costs.machine_of("core", run=0.25)

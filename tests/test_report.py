@@ -83,6 +83,7 @@ def complete(study, differences):
     study.write_table("selection_differences.csv", pd.DataFrame(by_running))
     study.write_table("label_worth.csv", pd.DataFrame([worth("raw", 0.0, 0.0), worth("dreamprm_code", -3.0, 0.02)]))
     study.write_table("cost_curve.csv", pd.DataFrame([priced("random", 0, 1, 0.3), priced("random", 2, 8, 0.7)]))
+    study.write_table("asking_curve.csv", pd.DataFrame([priced("codet", 0, 8, 0.4), priced("repaired", 2, 8, 0.6)]))
     study.write_table("reading_test.csv", READ)
     study.write_table("reading.csv", pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
     study.write_table("written_tests.csv", QUALITY)
@@ -208,10 +209,12 @@ def test_readers_are_shown_by_set_with_their_gain_on_one_of_them():
 
 def test_selectors_are_shown_with_all_candidates_and_their_price_without_samples():
     curve = [priced("b4", 0, 1, 0.3), priced("b4", 0, 8, 0.5), priced("random", 0, 1, 0.3), priced("random", 1, 8, 0.6)]
+    curve.append(priced("repaired", 1, 8, 0.7))  # which needs a sample
     table = report.cost_table(pd.DataFrame(curve))
     assert table.columns.tolist() == ["no sample", "after 1 sample", "tokens", "seconds"]
     assert table.loc["random"].tolist() == ["30.0", "60.0", "1,000", "2"]
     assert table.loc["b4", ["no sample", "tokens", "seconds"]].tolist() == ["50.0", "8,003", "16"]
+    assert table.loc["repaired", ["no sample", "after 1 sample", "tokens"]].tolist() == ["", "70.0", "8,003"]
 
 
 def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_and_log_probabilities(tmp_path):

@@ -113,7 +113,7 @@ class Backbone:
     """A causal LM, read after the layers in `layers` (0 is the embedding; layers count from 1).
 
     `name` is a pinned model of `engine.weights`, or a folder or hub name that `transformers` can open; `tuning` is what
-    training changed in it; `dtype` is one of `DTYPES`, by default the one that this device does well.  Layers above the
+    training changed in it; `dtype` is one of `DTYPES`, by default `fast_dtype`.  Layers above the
     highest one that is asked for are never computed; the final norm belongs to the last layer.
     """
 
@@ -380,5 +380,7 @@ def parameters_read(name: str, layers: int | None = None) -> int:
 
 
 def fast_dtype() -> str:
-    """The precision that this device does well: `bfloat16` on GPUs, `float32` on a CPU."""
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    """The precision that this machine does well: `bfloat16` on GPUs and on processors that multiply it (AMX), where
+    reading takes a third of the time; `float32` on others."""
+    multiplies = torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bfloat16" if multiplies else "float32"

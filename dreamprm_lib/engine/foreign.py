@@ -13,7 +13,7 @@ their docstrings and comments, which can repeat the statement whatever the code 
 import ast
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate, takewhile
 from typing import Annotated, Any, NamedTuple
@@ -35,9 +35,11 @@ class ForeignModel(Backbone):
 
     `template` says what stands before a program and after each prefix or, for a model that labels tokens, after each
     step; a reviewer reads what stands before a program behind all else.  `yes` and `no` are the answers of a model that
-    is asked.  Without `docstrings`, docstrings and comments are taken out of the steps before they are read.
+    is asked.  Without `docstrings`, docstrings and comments are taken out of the steps before they are read.  Computed
+    in float32, so that logits are the same on every processor; in bfloat16 on GPUs.
     """
 
+    dtype: str = field(default_factory=lambda: "bfloat16" if torch.cuda.is_available() else "float32")
     kind: str = ""
     yes: str = "Yes"
     no: str = "No"

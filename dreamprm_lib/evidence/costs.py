@@ -98,6 +98,8 @@ PARTS: dict[str, tuple[str, ...]] = {  # what a method needs beside its candidat
     **dict.fromkeys(("consensus", "majority", "b4", "cluster sum of policy"), ("consensus",)),
     **dict.fromkeys(("cluster sum of prm_cof", "all three"), (*REWARD_MODEL, "consensus")),
     "orm": ("programs", "training", "scoring"),
+    **dict.fromkeys(("tests_passed", "codet", "b4_tests", "consensus_written"), ("tests",)),
+    **dict.fromkeys(("repaired", "oracle of repaired"), ("repairs",)),
 }
 ONE_IS_ENOUGH = ("random", "first")  # they pick without looking at a second candidate
 
@@ -118,6 +120,20 @@ def cost_of(costs: pd.DataFrame, method: str, n: int, uses: float, samples: int 
     times = mine.each.map({"study": 1 / uses, "problem": 1, "candidate": n})
     times = times.where(mine.part != "samples", n * samples)
     return mine[list(QUANTITIES)].mul(times, axis=0).sum()
+
+
+def with_replies(
+    costs: pd.DataFrame, part: str, each: str, replies: float, tokens: float, runs: float = 0
+) -> pd.DataFrame:
+    """The bill with one more part: for each `problem` or `candidate`, so many `replies` of so many `tokens`, and runs.
+
+    A token costs what one of a candidate does, and the prompt of a reply is as long as a candidate's."""
+    prompt, candidate, run = (
+        costs[(costs.part == name) & (costs.each == of)][list(QUANTITIES)].sum()
+        for name, of in (("candidates", "problem"), ("candidates", "candidate"), ("samples", "candidate"))
+    )
+    added = replies * (prompt + tokens / candidate.tokens * candidate) + runs * run
+    return pd.concat([costs, pd.DataFrame([{"part": part, "each": each} | added.to_dict()])], ignore_index=True)
 
 
 def with_rollouts(costs: pd.DataFrame, share: float) -> pd.DataFrame:

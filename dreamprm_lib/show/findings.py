@@ -93,11 +93,11 @@ def reading_in_words(reading: pd.DataFrame) -> list[str]:
 def asking_in_words(quality: pd.DataFrame, compared: pd.DataFrame, repair: pd.DataFrame) -> list[str]:
     """What chapter 12 found, from `written_tests.csv`, `asking.csv` and `repair.csv`: how many written tests are right,
     what each reply costs to write, what selection by them gains at equal tokens without samples, and how a repair does
-    beside another candidate."""
+    beside another candidate, program by program and in a pool."""
     every = quality.iloc[-1]
     right = f"{100 * every.right:.0f} % of the time ({100 * every.ci_low:.0f} % to {100 * every.ci_high:.0f} %)"
     said = [f"The {every.tests:,.0f} tests that the policy wrote expect the right output {right}."]
-    for row in repair.itertuples():
+    for row in repair[:1].itertuples():
         cost = [
             f"{what} takes {tokens:.0f} tokens and {tokens / CORE.written:.0f} seconds of one core"
             for what, tokens in (

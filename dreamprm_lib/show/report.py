@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -75,7 +76,7 @@ def _results(study: Study, manifest: dict) -> dict[str, Any]:
         "note": manifest.get("note", ""),
         "answer": answer_of(study),
         "tables": [(samples, part.n.max(), wide_table(part)) for samples, part in table.groupby("samples")],
-        "costs": cost_table(study.read_table("cost_curve.csv")),
+        "costs": cost_table(pd.concat(map(study.read_table, ("cost_curve.csv", "asking_curve.csv")))),
         "groups": grouped_verdicts(study.read_table("differences.csv"), study.read_table("confirmed.csv")),
         "methods": {name: about["takes"] for name, about in METHODS.items() if name in set(table.method)},
     }
@@ -90,12 +91,14 @@ def wide_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_table(curve: pd.DataFrame) -> pd.DataFrame:
-    """`cost_curve.csv` as people read it, with as many candidates as each method looks at: a row a method, the
-    percentage of problems that it solves after 0, 1, … public samples, and what a problem costs without them."""
+    """`cost_curve.csv` and `asking_curve.csv` as people read them, with as many candidates as each method looks at: a
+    row a method, the percentage of problems that it solves after 0, 1, … public samples (where that can be), and what a
+    problem costs with the fewest of them."""
     most = curve.groupby(["method", "samples"], sort=False).tail(1)
-    wide = (100 * most.pivot(index="method", columns="samples", values="pass_rate")).map("{:.1f}".format)
+    wide = 100 * most.pivot(index="method", columns="samples", values="pass_rate")
+    wide = wide.map(lambda share: "" if np.isnan(share) else f"{share:.1f}")
     wide.columns = [f"after {counted(k, 'sample')}" if k else "no sample" for k in wide]
-    first = most[most.samples == 0].set_index("method")
+    first = most.drop_duplicates("method").set_index("method")
     wide["tokens"], wide["seconds"] = first.tokens.map("{:,.0f}".format), first.seconds.map("{:,.0f}".format)
     return wide.loc[first.index].rename_axis(index=None, columns="solved in %")
 
