@@ -22,7 +22,7 @@ _LORA = re.compile(r"lm\.base_model\.model\.model\.(.+)\.lora_([AB])\.default\.w
 _BASE = re.compile(r"lm\.base_model\.model\.model\.(.+?)(\.base_layer)?\.weight")
 
 
-def read_released(path: Path | str, backbone: str, alpha: float = 16.0) -> tuple[Tuning, torch.Tensor, float]:
+def read_released(path: Path | str, backbone: str, alpha: float) -> tuple[Tuning, torch.Tensor, float]:
     """The tuning, and the head's weight [width] and bias, of a released checkpoint.
 
     `backbone` is the model that it was trained on.  Raises `WeightsError` for a file that is cut short, holds more than
