@@ -1,15 +1,14 @@
 """The reward model's backbone with real weights: one pass equals one pass a prefix."""
 
 import math
-from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
+from test_backbone import one_pass_a_prefix
 
 from dreamprm_lib.commands.run import PROJECT
-from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
+from dreamprm_lib.engine.backbone import Backbone, Template
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, fetch
@@ -32,17 +31,10 @@ def candidates():
 @pytest.mark.parametrize("template", [Template(), Template(after="</code>")], ids=["open", "closed"])
 def test_one_pass_equals_one_pass_a_prefix(candidates, template):
     problem, rows = candidates
-    programs = [row.steps for row in rows]
-    states = Backbone(NAME, (2, 4), template, dtype="float32").features(problem, programs)
-    tokenizer, model = open_model(NAME, "float32", 4)
-    tree = Tree.of(tokenizer, template.root(problem), template.after, programs)
-    for branch, mine in zip(tree.branches, states, strict=True):
-        for k in range(len(branch)):
-            ids = [*tree.root, *chain(*branch[: k + 1]), *tree.leaf]
-            with torch.inference_mode():
-                hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-            alone = np.stack([hidden[layer][0, -1].numpy() for layer in (2, 4)])
-            assert np.abs(mine[k, :, 0] - alone).max() < 1e-4 * np.abs(alone).max()
+    programs, eye = [row.steps for row in rows], Backbone(NAME, (2, 4), template, dtype="float32")
+    for steps, states in zip(programs, eye.features(problem, programs), strict=True):
+        alone = one_pass_a_prefix(eye, problem, steps)
+        assert np.abs(states - alone).max() < 1e-4 * np.abs(alone).max()
 
 
 @pytest.mark.parametrize("name", [name for name, entry in WEIGHTS.items() if entry.parameters])
