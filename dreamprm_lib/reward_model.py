@@ -240,9 +240,8 @@ class RewardModel:
             said = checked(_Metadata, metadata, path)
             template = row_of(Template, from_json(said.template, path), path)
             about = from_json(said.about, path)
-            backbone = Backbone(
-                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), said.dtype
-            )
+            tuning = Tuning.of_tensors(tensors, said.alpha, path)
+            backbone = Backbone(said.backbone, tuple(said.layers), template, tuning, said.dtype)
         except InputError as error:
             raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error
         _refuse_strange(path, tensors)
