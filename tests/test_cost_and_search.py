@@ -126,15 +126,6 @@ def test_whether_a_program_goes_on_is_told_by_its_text(text, finish, program, fi
     assert after(Completion("```python\n" + text, 1, finish)) == (program, finished)
 
 
-def test_texts_are_put_together_as_the_policy_would_have_written_them(policy):
-    """A whole program, cut where the server would cut it, comes out of the search as it was."""
-    (beam,), _ = search(policy, Judge(), [PROBLEM], width=2, branches=2)
-    for state in beam.programs:
-        head, stop, tail = state.text.partition(NEXT_FUNCTION)
-        assert after(Completion("```python\n" + head, 1, "stop")) == (head + "\n", False)
-        assert head + stop + tail == state.text and stop
-
-
 # ------------------------------------------------------------------------------------------------- requests, replays
 
 

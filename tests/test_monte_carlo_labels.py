@@ -313,14 +313,6 @@ def test_on_the_states_of_new_problems_the_lead_is_the_one_that_the_docs_say():
 # ------------------------------------------------------------------------------------------------- allocation
 
 
-def test_a_beta_posterior_falls_by_as_much_as_an_allocation_thinks():
-    """The fall m (1 - m) / (a + b + 1)² is the variance now less the mean variance after one more rollout."""
-    a, b = 1.3, 2.4
-    chance = a / (a + b)
-    after = chance * stats.beta(a + 1, b).var() + (1 - chance) * stats.beta(a, b + 1).var()
-    assert stats.beta(a, b).var() - after == pytest.approx(chance * (1 - chance) / (a + b + 1) ** 2)
-
-
 def test_rollouts_go_where_they_matter_or_evenly_and_none_is_drawn_twice():
     outcomes = np.array([[[0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]]])  # one order of three states
     a, b = np.array([0.1, 1.0, 3.0]), np.array([3.0, 1.0, 0.1])
