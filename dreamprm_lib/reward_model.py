@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +26,7 @@ from scipy.special import expit, logit
 
 from dreamprm_lib.chain_of_functions import split_steps
 from dreamprm_lib.engine.backbone import Backbone, Template, Tuning, layer_count
-from dreamprm_lib.engine.files import from_json, write_atomically
+from dreamprm_lib.engine.files import DATA, from_json, write_atomically
 from dreamprm_lib.engine.foreign import foreign_model
 from dreamprm_lib.engine.losses import LOSSES, PAIRWISE, Pairs, check_loss
 from dreamprm_lib.engine.problems import Problem
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 FORMAT = "dreamprm-reward-model-4"
 # A small PRM that is shipped (SmolLM2-135M, layer 2): the tour uses it, and it steered the recorded searches.
-SMALL_PRM = Path(str(resources.files("dreamprm_lib"))) / "data" / "small_prm.safetensors"
+SMALL_PRM = DATA / "small_prm.safetensors"
 HEAD = ("weight", "bias", "mean", "scale")
 HEAD_LOSSES = (*LOSSES, PAIRWISE)
 FINE_TUNED = ("orm", "prm_cof", "dreamprm_code")
@@ -221,7 +220,7 @@ class RewardModel:
         not fit), or was made with other weights under the backbone's name.
         """
         if Path(path).suffix != ".safetensors" and not Path(path).is_file():
-            head = Head(np.ones(1), 0.0, np.zeros(1), np.ones(1))  # the score is the sigmoid of the model's logit
+            head = Head.bare(np.ones(1), 0.0)  # the score is the sigmoid of the model's logit
             return cls(foreign_model(str(path)), head, {"model": str(path)})
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -240,9 +239,8 @@ class RewardModel:
             said = checked(_Metadata, metadata, path)
             template = row_of(Template, from_json(said.template, path), path)
             about = from_json(said.about, path)
-            backbone = Backbone(
-                said.backbone, tuple(said.layers), template, Tuning.of_tensors(tensors, said.alpha), said.dtype
-            )
+            tuning = Tuning.of_tensors(tensors, said.alpha, path)
+            backbone = Backbone(said.backbone, tuple(said.layers), template, tuning, said.dtype)
         except InputError as error:
             raise WeightsError(f"{error} Train the checkpoint again with notebook 04.") from error
         _refuse_strange(path, tensors)

@@ -10,6 +10,7 @@ in `asking_again`.  Not covered: inputs that are written to separate two given p
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -109,20 +110,12 @@ def rank_agreement(pool: Pool, methods: Sequence[str], draws: int = 4000, seed: 
     1: the same order; 0: unrelated; -1: reversed.  Ties are accounted for.  A problem in which either method gives all
     candidates the same score has no tau and is left out.
     """
-    signs = {m: [np.sign(s[:, None] - s[None, :]) for s in map(_finite, pool.scores[m])] for m in methods}
     rows = []
-    for method in methods:
-        for other in methods:
-            pairs = zip(signs[method], signs[other], strict=True)
-            sums = [((a * b).sum(), np.sqrt((a * a).sum() * (b * b).sum())) for a, b in pairs]
-            taus = [product / norm for product, norm in sums if norm > 0]
-            rows.append((method, other, *mean_with_interval(taus, draws, seed), len(taus)))
+    for method, other in product(methods, repeat=2):
+        pairs = zip(pool.scores[method], pool.scores[other], strict=True)
+        taus = [tau for pair in pairs if np.isfinite(tau := stats.kendalltau(*pair).statistic)]
+        rows.append((method, other, *mean_with_interval(taus, draws, seed), len(taus)))
     return pd.DataFrame(rows, columns=["method", "other", "tau", "ci_low", "ci_high", "problems"])
-
-
-def _finite(scores: np.ndarray) -> np.ndarray:
-    """Scores whose differences are numbers: minus infinity becomes the lowest number."""
-    return np.nan_to_num(scores, neginf=np.finfo(float).min / 4)
 
 
 # ------------------------------------------------------------------------------------------------- abstention

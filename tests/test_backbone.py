@@ -32,17 +32,17 @@ def recorded_programs(count):
     return [c.text for _, completions in rows for c in completions.values()][:count]
 
 
-def one_pass_a_prefix(name, layers, template, steps):
+def one_pass_a_prefix(eye, problem, steps):
     """The plain way: each prefix with what stands around it in a pass of its own, of the tree's very tokens."""
-    tokenizer, model = bb.open_model(name, bb.fast_dtype(), max(layers))
-    tree = Tree.of(tokenizer, template.root(PROBLEM), template.after, [steps])
+    tokenizer, model = bb.open_model(eye.name, eye.dtype, max(eye.layers))
+    tree = Tree.of(tokenizer, eye.template.root(problem), eye.template.after, [steps])
     rows = []
     for k in range(len(steps)):
         ids = [*tree.root, *chain(*tree.branches[0][: k + 1]), *tree.leaf]
         with torch.inference_mode():
             hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
         own = slice(len(tree.root), len(ids) - len(tree.leaf))
-        read = [hidden[layer][0].float().numpy() for layer in layers]
+        read = [hidden[layer][0].float().numpy() for layer in eye.layers]
         step = len(tree.branches[0][k])
         rows.append([[h[-1], h[own][-step:].mean(axis=0), h[own].mean(axis=0)] for h in read])
     return np.array(rows)
@@ -54,13 +54,12 @@ def test_one_pass_equals_one_pass_a_prefix(tiny_backbone, template, pack_tokens,
     """Ragged lengths, one-step programs, programs that don't parse, an empty one; packed alone and together."""
     monkeypatch.setattr(bb, "PACK_TOKENS", pack_tokens)
     steps = steps_of([*ragged_programs, *recorded_programs(12)])
-    layers = (0, 1, 3)
-    together = Backbone(tiny_backbone, layers, template).features(PROBLEM, steps)
+    eye = Backbone(tiny_backbone, (0, 1, 3), template)
+    together = eye.features(PROBLEM, steps)
     assert [s.shape for s in together[:4]] == [(n, 3, 3, 32) for n in (3, 1, 2, 0)]
     for mine, states in zip(steps, together, strict=True):
         if mine:
-            alone = one_pass_a_prefix(tiny_backbone, layers, template, mine)
-            np.testing.assert_allclose(states, alone, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(states, one_pass_a_prefix(eye, PROBLEM, mine), rtol=1e-4, atol=1e-5)
 
 
 def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_programs):
@@ -140,7 +139,7 @@ def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch, ragged
 def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, monkeypatch):
     monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
     steps = steps_of(recorded_programs(6))
-    together = Backbone(tiny_backbone, (3,), TEMPLATES[1]).features(PROBLEM, steps)
-    for mine, states in zip(steps, together, strict=True):
-        alone = one_pass_a_prefix(tiny_backbone, (3,), TEMPLATES[1], mine)
+    eye = Backbone(tiny_backbone, (3,), TEMPLATES[1])
+    for mine, states in zip(steps, eye.features(PROBLEM, steps), strict=True):
+        alone = one_pass_a_prefix(eye, PROBLEM, mine)
         assert np.abs(states - alone).max() < 2**-6 * np.abs(alone).max()

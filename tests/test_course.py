@@ -137,9 +137,14 @@ def test_both_editions_are_run_and_another_answer_than_expected_is_named(edition
         course.check(here | {"student": here["instructor"]})
 
 
-def test_the_command_line_builds_and_a_missing_section_is_named(tmp_path, monkeypatch, capsys):
-    assert main(["course", "build", "--out", str(tmp_path / "c")]) == 0
-    assert sorted(p.stem for p in (tmp_path / "c" / "student").iterdir()) == NAMES
+def test_the_command_line_builds_over_nothing_and_a_missing_section_is_named(tmp_path, monkeypatch, capsys):
+    command = ["course", "build", "--out", str(tmp_path / "c")]
+    assert main(command) == 0
+    built = sorted((tmp_path / "c" / "student").iterdir())
+    assert [path.stem for path in built] == NAMES
+    built[0].write_text("the work of a class")
+    assert main(command) == 2 and built[0].read_text() == "the work of a class"
+    assert re.search(r"00_start_here\.ipynb is there already.*--out", capsys.readouterr().err)
     monkeypatch.setattr(course, "teaching_notes", lambda _: {})
     assert main(["course", "build", "--out", str(tmp_path / "d")]) == 2
     assert "no section `### 00_start_here`" in capsys.readouterr().err
@@ -177,14 +182,6 @@ def test_a_class_is_graded_a_row_a_notebook_and_a_column_an_exercise(tmp_path, m
     assert {name: said[name] for name, (_, part) in answers.items() if part not in said[name]} == {}
     with pytest.raises(InputError, match="no notebook with exercises"):
         write_grades(tmp_path / "nowhere")
-
-
-def test_what_is_there_is_not_built_over(tmp_path):
-    path = course.build(tmp_path)["student"] / f"{NAMES[0]}.ipynb"
-    path.write_text("the work of a class")
-    with pytest.raises(InputError, match=r"00_start_here\.ipynb is there already.*--out"):
-        course.build(tmp_path)
-    assert path.read_text() == "the work of a class"
 
 
 def test_make_clean_leaves_what_people_made(tmp_path):

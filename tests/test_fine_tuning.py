@@ -45,6 +45,8 @@ def test_what_is_taken_out_scores_as_the_trained_model(tiny_backbone, template):
     scorer.begin(TABLE, None, None, None, torch.tensor(TABLE.label))
     tuned = scorer.fitted()
     assert tuned.losses[-1] < 0.6 * tuned.losses[0] and len(tuned.losses) == 30
+    changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
+    assert len(changed) == 4 * 3 and min(changed) > 0  # four projections in each of three layers, each with a gradient
     for pack, (name, programs) in zip(scorer.packs, {"p": [GOOD, BAD], "q": [BAD, GOOD]}.items(), strict=True):
         logits = scorer.logits(pack).detach().numpy()
         plain, states = (

@@ -294,13 +294,7 @@ def recorded():
     return read_rows(folder / "labels.jsonl", StepLabel), read_rows(folder / "oracle.jsonl", OracleState)
 
 
-def test_posterior_labels_are_nearer_to_the_recorded_oracle_and_know_how_near():
-    methods = {"raw": lambda rows: np.array([x.label for x in rows]), "posterior": posterior_labels}
-    found = oracle_table(beside_oracle(methods, *recorded(), (4,), draws=1), draws=50).set_index("method")
-    assert found.gain["posterior"] > 0.25 and 0.82 < found.coverage["posterior"] < 0.97
-
-
-def test_on_the_states_of_new_problems_the_lead_is_the_one_that_the_docs_say():
+def test_on_the_states_of_new_problems_posterior_labels_lead_as_the_docs_say_and_know_how_near_they_are():
     methods = {"raw": lambda rows: np.array([x.label for x in rows]), "posterior": posterior_labels}
     labels, oracle = recorded()
     new, last = (
@@ -311,17 +305,10 @@ def test_on_the_states_of_new_problems_the_lead_is_the_one_that_the_docs_say():
     assert new.gain_low.iloc[0] > 0.4 and new.gain_low.iloc[1] < 0 < new.gain_high.iloc[1]
     assert new.ranking_gain.iloc[1] == pytest.approx(0.011, abs=0.001)
     assert last.gain.tolist() == pytest.approx([0.802, 0.625], abs=0.001) and (last.gain_low > 0.4).all()
+    assert new.coverage.between(0.82, 0.97).all() and last.coverage.between(0.82, 0.97).all()
 
 
 # ------------------------------------------------------------------------------------------------- allocation
-
-
-def test_a_beta_posterior_falls_by_as_much_as_an_allocation_thinks():
-    """The fall m (1 - m) / (a + b + 1)² is the variance now less the mean variance after one more rollout."""
-    a, b = 1.3, 2.4
-    chance = a / (a + b)
-    after = chance * stats.beta(a + 1, b).var() + (1 - chance) * stats.beta(a, b + 1).var()
-    assert stats.beta(a, b).var() - after == pytest.approx(chance * (1 - chance) / (a + b + 1) ** 2)
 
 
 def test_rollouts_go_where_they_matter_or_evenly_and_none_is_drawn_twice():

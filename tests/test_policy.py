@@ -2,10 +2,10 @@
 
 import pytest
 
-from dreamprm_lib.engine.policy.completions import Completion, CompletionStore, Cost, Recording
+from dreamprm_lib.engine.policy.completions import Completion, Cost, Recording
 from dreamprm_lib.engine.policy.endpoint import Endpoint
 from dreamprm_lib.engine.policy.policy import Policy, Prompt, open_policy, render_chatml
-from dreamprm_lib.errors import MissingCompletion, PolicyError
+from dreamprm_lib.errors import MissingCompletion
 
 PROMPT = Prompt((("system", "Be brief."), ("user", "Count.")), prefill="```python\nx = ")
 
@@ -13,12 +13,6 @@ PROMPT = Prompt((("system", "Be brief."), ("user", "Count.")), prefill="```pytho
 def counting(body):
     """Texts `1 of n`, `2 of n`, …"""
     return [f"{i + 1} of {body['n']}" for i in range(body["n"])]
-
-
-@pytest.fixture
-def store(tmp_path):
-    with CompletionStore(tmp_path / "s.sqlite") as opened:
-        yield opened
 
 
 def test_raw_completions_are_prefilled_counted_and_asked_once(fake_server, store):
@@ -44,16 +38,6 @@ def test_chat_endpoints_get_the_prefill_as_an_instruction(fake_server, store):
     path, body = server.bodies[0]
     assert path == "/v1/chat/completions" and body["messages"][-1]["content"].endswith("```python\nx = ")
     assert "stop" not in body and body["reasoning_effort"] == "high"
-
-
-def test_without_n_samples_are_asked_for_one_by_one_and_what_arrived_before_a_failure_is_kept(fake_server, store):
-    answers = iter([["a"], 400])
-    server = fake_server(lambda body: next(answers))
-    policy = Policy(Endpoint("m", server.base_url, takes_n=False, slots=1), store)
-    with pytest.raises(PolicyError, match="planted fault"):
-        policy.sample([PROMPT], 3)
-    assert [body["n"] for _, body in server.bodies] == [1, 1]
-    assert list(store.get(policy.request(PROMPT, 0.8, 0.95, 400))) == [0]
 
 
 def test_recordings_answer_first_and_offline_never_asks(store):

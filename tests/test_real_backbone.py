@@ -1,21 +1,17 @@
-"""The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
+"""The reward model's backbone with real weights: one pass equals one pass a prefix."""
 
 import math
-from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
+from test_backbone import one_pass_a_prefix
 
 from dreamprm_lib.commands.run import PROJECT
-from dreamprm_lib.engine.backbone import Backbone, Template, Tree, open_model
+from dreamprm_lib.engine.backbone import Backbone, Template
 from dreamprm_lib.engine.files import cache_dir
-from dreamprm_lib.engine.fine_tuning import Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, fetch
-from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program
 
@@ -35,29 +31,10 @@ def candidates():
 @pytest.mark.parametrize("template", [Template(), Template(after="</code>")], ids=["open", "closed"])
 def test_one_pass_equals_one_pass_a_prefix(candidates, template):
     problem, rows = candidates
-    programs = [row.steps for row in rows]
-    states = Backbone(NAME, (2, 4), template, dtype="float32").features(problem, programs)
-    tokenizer, model = open_model(NAME, "float32", 4)
-    tree = Tree.of(tokenizer, template.root(problem), template.after, programs)
-    for branch, mine in zip(tree.branches, states, strict=True):
-        for k in range(len(branch)):
-            ids = [*tree.root, *chain(*branch[: k + 1]), *tree.leaf]
-            with torch.inference_mode():
-                hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-            alone = np.stack([hidden[layer][0, -1].numpy() for layer in (2, 4)])
-            assert np.abs(mine[k, :, 0] - alone).max() < 1e-4 * np.abs(alone).max()
-
-
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_lora_trains(candidates, loss):
-    problem, (first, *others) = candidates
-    first = replace(first, passed=not others[-1].passed)  # so that there is something to tell apart
-    table = StepTable.join({problem.id: problem}, [first, *others]).with_outcomes()
-    recipe = Recipe(epochs=6, learning_rate=1e-3, loss=loss, accumulation=1)
-    tuned = fine_tune(Backbone(NAME, (2,), dtype="float32"), {problem.id: problem}, table, recipe)
-    assert tuned.losses[-1] < 0.8 * tuned.losses[0]
-    changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
-    assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient
+    programs, eye = [row.steps for row in rows], Backbone(NAME, (2, 4), template, dtype="float32")
+    for steps, states in zip(programs, eye.features(problem, programs), strict=True):
+        alone = one_pass_a_prefix(eye, problem, steps)
+        assert np.abs(states - alone).max() < 1e-4 * np.abs(alone).max()
 
 
 @pytest.mark.parametrize("name", [name for name, entry in WEIGHTS.items() if entry.parameters])

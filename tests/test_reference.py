@@ -2,10 +2,7 @@
 
 import json
 import re
-import sys
 from pathlib import Path
-
-import pytest
 
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.engine.problems import load_problems
@@ -15,16 +12,6 @@ from dreamprm_lib.study.rows import CandidateScores, Program
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Study(ROOT / "outputs", "reference")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def generate(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    import generate
-
-    yield generate
-    for name in ("generate", "house"):
-        sys.modules.pop(name)
 
 
 def test_the_manifest_describes_the_tables():
@@ -46,7 +33,8 @@ def test_a_program_that_passes_the_hidden_tests_passes_the_samples():
     assert passed and not {c.problem for c in passed if min(samples[c.problem, c.sample]) < 1}
 
 
-def test_what_the_docs_compute_is_what_the_reference_run_and_the_imports_give(generate):
+def test_what_the_docs_compute_is_what_the_reference_run_and_the_imports_give(docs_module):
+    generate = docs_module("generate")
     for path, text in (generate.results(REFERENCE) | {generate.PICTURE: generate.house.svg()}).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
 

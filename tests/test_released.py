@@ -78,7 +78,7 @@ def without(word):
     [
         (without("reward_head.bias"), "has no reward_head.bias"),
         (without("lora_"), "has no LoRA matrices"),
-        (without("lora_B"), "do not fit together"),
+        (without("lora_B"), "a LoRA pair is not whole"),
         (lambda s: {n: t[:2] if "layers.0.self_attn.q_proj.lora_A" in n else t for n, t in s.items()}, "do not fit"),
         (lambda s: {n: t + 1 if "layers.1.mlp.up_proj" in n else t for n, t in s.items()}, "another backbone"),
         (lambda s: {n: t[:, :16] if "base_layer" in n else t for n, t in s.items()}, "another backbone"),

@@ -533,16 +533,6 @@ def test_a_missing_table_is_told_with_advice_that_works(tmp_path):
         Study(tmp_path, "mine").existing("labels.jsonl")
 
 
-def test_rows_that_do_not_fit_are_named_by_file_and_line(tmp_path):
-    study = Study(tmp_path, "s")
-    rows = [Program("p", 0, "x\n", ["x\n"], True, "passed", 3, -0.5)]
-    path = study.write("solutions.jsonl", rows)
-    assert study.read("solutions.jsonl", Program) == rows
-    path.write_text(path.read_text() + '{"problem": "q"}\n')
-    with pytest.raises(InputError, match=r"solutions\.jsonl, line 2"):
-        study.read("solutions.jsonl", Program)
-
-
 if __name__ == "__main__":  # the command, in the project of a test
     runner.PROJECT = Path(sys.argv[1])
     runner.STAGES = (Stage("01_first", (), ("a.csv",)),)

@@ -249,8 +249,9 @@ def test_a_program_need_not_write_what_humanevals_prompt_gives():
     leaning = [p for p in every if p.id.removeprefix("HumanEval/") in ("10", "32", "38", "50")]
     future = [(p, "from __future__ import annotations\n" + function_alone(p)) for p in leaning]
     own = [(p, "is_palindrome = poly = encode_cyclic = encode_shift = None\n") for p in leaning]
+    right = [(p, function_alone(p)) for p in every] + [(p, p.reference) for p in every[:40]]
     with Sandbox() as box:
-        assert {v.kind for v in box.grade([(p, function_alone(p)) for p in every])} == {"passed"}
+        assert {v.kind for v in box.grade(right)} == {"passed"}
         assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in every[:40]]))
         assert [v.kind for v in box.grade(future + own)] == ["passed"] * 4 + ["runtime_error"] * 4
 
@@ -467,12 +468,6 @@ def test_limits_are_those_of_the_problem_set_with_what_is_changed():
     assert Limits.of(atcoder) == Limits(6.0, 1024, None, 1024, ("numpy",))
     assert Limits.of(atcoder, time_limit=1, modules=[]) == Limits(1, 1024, None, 1024, ())
     assert Limits(wall_limit=3).wall_seconds == 3 and Limits().wall_seconds == 5 * Limits().cpu_seconds + 2
-
-
-def test_humanevals_own_solutions_pass_and_its_stubs_fail(box):
-    some = load_problems("humaneval")[:40]
-    assert {v.kind for v in box.grade([(p, p.reference) for p in some])} == {"passed"}
-    assert not any(v.passed for v in box.grade([(p, p.starter_code + "    pass\n") for p in some]))
 
 
 @pytest.mark.parametrize("without", [("seccomp",), ("seccomp", *NAMESPACES)])

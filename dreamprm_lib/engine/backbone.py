@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import save
-from transformers.cache_utils import DynamicCache
 
 from dreamprm_lib.engine.files import cache_dir, file_digest, write_atomically
 from dreamprm_lib.engine.problems import Problem, describe
@@ -77,17 +77,20 @@ class Tuning:
         return {f"lora.{name}.{side}": t for name, pair in pairs for side, t in zip("AB", pair, strict=True)}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float) -> "Tuning | None":
-        """The tuning in `tensors`, None if there is none; raises `WeightsError` for a LoRA pair that is not whole."""
+    def of_tensors(cls, tensors: dict[str, torch.Tensor], alpha: float, where: object) -> "Tuning | None":
+        """The tuning in `tensors`, None if there is none.
+
+        Raises `WeightsError`, which begins with `where`, for a LoRA pair that is not whole or does not fit together.
+        """
         names = {n[5:-2] for n in tensors if n.startswith("lora.")}
         try:
             lora = {name: (tensors[f"lora.{name}.A"], tensors[f"lora.{name}.B"]) for name in sorted(names)}
         except KeyError as error:
-            raise WeightsError(f"The checkpoint lacks {error.args[0]}: a LoRA pair is not whole.") from error
+            raise WeightsError(f"{where} lacks {error.args[0]}: a LoRA pair is not whole.") from error
         for name, (a, b) in lora.items():
             if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1]):
                 shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-                raise WeightsError(f"The checkpoint's LoRA matrices of {name} do not fit together: {shapes}.")
+                raise WeightsError(f"{where}: the LoRA matrices of {name} do not fit together ({shapes}).")
         return cls(alpha, lora) if lora else None
 
     def apply(self, model) -> None:
@@ -186,12 +189,11 @@ def _keep(path: Path, states: np.ndarray) -> None:
 
 @cache
 def _digest(name: str) -> str:
-    from transformers import AutoConfig
-
     files = sorted(Path(name).glob("*.safetensors"))
     if files:
         return hashlib.sha256("".join(file_digest(f) for f in files).encode()).hexdigest()
-    return AutoConfig.from_pretrained(name)._commit_hash or hashlib.sha256(name.encode()).hexdigest()
+    commit = transformers.AutoConfig.from_pretrained(name)._commit_hash
+    return commit or hashlib.sha256(name.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------- the tree
@@ -234,7 +236,7 @@ class Tree:
         root = torch.tensor([self.root], device=model.device)
         known = [(k.keys, k.values) for k in model(input_ids=root, use_cache=True).past_key_values.layers]
         for pack in self.packs():
-            past = DynamicCache(known)
+            past = transformers.DynamicCache(known)
             hidden = model(
                 **pack.inputs(model.device), past_key_values=past, use_cache=True, output_hidden_states=True
             ).hidden_states
@@ -335,21 +337,18 @@ def model_source(name: str) -> str:
 @cache
 def open_tokenizer(name: str):
     """The tokenizer of a model."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_source(name))
+    return transformers.AutoTokenizer.from_pretrained(model_source(name))
 
 
 @cache
 def open_model(name: str, dtype: str, layers: int | None = None, tuning: Tuning | None = None):
     """Tokenizer and decoder in a precision, cut after `layers` layers, with a tuning written in."""
-    from transformers import AutoModel
-    from transformers.utils import logging as reports
-
-    reports.set_verbosity_error()  # it would report the language-model head, which a reward model does not need
-    reports.disable_progress_bar()
+    # It would report the language-model head, which a reward model does not need.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     tokenizer = open_tokenizer(name)
-    model = AutoModel.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+    model = transformers.AutoModel.from_pretrained(model_source(name), dtype=getattr(torch, dtype))
+    model.eval().requires_grad_(False)
     if layers is not None and layers > len(model.layers):
         raise InputError(f"{name} has {len(model.layers)} layers; layer {layers} was asked for.")
     if layers is not None and layers < len(model.layers):
@@ -364,18 +363,15 @@ def open_model(name: str, dtype: str, layers: int | None = None, tuning: Tuning 
 
 def layer_count(name: str) -> int:
     """The number of layers of a model, by its configuration."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model_source(name)).num_hidden_layers
+    return transformers.AutoConfig.from_pretrained(model_source(name)).num_hidden_layers
 
 
 def parameters_read(name: str, layers: int | None = None) -> int:
     """How many numbers multiply a token on its way through the first `layers` layers, or through all: their parameters,
     by the model's configuration alone.  The embedding, which is looked up, and the output layer are not among them."""
-    from transformers import AutoConfig, AutoModel
-
+    config = transformers.AutoConfig.from_pretrained(model_source(name))
     with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(model_source(name)))
+        model = transformers.AutoModel.from_config(config)
     return sum(p.numel() for layer in model.layers[:layers] for p in layer.parameters())
 
 

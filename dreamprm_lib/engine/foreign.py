@@ -21,8 +21,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
+import transformers
 from pydantic import Field
-from transformers.cache_utils import DynamicCache
 
 from dreamprm_lib.engine.backbone import MAX_TOKENS, Backbone, Template, cut_middle, model_source, open_tokenizer
 from dreamprm_lib.engine.schema import Form, checked
@@ -83,7 +83,7 @@ class ForeignModel(Backbone):
         _READ.model = None  # until all is read
         pairs = zip(before, tokens[: -len(end) - 1], strict=False)  # the rest says what comes next
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        past = _READ.past if shared else DynamicCache()
+        past = _READ.past if shared else transformers.DynamicCache()
         if shared and shared < len(before):
             past.crop(shared - len(before))
         new = torch.tensor([tokens[shared:]], device=model.device)
@@ -193,12 +193,10 @@ def foreign_model(source: str) -> ForeignModel:
 
     Raises `InputError` for an unknown option, `WeightsError` for a model that is not there or is of no known kind.
     """
-    from transformers import AutoConfig
-
     name, _, query = source.partition("?")
     options = checked(_Options, dict(parse_qsl(query.replace("+", "%2B"))), source, noun="option")
     try:
-        config = AutoConfig.from_pretrained(model_source(name))
+        config = transformers.AutoConfig.from_pretrained(model_source(name))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{name} is no checkpoint of this suite, and no model that `transformers` opens "
@@ -224,8 +222,6 @@ def foreign_model(source: str) -> ForeignModel:
 
 @cache
 def _opened(name: str, architecture: str, dtype: str) -> Any:
-    import transformers
-
     opener = getattr(transformers, f"AutoModelFor{architecture}")
     model = opener.from_pretrained(model_source(name), dtype=getattr(torch, dtype)).eval()
     return model.cuda() if torch.cuda.is_available() else model

@@ -108,8 +108,8 @@ def hash_share(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
-def split_of(text: str, train: float = 0.60, meta: float = 0.15) -> Split:
-    """The split of a problem that has none of its own, by a stable hash of its id or its text: these shares, and the
-    rest is test."""
+def split_of(text: str, train: float = 0.60) -> Split:
+    """The split of a problem that has none of its own, by a stable hash of its id or its text: the share `train`, 15
+    percent meta, and the rest test."""
     share = hash_share(text)
-    return "train" if share < train else "meta" if share < train + meta else "test"
+    return "train" if share < train else "meta" if share < train + 0.15 else "test"

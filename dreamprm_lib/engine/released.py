@@ -22,7 +22,7 @@ _LORA = re.compile(r"lm\.base_model\.model\.model\.(.+)\.lora_([AB])\.default\.w
 _BASE = re.compile(r"lm\.base_model\.model\.model\.(.+?)(\.base_layer)?\.weight")
 
 
-def read_released(path: Path | str, backbone: str, alpha: float = 16.0) -> tuple[Tuning, torch.Tensor, float]:
+def read_released(path: Path | str, backbone: str, alpha: float) -> tuple[Tuning, torch.Tensor, float]:
     """The tuning, and the head's weight [width] and bias, of a released checkpoint.
 
     `backbone` is the model that it was trained on.  Raises `WeightsError` for a file that is cut short, holds more than
@@ -33,19 +33,12 @@ def read_released(path: Path | str, backbone: str, alpha: float = 16.0) -> tuple
         weight, bias = state["reward_head.weight"], state["reward_head.bias"]
     except KeyError as error:
         raise WeightsError(f"{path} has no {error.args[0]}: it is no reward model of the original project.") from error
-    halves: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in state.items():
-        if found := _LORA.fullmatch(name):
-            halves.setdefault(found[1], {})[found[2]] = tensor.float()
-    if not halves:
+    matrices = {_LORA.sub(r"lora.\1.\2", name): t.float() for name, t in state.items() if _LORA.fullmatch(name)}
+    tuning = Tuning.of_tensors(matrices, alpha, path)
+    if tuning is None:
         raise WeightsError(f"{path} has no LoRA matrices under `lm.base_model.model.model`: it has another layout.")
-    for name, pair in halves.items():
-        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            shapes = {side: tuple(t.shape) for side, t in pair.items()}
-            raise WeightsError(f"{path}: the LoRA matrices of {name} do not fit together ({shapes}).")
     _refuse_another_backbone(path, state, backbone)
-    lora = {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())}
-    return Tuning(alpha, lora), weight[0].double(), float(bias[0])
+    return tuning, weight[0].double(), float(bias[0])
 
 
 def _state(path: Path) -> dict[str, torch.Tensor]:

@@ -26,20 +26,13 @@ def resamples(problems: int, draws: int, rng: np.random.Generator) -> np.ndarray
     return rng.multinomial(problems, np.full(problems, 1 / problems), size=draws)
 
 
-def interval(values: np.ndarray, counts: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` [problems] under `counts` [draws, problems]."""
-    means = counts @ values / counts.sum(axis=1)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
-
-
 def mean_with_interval(values: ArrayLike, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of one value a problem, and its 95 % bootstrap interval; three NaN if there is no problem."""
+    """Mean of one value a problem, and its 95 % percentile bootstrap interval; three NaN if there is no problem."""
     values = np.asarray(values, float)
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     counts = resamples(len(values), draws, np.random.default_rng(seed))
-    return float(values.mean()), *interval(values, counts)
+    return with_interval(np.append(values.mean(), counts @ values / len(values)))
 
 
 def problem_weights(problems: Sequence[str], draws: int, seed: int) -> np.ndarray:

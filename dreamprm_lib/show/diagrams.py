@@ -8,7 +8,6 @@ still eight pixels high.  Charts with axes are in `show.figures`.
 import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from dreamprm_lib.engine.files import from_yaml, read_text
+from dreamprm_lib.engine.files import DATA, from_yaml, read_text
 from dreamprm_lib.engine.sandbox.consensus import FAILED
 from dreamprm_lib.evidence.statistics import counted
 
@@ -28,7 +27,7 @@ WIDTH, INCHES, LETTERS = 10.0, 6.4, 11  # of a canvas: units, inches, points
 PALE, FULL = 0.16, 0.42  # how much of its colour fills a box
 CODE: dict[str, Any] = {"family": "DejaVu Sans Mono"}
 SMALL: dict[str, Any] = {"fontsize": LETTERS - 1}
-FILE = Path(__file__).parents[1] / "data" / "drawings.yaml"
+FILE = DATA / "drawings.yaml"
 
 TILES = {  # mark, colour and share of the colour: programs that pass and fail, the parts of a mask, an empty place
     "y": ("✓", BLUE, PALE), "n": ("✗", RED, PALE), "Y": ("✓", BLUE, FULL), "N": ("✗", RED, FULL),

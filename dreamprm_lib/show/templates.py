@@ -1,28 +1,27 @@
 """Texts of `data/templates`, filled in, and how sentences and tables are written in them."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
+from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.evidence.statistics import counted
 
 
 def filled(template: str, **words: Any) -> str:
     """A template with its words filled in; in HTML they are escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "data" / "templates"),
+        loader=jinja2.FileSystemLoader(DATA / "templates"),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = {"counted": counted, "code": code, "html_table": html_table, "markdown_table": markdown_table}
-    environment.filters |= filters
+    environment.filters |= {f.__name__: f for f in (counted, code, html_table, markdown_table)}
     return environment.get_template(template).render(**words)
 
 

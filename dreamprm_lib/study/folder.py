@@ -80,9 +80,7 @@ class Study:
     def write_table(self, file: str, table: pd.DataFrame) -> Path:
         """Write a result table as CSV."""
         path = self.path(file)
-        text = io.StringIO()
-        table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
-        write_atomically(path, text.getvalue().encode())
+        write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
         return path
 
     def read_table(self, file: str) -> pd.DataFrame:

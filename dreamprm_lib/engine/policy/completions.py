@@ -21,7 +21,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,7 +131,7 @@ BOOK = (
 )
 
 
-class CompletionStore:
+class CompletionStore(AbstractContextManager["CompletionStore"]):
     """An SQLite file of completions and of what they cost; several processes may share it.
 
     What was put survives the death of the process; a power cut may cost the last answers, never the file.  Use as a
@@ -191,9 +191,6 @@ class CompletionStore:
 
     def close(self) -> None:
         self._db.close()
-
-    def __enter__(self) -> CompletionStore:
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()

@@ -39,7 +39,7 @@ THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 class Asker:
     """Asks one endpoint for samples and stores them; `account` pays (see `CompletionStore.pay`)."""
 
-    def __init__(self, endpoint: Endpoint, store: CompletionStore, account: str = ""):
+    def __init__(self, endpoint: Endpoint, store: CompletionStore, account: str):
         self._endpoint, self._store, self._account = endpoint, store, account
         self._key = api_key(endpoint)
         default = os.environ.get("OPENAI_BASE_URL") or OPENAI

@@ -56,7 +56,7 @@ class Prompt:
     withheld: str = ""
 
 
-class Policy:
+class Policy(contextlib.AbstractContextManager["Policy"]):
     """Samples completions, each from the first source that has it: recordings, store, endpoint.
 
     `offline=True` never asks the endpoint: a completion that is missing raises `MissingCompletion`.
@@ -151,9 +151,6 @@ class Policy:
     def close(self) -> None:
         """Let go of the embedded engine's memory, if it was loaded."""
         self._engine = None
-
-    def __enter__(self) -> Policy:
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()

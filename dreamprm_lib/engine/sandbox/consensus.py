@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from dreamprm_lib.engine.problem import Problem
 from dreamprm_lib.engine.sandbox.judge import Sandbox
@@ -85,7 +86,7 @@ def _number_like(token: str, rng: random.Random) -> str:
     return sign + str(rng.randint(low, 10**digits - 1))
 
 
-FAILED = -1  # in a table of answers: the program gave none
+FAILED = -1  # in a table of answers: the program gave none, which `pd.factorize` numbers so
 
 
 def runs(
@@ -109,12 +110,9 @@ def table_of(found: Sequence[Sequence[Execution | None]]) -> np.ndarray:
     """The answers in what `runs` returned, as numbers [programs, inputs]: equal numbers in a column are equal answers,
     and `FAILED` is none at all."""
     table = np.full((len(found), len(found[0]) if found else 0), FAILED)
-    for column in range(table.shape[1]):
-        ended = {k: row[column] for k, row in enumerate(found)}
-        said = {k: r.result or " ".join(r.stdout.split()) for k, r in ended.items() if r and r.status == "ok"}
-        names = {answer: number for number, answer in enumerate(dict.fromkeys(said.values()))}
-        for k, answer in said.items():
-            table[k, column] = names[answer]
+    for column, ended in enumerate(zip(*found, strict=True)):
+        said = [r.result or " ".join(r.stdout.split()) if r and r.status == "ok" else None for r in ended]
+        table[:, column] = pd.factorize(pd.Series(said, dtype=object))[0]
     return table
 
 

@@ -76,7 +76,7 @@ Result = TypeVar("Result")
 Run = Callable[[RunRequest], Execution]
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """Runs and grades programs.  Use as a context manager, or call `close`.
 
     `workers` programs run at once (by default one more than cores, so that none waits for this process).  Each test has
@@ -154,9 +154,6 @@ class Sandbox:
         with self._lock:
             for worker in self._workers:
                 worker.stop()
-
-    def __enter__(self) -> "Sandbox":
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()

@@ -6,6 +6,7 @@ Nothing runs here.  A `RunRequest` is what a program gets to see; the expected o
 import json
 import re
 import time
+import timeit
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any
@@ -117,14 +118,9 @@ LIVECODEBENCH = Limits(time_limit=6.0, memory_mb=1024, modules=("numpy",))
 @cache
 def time_scale() -> float:
     """How much longer than on the reference machine plain Python takes here, by CPU time; at least 1."""
-
-    def seconds() -> float:
-        started, total = time.process_time(), 0
-        for number in range(100_000):
-            total += number
-        return time.process_time() - started
-
-    return max(1.0, min(seconds() for _ in range(5)) / REFERENCE_SECONDS)
+    loop = "for number in range(100_000): total += number"
+    seconds = timeit.repeat(loop, "total = 0", time.process_time, repeat=5, number=1)
+    return max(1.0, min(seconds) / REFERENCE_SECONDS)
 
 
 # --- What a program is asked ------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ is computed; names are written next to what they name, and a key, where one is n
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from dreamprm_lib.engine.files import DATA
 from dreamprm_lib.engine.sandbox.comparison import short
 from dreamprm_lib.evidence.statistics import counted
 from dreamprm_lib.show.interrupts import explain_interrupts
@@ -44,7 +44,7 @@ def use_style() -> None:
     if (shell := get_ipython()) and shell.display_formatter:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, described)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    plt.style.use(Path(__file__).parents[2] / "data" / "house.mplstyle")
+    plt.style.use(DATA / "house.mplstyle")
 
 
 def described(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
@@ -154,14 +154,14 @@ def stacked(axes: Axes, table: pd.DataFrame, colors: Mapping, words: Callable[[A
     axes.grid(False)
 
 
-def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]], size: float = 10) -> None:
+def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]]) -> None:
     """The names of lines to the right of a panel, where they end, moved apart where they would overlap.
 
     `ends`: name, x and y of the end, colour.  The limits of the axes must be set.
     """
     ends = sorted(ends, key=lambda end: end[2])
     inches = 0.75 * axes.bbox.height / axes.figure.dpi  # the layout takes its share later
-    gap = 1.3 * size / (72 * inches)
+    gap = 13 / (72 * inches)  # letters of ten points, with what is between lines
     to_share = axes.transScale + axes.transLimits
     heights = [float(to_share.transform((x, y))[1]) for _, x, y, _ in ends]
     for k in range(1, len(heights)):
@@ -174,7 +174,7 @@ def end_labels(axes: Axes, ends: Iterable[tuple[str, float, float, str]], size: 
         leader = {"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
         leader["relpos"] = (0, 0.5)  # from the middle of the name's left side
         axes.annotate(
-            name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=size, color=color,
+            name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=10, color=color,
             annotation_clip=False, arrowprops=leader,
         )  # fmt: skip
 
