@@ -18,7 +18,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -35,8 +35,10 @@ from dreamprm_lib.engine.policy.completions import (
 )
 from dreamprm_lib.engine.policy.embedded import Engine
 from dreamprm_lib.engine.policy.endpoint import PER_REQUEST, WEAKER, Endpoint, endpoint_from, settings_from_environment
-from dreamprm_lib.engine.policy.hosted import Answer, Asker
 from dreamprm_lib.errors import MissingCompletion
+
+if TYPE_CHECKING:
+    from dreamprm_lib.engine.policy.hosted import Answer
 
 RECORDINGS = DATA / "recordings"  # the shipped ones
 ACCOUNT = "DREAMPRM_ACCOUNT"  # the environment variable that says who pays: STUDY/STAGE, set by the runner
@@ -179,6 +181,8 @@ class Policy(contextlib.AbstractContextManager["Policy"]):
         if self.endpoint.base_url is None:
             answers = self._write_here(missing, account)
         else:
+            from dreamprm_lib.engine.policy.hosted import Asker  # takes half a second to load: a replay asks nobody
+
             answers = Asker(self.endpoint, self._store, account).ask((*chunk, 0) for chunk in chunks)
         doing = f"asking {self.endpoint.model}" + (f" (at most ${most.dollars:.2f})" if most.dollars else "")
         with contextlib.closing(answers), tqdm(total=most.completions, desc=doing, unit="completion") as bar:
