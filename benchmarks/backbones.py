@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fine_tuning import mixed
 
 from dreamprm_lib import reward_model as rm
 from dreamprm_lib.engine.backbone import DTYPES, Backbone, fast_dtype
@@ -51,9 +52,7 @@ def main() -> None:
     folds = rm.folds_by_problem(table.problem, FOLDS, np.random.default_rng(0))
     folds = np.where(of_meta, FOLDS, folds)
 
-    candidates = in_order(study.read("candidates.jsonl", Program))
-    both = pd.Series([p.passed for p in candidates]).groupby([p.problem for p in candidates]).nunique()
-    candidates = [p for p in candidates if both[p.problem] == 2]
+    candidates = mixed(in_order(study.read("candidates.jsonl", Program)))
     ends = np.cumsum([len(p.steps) for p in candidates]) - 1
     owners, passed = list(table.problem[table.is_last]), table.outcome[table.is_last]
     of_policy = np.array([p.mean_logprob for p in train + meta])

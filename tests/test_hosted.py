@@ -342,6 +342,18 @@ def test_retry_after_is_waited_for_and_too_long_a_wait_is_an_error(fake_server, 
     assert len(server.bodies) == 1
 
 
+def test_an_empty_continuation_is_a_sample_like_any_other(fake_server, store):
+    server = fake_server(lambda body: [""])
+    assert asker(server, store).sample([PROMPT], 1)[0][0].finish == "stop" and len(server.bodies) == 1
+
+
+def test_it_asks_from_within_a_running_loop(fake_server, store):
+    async def as_in_a_notebook():
+        return asker(fake_server(echo), store).sample([PROMPT], 2)
+
+    assert len(asyncio.run(as_in_a_notebook())[0]) == 2
+
+
 def test_no_address_of_the_environment_shows_a_key(store, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", ADDRESSES[0])
     monkeypatch.setenv("OPENAI_API_KEY", "k")

@@ -163,6 +163,18 @@ class TestSmoke:
             told = all(len(text) > 20 for text in said)
             assert said and told, stage.notebook
 
+    def test_every_exercise_of_the_solved_edition_is_right(self, smoke):
+        for stage in STAGES:
+            executed = nbformat.read(smoke.folder / "notebooks" / f"{stage.notebook}.ipynb", 4)
+            answers = [
+                o.data["text/plain"]
+                for c in executed.cells
+                if "exercise" in c.metadata.get("tags", [])
+                for o in c.outputs
+                if o.output_type == "execute_result"
+            ]
+            assert len(answers) >= 2 and all(a.startswith("✔") for a in answers), (stage.notebook, answers)
+
     def test_from_scratch_equals_the_library(self, smoke):
         text = (smoke.folder / "notebooks" / "01_chain_of_functions.ipynb").read_text()
         assert "same steps: True" in text and "lossless:   True" in text

@@ -1,6 +1,7 @@
-"""The reward model's backbone with real weights: one pass equals one pass a prefix."""
+"""The reward model's backbone with real weights: one pass equals one pass a prefix, and LoRA trains."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from test_backbone import one_pass_a_prefix
 from dreamprm_lib.commands.run import PROJECT
 from dreamprm_lib.engine.backbone import Backbone, Template
 from dreamprm_lib.engine.files import cache_dir
+from dreamprm_lib.engine.fine_tuning import Recipe, fine_tune
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.engine.weights import WEIGHTS, fetch
+from dreamprm_lib.steps import StepTable
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program
 
@@ -35,6 +38,18 @@ def test_one_pass_equals_one_pass_a_prefix(candidates, template):
     for steps, states in zip(programs, eye.features(problem, programs), strict=True):
         alone = one_pass_a_prefix(eye, problem, steps)
         assert np.abs(states - alone).max() < 1e-4 * np.abs(alone).max()
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_lora_trains(candidates, loss):
+    problem, (first, *others) = candidates
+    first = replace(first, passed=not others[-1].passed)  # so that there is something to tell apart
+    table = StepTable.join({problem.id: problem}, [first, *others]).with_outcomes()
+    recipe = Recipe(epochs=6, learning_rate=1e-3, loss=loss, accumulation=1)
+    tuned = fine_tune(Backbone(NAME, (2,), dtype="float32"), {problem.id: problem}, table, recipe)
+    assert tuned.losses[-1] < 0.8 * tuned.losses[0]
+    changed = [float((b @ a).norm()) for a, b in tuned.tuning.lora.values()]
+    assert len(changed) == 8 and min(changed) > 0  # four projections in each of two layers, each with a gradient
 
 
 @pytest.mark.parametrize("name", [name for name, entry in WEIGHTS.items() if entry.parameters])

@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.study.folder import STAGES, Study
-from dreamprm_lib.study.rows import CandidateScores, Program
+from dreamprm_lib.study.rows import CandidateScores, Program, Repair
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Study(ROOT / "outputs", "reference")
@@ -46,3 +49,20 @@ def test_the_readme_is_short_leads_with_the_finding_and_describes_its_picture():
     assert len(re.findall(r"^\d\. ", README.partition("<!-- findings: computed -->")[2], re.MULTILINE)) == 5
     pictures = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", README)
     assert len(pictures) == 1 and all(len(text) > 100 and (ROOT / path).exists() for text, path in pictures)
+
+
+def test_repairs_stand_in_the_place_of_the_programs_that_they_were_made_from():
+    """With one program there is no choice, and with all the ceiling is whether any passes."""
+    candidates = {(c.problem, c.sample): c.passed for c in REFERENCE.read("candidates.jsonl", Program)}
+    repairs = REFERENCE.read("repairs.jsonl", Repair)
+    mended = candidates | {(r.problem, r.sample): r.passed for r in sorted(repairs, key=lambda r: r.round)}
+    curve = REFERENCE.read_table("asking_curve.csv").set_index(["method", "n"]).pass_rate
+
+    def rates(passed):
+        of_problem = pd.Series(passed).groupby(level=0)
+        return of_problem.mean().mean(), of_problem.max().mean()
+
+    alone, ceiling = rates(mended)
+    assert curve["repaired", 1] == pytest.approx(alone, abs=1e-5)
+    assert curve["oracle of repaired", 8] == pytest.approx(ceiling, abs=1e-5)
+    assert alone > rates(candidates)[0] and ceiling > rates(candidates)[1]  # before their price

@@ -376,7 +376,6 @@ def parameters_read(name: str, layers: int | None = None) -> int:
 
 
 def fast_dtype() -> str:
-    """The precision that this machine does well: `bfloat16` on GPUs and on processors that multiply it (AMX), where
-    reading takes a third of the time; `float32` on others."""
-    multiplies = torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False)
-    return "bfloat16" if multiplies else "float32"
+    """The precision that this machine does well: `bfloat16` on GPUs and on processors that multiply its matrices (AMX),
+    else `float32`."""
+    return "bfloat16" if torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16") else "float32"
