@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fine_tuning import mixed
 
 from dreamprm_lib import reward_model as rm
 from dreamprm_lib.engine.backbone import DTYPES, Backbone, fast_dtype
@@ -25,7 +24,7 @@ from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.steps import StepTable, in_order, read_states, viewed
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
-from dreamprm_lib.what_it_reads import by_set
+from dreamprm_lib.what_it_reads import by_set, mixed
 
 BACKBONES = (
     "smollm2-135m-instruct-q4_1",

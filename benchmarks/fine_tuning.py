@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from dreamprm_lib import reward_model as rm
 from dreamprm_lib.engine.backbone import DTYPES
@@ -26,13 +25,7 @@ from dreamprm_lib.engine.problems import Problem, load_problems
 from dreamprm_lib.steps import viewed
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
-from dreamprm_lib.what_it_reads import by_set
-
-
-def mixed(programs: list[Program]) -> list[Program]:
-    """Those of problems that have programs that pass and programs that fail."""
-    both = pd.Series([p.passed for p in programs]).groupby([p.problem for p in programs]).nunique()
-    return [p for p in programs if both[p.problem] == 2]
+from dreamprm_lib.what_it_reads import by_set, mixed
 
 
 def last_scores(model: rm.RewardModel, problems: dict[str, Problem], programs: list[Program]) -> np.ndarray:

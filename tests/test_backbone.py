@@ -136,6 +136,19 @@ def test_features_are_kept_on_disk_by_content(tiny_backbone, monkeypatch, ragged
             other.features(PROBLEM, steps)
 
 
+def test_a_pool_that_has_grown_is_read_as_far_as_it_is_new(tiny_backbone, monkeypatch, ragged_programs):
+    eye, steps = Backbone(tiny_backbone, (1,)), steps_of(ragged_programs)[:4]
+    monkeypatch.setattr(bb, "GROUP", 2)
+    eye.features(PROBLEM, steps[:3])
+    read, tree_of = [], Tree.of
+    monkeypatch.setattr(Tree, "of", lambda *given: read.append(given[-1]) or tree_of(*given))
+    grown = eye.features(PROBLEM, steps)
+    assert read == [steps[2:]]
+    monkeypatch.setattr(bb, "GROUP", 8)
+    for apart, together in zip(grown, eye.features(PROBLEM, steps), strict=True):
+        assert apart == pytest.approx(together, abs=1e-5)
+
+
 def test_in_bfloat16_they_are_equal_within_its_rounding(tiny_backbone, monkeypatch):
     monkeypatch.setattr(bb, "fast_dtype", lambda: "bfloat16")
     steps = steps_of(recorded_programs(6))

@@ -36,6 +36,7 @@ PACK_TOKENS = 1024  # tokens of candidates in one pass: many enough to keep the 
 DTYPES = ("bfloat16", "float32")
 VIEWS = ("last", "step", "prefix")  # of a step: its last token, the mean of its tokens, the mean of its prefix
 FEATURE_CACHE_BYTES = 2 * 1024**3
+GROUP = 8  # programs that share a file of the cache
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Backbone:
         """Hidden states of each step: an array [steps, layers, views, width], float32, for each program.
 
         A program is the texts of its steps; the views are those of `VIEWS`.  States are kept on disk, a file for each
-        problem, list of programs and layer, named by all that they depend on; `FEATURE_CACHE_BYTES` bounds the folder.
+        `GROUP` of programs and layer, named by all that they depend on, so that a pool that has grown is read as far as
+        it is new; `FEATURE_CACHE_BYTES` bounds the folder.
         Raises `InputError` for a layer that is not there, or a program that leaves no room for its statement.
         """
         texts = [list(steps) for steps in programs]
@@ -147,16 +149,23 @@ class Backbone:
             return []
         before, after = self.template.root(problem), self.template.after
         tuned = self.tuning.digest if self.tuning else ""
-        said = repr((self.digest, tuned, self.dtype, before, after, texts)).encode()
-        names = {layer: hashlib.sha256(said + b" %d" % layer).hexdigest() for layer in self.layers}
-        files = {layer: cache_dir() / "features" / f"{name}.npy" for layer, name in names.items()}
-        if missing := tuple(layer for layer, file in files.items() if not file.exists()):
-            read = self._read(before, texts, missing)
-            for number, layer in enumerate(missing):
-                _keep(files[layer], np.concatenate([states[:, number] for states in read]))
-        by_layer = [np.load(files[layer]) for layer in self.layers]
-        ends = np.cumsum([len(steps) for steps in texts])[:-1]
-        return np.split(np.stack(by_layer, axis=1), ends)
+        groups = [texts[first : first + GROUP] for first in range(0, len(texts), GROUP)]
+        files = []
+        for group in groups:
+            said = repr((self.digest, tuned, self.dtype, before, after, group)).encode()
+            names = [hashlib.sha256(said + b" %d" % layer).hexdigest() for layer in self.layers]
+            files.append([cache_dir() / "features" / f"{name}.npy" for name in names])
+        unread = [k for k, of_group in enumerate(files) if not all(file.exists() for file in of_group)]
+        if unread:
+            places = [place for place, own in enumerate(zip(*files, strict=True)) if not all(f.exists() for f in own)]
+            missing = [steps for k in unread for steps in groups[k]]
+            read = iter(self._read(before, missing, tuple(self.layers[place] for place in places)))
+            for k in unread:
+                states = np.concatenate([next(read) for _ in groups[k]])
+                for number, place in enumerate(places):
+                    _keep(files[k][place], states[:, number])
+        states = np.concatenate([np.stack([np.load(file) for file in of_group], axis=1) for of_group in files])
+        return np.split(states, np.cumsum([len(steps) for steps in texts])[:-1])
 
     def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
         tokenizer, model = open_model(self.name, self.dtype, max(layers), self.tuning)
