@@ -21,10 +21,10 @@ import pandas as pd
 from dreamprm_lib import reward_model as rm
 from dreamprm_lib.engine.backbone import DTYPES, Backbone, fast_dtype
 from dreamprm_lib.engine.problems import load_problems
-from dreamprm_lib.steps import StepTable, in_order, read_states, viewed
+from dreamprm_lib.steps import StepTable, in_order, of_mixed_problems, read_states, viewed
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
-from dreamprm_lib.what_it_reads import by_set, mixed
+from dreamprm_lib.what_it_reads import by_set
 
 BACKBONES = (
     "smollm2-135m-instruct-q4_1",
@@ -51,7 +51,7 @@ def main() -> None:
     folds = rm.folds_by_problem(table.problem, FOLDS, np.random.default_rng(0))
     folds = np.where(of_meta, FOLDS, folds)
 
-    candidates = mixed(in_order(study.read("candidates.jsonl", Program)))
+    candidates = of_mixed_problems(in_order(study.read("candidates.jsonl", Program)))
     ends = np.cumsum([len(p.steps) for p in candidates]) - 1
     owners, passed = list(table.problem[table.is_last]), table.outcome[table.is_last]
     of_policy = np.array([p.mean_logprob for p in train + meta])

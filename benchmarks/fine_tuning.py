@@ -22,10 +22,10 @@ from dreamprm_lib.engine.backbone import DTYPES
 from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.fine_tuning import Recipe, fine_tune
 from dreamprm_lib.engine.problems import Problem, load_problems
-from dreamprm_lib.steps import viewed
+from dreamprm_lib.steps import of_mixed_problems, viewed
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program, StepLabel
-from dreamprm_lib.what_it_reads import by_set, mixed
+from dreamprm_lib.what_it_reads import by_set
 
 
 def last_scores(model: rm.RewardModel, problems: dict[str, Problem], programs: list[Program]) -> np.ndarray:
@@ -53,7 +53,7 @@ def main() -> None:
     problems = {p.id: p for name in ("starter", "humaneval") for p in load_problems(name)}
     frozen = rm.RewardModel.load(study.existing("prm_cof.safetensors"))
     train, meta = rm.training_programs(problems, solutions, labels)
-    judged = {"meta problems": mixed(meta), "test problems": mixed(rm.in_order(candidates))}
+    judged = {"meta problems": of_mixed_problems(meta), "test problems": of_mixed_problems(rm.in_order(candidates))}
     scores = {name: {"prm_cof": last_scores(frozen, problems, programs)} for name, programs in judged.items()}
     table, _ = rm.training_tables(problems, solutions, labels, "prm_cof")
     backbone = replace(frozen.backbone, layers=(options.layer,), dtype=options.dtype)

@@ -66,11 +66,13 @@ def requests(
     """All that chapter 2 asks of its policies, by the names of its parameters; others are passed over.
 
     Three batches: the rollouts of each intermediate step, and those that the oracle adds to its states, by the policy
-    and by the weaker one.  The oracle takes the first steps that have a label: without `labels` all are thought to.
+    and by the weaker one.  The oracle takes the first of the steps `from_rollouts`: without `labels` all are thought to
+    have a label.
     """
     by_id = {p.id: p for p in train}
-    states = [(p.problem, prefix) for p in programs for prefix in unfinished(p, rolled) if p.problem in by_id]
-    judged = states if labels is None else [(x.problem, x.prefix) for x in labels if not x.clean]
+    in_turn = sorted(programs, key=lambda p: p.sample)
+    states = [(p.problem, prefix) for p in in_turn for prefix in unfinished(p, rolled) if p.problem in by_id]
+    judged = states if labels is None else [(x.problem, x.prefix) for x in from_rollouts(labels)]
     judged = judged[:oracle_states]
 
     def batch(what: str, states: Sequence[tuple[str, str]], samples: int, policy: str, known: int = 0) -> Batch:
@@ -88,6 +90,11 @@ def unfinished(program: Program, rolled: int | None = None) -> list[str]:
     """The prefixes of a program that are rolled out: all but the last, or none if its sample number is not below
     `rolled`."""
     return program.prefixes[:-1] if rolled is None or program.sample < rolled else []
+
+
+def from_rollouts(labels: Sequence[StepLabel]) -> list[StepLabel]:
+    """The labels that rollouts gave, those of each problem's first program before those of its second."""
+    return sorted((x for x in labels if not x.clean), key=lambda x: x.sample)
 
 
 def label_steps(

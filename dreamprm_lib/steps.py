@@ -126,6 +126,12 @@ def in_order(programs: Sequence[Program]) -> list[Program]:
     return sorted(programs, key=lambda program: place[program.problem])
 
 
+def of_mixed_problems(programs: Sequence[Program]) -> list[Program]:
+    """The programs of problems that have passing and failing ones: no others can be ranked."""
+    passing, failing = ({p.problem for p in programs if p.passed == ok} for ok in (True, False))
+    return [p for p in programs if p.problem in passing & failing]
+
+
 def read_states(backbone: Backbone, problems: Mapping[str, Problem], programs: Sequence[Program]) -> np.ndarray:
     """What a backbone's layers hold of every step [m, layers, views, width], in the order of `StepTable.join`."""
     found = []

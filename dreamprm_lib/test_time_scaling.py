@@ -33,6 +33,7 @@ from dreamprm_lib.evidence.statistics import (
     sign_flip_test,
 )
 from dreamprm_lib.reward_model import AGGREGATIONS, RewardModel, aggregate
+from dreamprm_lib.steps import of_mixed_problems
 from dreamprm_lib.study.rows import CandidateScores, Program
 
 
@@ -347,7 +348,7 @@ def settled_by(table: pd.DataFrame, problems: int, method: str, baseline: str) -
 def score_candidates(
     model: RewardModel, method: str, problems: Sequence[Problem], candidates: Sequence[Program], backend: str = "local"
 ) -> list[CandidateScores]:
-    """Step scores of every candidate by one reward model; progress is shown.
+    """Step scores of every candidate by one reward model, to six digits; progress is shown.
 
     `backend` is `local`, this process, or one of `engine.clusters`, whose workers take a problem each.
     """
@@ -358,7 +359,7 @@ def score_candidates(
     rows = []
     for of_problem in tqdm(mine, desc=f"scoring with {method}", unit="problem"):
         for c, scores in zip(of_problem, next(scored), strict=True):
-            rows.append(CandidateScores(method, c.problem, c.sample, scores))
+            rows.append(CandidateScores(method, c.problem, c.sample, [float(f"{s:.6g}") for s in scores]))
     return rows
 
 
@@ -370,9 +371,9 @@ def read_whole(source: str, problems: Mapping[str, Problem], programs: Sequence[
     because where all programs pass or all fail, their order decides nothing.  What was read is kept on disk.
     """
     reader = foreign_model(source)
-    verdicts = pd.Series([p.passed for p in programs]).groupby([p.problem for p in programs]).nunique()
+    mixed = list(dict.fromkeys(p.problem for p in of_mixed_problems(programs)))
     found = np.zeros(len(programs))
-    for name in tqdm(verdicts.index[verdicts > 1], desc=f"reading with {source}", unit="problem"):
+    for name in tqdm(mixed, desc=f"reading with {source}", unit="problem"):
         mine = [k for k, program in enumerate(programs) if program.problem == name]
         read = reader.features(problems[name], [[programs[k].code] for k in mine])
         found[mine] = np.concatenate(read).ravel()

@@ -14,12 +14,6 @@ from dreamprm_lib.reward_model import within_problem_ranking
 from dreamprm_lib.study.rows import Program
 
 
-def mixed(programs: Sequence[Program]) -> list[Program]:
-    """Those of mixed problems, which have programs that pass and programs that fail: no others can be ranked."""
-    passing, failing = ({p.problem for p in programs if p.passed == ok} for ok in (True, False))
-    return [p for p in programs if p.problem in passing & failing]
-
-
 def by_set(
     problems: Mapping[str, Problem],
     taught: Sequence[Program],

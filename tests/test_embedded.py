@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import random
 import time
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -87,6 +89,24 @@ def test_an_engine_that_is_stopped_half_way_goes_on_with_other_work(engine):
     next(started)
     started.close()
     assert len(answers(engine, [(second, [0])])) == 1
+
+
+@pytest.mark.parametrize(("computes_in", "gigabytes"), [("f32", 2), ("bf16", 4)])
+def test_keys_and_values_are_kept_in_bfloat16_where_the_engine_computes_in_it(
+    monkeypatch, tmp_path, computes_in, gigabytes
+):
+    import openvino
+    import openvino_genai
+
+    opened = []
+    precision = getattr(openvino.Type, computes_in)
+    monkeypatch.setattr(openvino, "Core", lambda: SimpleNamespace(get_property=lambda *_: precision))
+    monkeypatch.setattr(openvino_genai, "ContinuousBatchingPipeline", lambda *given: opened.append(given) or Mock())
+    Engine(str(tmp_path), 3, threads=1)
+    ((_, scheduler, device, settings, _),) = opened
+    kept = {"KV_CACHE_PRECISION": openvino.Type.bf16} if computes_in == "bf16" else {}
+    assert (device, settings) == ("CPU", {"INFERENCE_NUM_THREADS": 1} | kept)
+    assert (scheduler.cache_size, scheduler.max_num_seqs) == (gigabytes, 3)
 
 
 def test_a_model_that_is_none_is_named(tmp_path):

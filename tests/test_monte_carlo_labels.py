@@ -18,6 +18,7 @@ from dreamprm_lib.monte_carlo_labels import (
     allocations,
     beside_oracle,
     continued,
+    from_rollouts,
     label_steps,
     oracle_draw,
     oracle_states,
@@ -96,6 +97,17 @@ def test_requests_are_all_that_labels_and_oracle_ask_for():
     assert set(asked) == {(prompt, i) for prompt in oracle.prompts for i in range(6)}
     assert (oracle.known, weaker.samples, weaker.policy) == (4, 2, "weak_policy") and weaker.prompts == oracle.prompts
     assert requests([PROBLEM], programs, **settings)[1].prompts == rollouts.prompts[:1] != oracle.prompts
+
+
+def test_the_oracle_takes_the_steps_of_all_first_programs_before_those_of_the_second():
+    """So that a second program with rollouts adds to the oracle's states and replaces none of them."""
+    two = [replace(PROBLEM, id=name) for name in "ab"]
+    programs = [replace(program(STEPS, True), problem=p.id, sample=k) for p in two for k in range(2)]
+    labels = label_steps(ScriptedPolicy(), WordSandbox(), two, programs, 4)
+    settings = dict(rollouts=4, rolled=2, oracle_states=6, oracle_rollouts=6, weak_rollouts=2, temperature=0.8)
+    for known in (None, labels):
+        assert "".join(p.id for p in requests(two, programs, **settings, labels=known)[1].problems) == "aabbaa"
+    assert [(x.problem, x.sample) for x in from_rollouts(labels)][3:5] == [("b", 0), ("a", 1)]
 
 
 BEGUN = (

@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.engine.problems import load_problems
+from dreamprm_lib.evidence.statistics import mean_with_interval
 from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import CandidateScores, Program, Repair
+from dreamprm_lib.test_time_scaling import aggregation_rules, make_pool
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Study(ROOT / "outputs", "reference")
@@ -65,4 +68,35 @@ def test_repairs_stand_in_the_place_of_the_programs_that_they_were_made_from():
     alone, ceiling = rates(mended)
     assert curve["repaired", 1] == pytest.approx(alone, abs=1e-5)
     assert curve["oracle of repaired"].iloc[-1] == pytest.approx(ceiling, abs=1e-5)
-    assert alone > rates(candidates)[0] and ceiling >= rates(candidates)[1]  # before their price
+    assert alone > rates(candidates)[0]  # before their price
+    assert ceiling == rates(candidates)[1]  # no problem is solved by repairs alone
+
+
+def test_what_was_asked_of_sixteen_candidates_has_the_answers_that_the_formats_page_gives():
+    said = (
+        (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("What became of it: all 2,536 came in")[2]
+    )
+    said = " ".join(said.partition("\n\n")[0].split())
+    candidates = REFERENCE.read("candidates.jsonl", Program)
+    passed = pd.DataFrame([(c.problem, c.sample < 8, c.passed) for c in candidates], columns=["problem", "early", "ok"])
+    halves = passed.pivot_table(index="problem", columns="early", values="ok")
+    fewer = 100 * np.array(mean_with_interval((halves[True] - halves[False]).to_numpy()))
+    assert "less often by {:.1f} points ({:+.1f} to {:+.1f})".format(*fewer) in said
+
+    starter = load_problems("starter")
+    known = {p.kind for p in starter if p.split == "train"}
+    asked = [p for p in starter if p.split == "test" and p.kind in known]
+    names = {p.id for p in asked}
+    scores = REFERENCE.read("free_scores.jsonl", CandidateScores) + REFERENCE.read("scores.jsonl", CandidateScores)
+    mine = [row for row in scores if row.problem in names]
+    pool = make_pool(asked, [c for c in candidates if c.problem in names], mine, aggregation_rules(mine, "mean"))
+    assert f"{len(asked)} starter problems of known kinds" in said and pool.size == 16
+    stack = pool.best_of("prm_cof + mean_logprob", 16)
+    for base in ("random", "mean_logprob"):
+        gain = 100 * np.array(mean_with_interval(stack - pool.best_of(base, 16)))
+        assert "{:+.1f} points ({:+.1f} to {:+.1f})".format(*gain) in said
+
+    curve = REFERENCE.read_table("curve.csv").query("samples == 0").set_index(["method", "n"]).pass_rate * 100
+    for method in ("oracle", "prm_cof + mean_logprob", "mean_logprob"):
+        assert f"from {curve[method, 8]:.1f} % to {curve[method, 16]:.1f} %" in said
+    assert f"({curve['prm_cof', 8]:.1f} % and {curve['prm_cof', 16]:.1f} %)" in said

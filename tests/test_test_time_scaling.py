@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations, product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -377,3 +378,13 @@ def test_what_would_settle_a_difference_is_said_from_the_table():
     assert "`a` against `b` (+10.0 points) would take 100 problems" in pair
     assert "settle nothing" in tts.settled_by(table, 40, "c", "b")[1]
     assert "would take over 20,000 problems" in tts.settled_by(table, 40, "e", "b")[1]
+
+
+def test_step_scores_are_kept_to_six_digits_so_that_equal_programs_tie():
+    problem = Problem("p", "p", "", "", "", (), ())
+    programs = [Program("p", sample, "x", [], False, "passed", 1) for sample in (0, 1)]
+    model = SimpleNamespace(score=lambda _, codes: [[0.1234567891, 1e-9], [0.1234567894, 1e-9]][: len(codes)])
+    rows = tts.score_candidates(model, "prm", [problem], programs)
+    assert [(row.method, row.sample, row.scores) for row in rows] == [
+        ("prm", sample, [0.123457, 1e-9]) for sample in (0, 1)
+    ]

@@ -157,23 +157,21 @@ class Backbone:
             files.append([cache_dir() / "features" / f"{name}.npy" for name in names])
         unread = [k for k, of_group in enumerate(files) if not all(file.exists() for file in of_group)]
         if unread:
-            places = [place for place, own in enumerate(zip(*files, strict=True)) if not all(f.exists() for f in own)]
-            missing = [steps for k in unread for steps in groups[k]]
-            read = iter(self._read(before, missing, tuple(self.layers[place] for place in places)))
+            read = iter(self._read(before, [steps for k in unread for steps in groups[k]]))
             for k in unread:
                 states = np.concatenate([next(read) for _ in groups[k]])
-                for number, place in enumerate(places):
-                    _keep(files[k][place], states[:, number])
+                for place, file in enumerate(files[k]):
+                    _keep(file, states[:, place])
         states = np.concatenate([np.stack([np.load(file) for file in of_group], axis=1) for of_group in files])
         return np.split(states, np.cumsum([len(steps) for steps in texts])[:-1])
 
-    def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
-        tokenizer, model = open_model(self.name, self.dtype, max(layers), self.tuning)
+    def _read(self, before: str, programs: list[list[str]]) -> list[np.ndarray]:
+        tokenizer, model = open_model(self.name, self.dtype, max(self.layers), self.tuning)
         tree = Tree.of(tokenizer, before, self.template.after, programs)
-        shape = (len(layers), len(VIEWS), model.config.hidden_size)
+        shape = (len(self.layers), len(VIEWS), model.config.hidden_size)
         states = [np.zeros((len(steps), *shape), np.float32) for steps in programs]
         with torch.inference_mode():
-            for pack, hidden in tree.passes(model, layers):
+            for pack, hidden in tree.passes(model, self.layers):
                 for owner, ends, start in zip(pack.owners, pack.ends, pack.starts, strict=True):
                     sizes = [len(step) for step in tree.branches[owner]]
                     own = hidden[start : start + sum(sizes)].float().split(sizes)

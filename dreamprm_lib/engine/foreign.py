@@ -49,7 +49,7 @@ class ForeignModel(Backbone):
     def digest(self) -> str:
         return f"{super().digest} {self.kind} {self.yes} {self.no}" + ("" if self.docstrings else " bare")
 
-    def _read(self, before: str, programs: list[list[str]], layers: tuple[int, ...]) -> list[np.ndarray]:
+    def _read(self, before: str, programs: list[list[str]]) -> list[np.ndarray]:
         read = KINDS[self.kind].read
         if not self.docstrings:
             programs = [[without_docstrings(step) for step in steps] for steps in programs]
