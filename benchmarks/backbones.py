@@ -1,11 +1,12 @@
 """Backbones on equal terms: how well a linear head on the frozen states of each ranks programs, and what reading takes.
 
-    python benchmarks/backbones.py [--study reference] [--layers 4 8 12 16 20 24] [--backbones …]
+    python benchmarks/backbones.py [--study reference] [--layers 4 8 12 16 20 24] [--backbones …] [--sets starter …]
 
-For each backbone, a pairwise head learns from the labelled steps that the study's `prm_cof` learned from.  Its layer
-and its penalty are those that rank best in cross-validation on training and meta problems; only this head then meets
-the mixed test problems, alone and in a stack with the policy's mean log-probability, weighted in cross-validation.  The
-gain is on `mean_logprob`, with 95 % intervals over problems.  What was read is kept.
+For each backbone, a pairwise head learns from the labelled steps that the study's `prm_cof` learned from, except those
+of problems whose labels are all equal: a pairwise loss learns nothing from them, and the models need not read them.
+Its layer and its penalty are those that rank best in cross-validation on training and meta problems; only this head
+then meets the mixed test problems, alone and in a stack with the policy's mean log-probability, weighted in
+cross-validation.  The gain is on `mean_logprob`, with 95 % intervals over problems.  What was read is kept.
 """
 
 from __future__ import annotations
@@ -39,11 +40,20 @@ def main() -> None:
     parser.add_argument("--study", default="reference")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
     parser.add_argument("--layers", nargs="+", type=int, default=[4, 8, 12, 16, 20, 24])
+    parser.add_argument(
+        "--sets", nargs="+", default=["starter", "humaneval"], help="of problems (default: %(default)s)"
+    )
     parser.add_argument("--dtype", default=fast_dtype(), help=f"one of {', '.join(DTYPES)} (here: {fast_dtype()})")
     options = parser.parse_args()
     study = Study(Path(__file__).parent.parent / "outputs", options.study)
     solutions, labels = study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel)
-    problems = {p.id: p for name in ("starter", "humaneval") for p in load_problems(name)}
+    problems = {p.id: p for name in options.sets for p in load_problems(name)}
+    worth = pd.DataFrame(
+        [(x.problem, x.label) for x in labels] + [(p.problem, p.passed) for p in solutions],
+        columns=["problem", "label"],
+    )
+    told = worth.groupby("problem").label.nunique() > 1
+    solutions = [p for p in solutions if told[p.problem]]
     train, meta = rm.training_programs(problems, solutions, labels)
     table = StepTable.join(problems, train + meta, labels)
     of_meta = table.split == "meta"
@@ -52,6 +62,7 @@ def main() -> None:
     folds = np.where(of_meta, FOLDS, folds)
 
     candidates = of_mixed_problems(in_order(study.read("candidates.jsonl", Program)))
+    candidates = [p for p in candidates if p.problem in problems]
     ends = np.cumsum([len(p.steps) for p in candidates]) - 1
     owners, passed = list(table.problem[table.is_last]), table.outcome[table.is_last]
     of_policy = np.array([p.mean_logprob for p in train + meta])

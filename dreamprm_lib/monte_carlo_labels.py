@@ -93,7 +93,7 @@ def unfinished(program: Program, rolled: int | None = None) -> list[str]:
 
 
 def from_rollouts(labels: Sequence[StepLabel]) -> list[StepLabel]:
-    """The labels that rollouts gave, those of each problem's first program before those of its second."""
+    """The labels that rollouts gave: those of all first programs, then those of the second ones, and so on."""
     return sorted((x for x in labels if not x.clean), key=lambda x: x.sample)
 
 
