@@ -40,7 +40,7 @@ def embedded(model: str, sequences: int, tokens: int, threads: int) -> tuple[flo
     from dreamprm_lib.engine.policy.completions import Request
     from dreamprm_lib.engine.policy.embedded import Engine
 
-    engine = Engine(model, sequences, threads)
+    engine = Engine(model, sequences, threads=threads)
     extra = json.dumps({"ignore_eos": True})
     asked = [Request(model, "completion", p, 0.8, 0.95, tokens, (), extra) for p in prompts(sequences)]
     started = time.perf_counter()

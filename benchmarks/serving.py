@@ -1,7 +1,7 @@
 """How long does an answer of the gateway take with the embedded policy?  Prints seconds; no test depends on it.
 
     pip install -e ".[serve]"
-    python benchmarks/serving.py [--models qwen2.5-coder-1.5b-instruct-q4_k_m …] [--n 4] [--problems 8]
+    python benchmarks/serving.py [--policies "{unpacked: true}" …] [--n 4] [--problems 8]
 
 For each policy a gateway of its own is started by `python -m dreamprm_lib serve`, and an `openai` client asks it one
 training problem after the other, with the samples of its statement.  Each run asks with a seed of its own, so that no
@@ -23,19 +23,19 @@ import openai
 
 from dreamprm_lib.engine.problems import load_problems
 
-MODELS = ("qwen2.5-coder-1.5b-instruct-q4_k_m", "qwen2.5-coder-0.5b-instruct-q4_k_m")
+POLICIES = ("{}", "{unpacked: true}", "{model: qwen2.5-coder-0.5b-instruct-q4_k_m}")
 
 
-def measure(model: str, n: int, problems: int) -> str:
+def measure(policy: str, n: int, problems: int) -> str:
     command = [sys.executable, "-m", "dreamprm_lib", "serve", "--port", "0", "--n", str(n)]
     started = time.perf_counter()
     with subprocess.Popen(
-        [*command, "--policy", f"{{model: {model}}}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--policy", policy], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as server:
         try:
             address = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
             if not address:
-                sys.exit(f"The gateway of {model} did not start: run `{' '.join(command)}` to see why.")
+                sys.exit(f"The gateway with the policy {policy} did not start: run `{' '.join(command)}` to see why.")
             ready = time.perf_counter() - started
             client = openai.OpenAI(base_url=address[0], api_key="none", timeout=600)
             costs = []
@@ -52,17 +52,17 @@ def measure(model: str, n: int, problems: int) -> str:
             server.send_signal(signal.SIGTERM)
     seconds, tokens = ([cost[name] for cost in costs] for name in ("seconds", "completion_tokens"))
     return (
-        f"{model}: ready after {ready:.0f} s; best of {n} in {statistics.median(seconds):.0f} s "
+        f"{policy}: ready after {ready:.0f} s; best of {n} in {statistics.median(seconds):.0f} s "
         f"({min(seconds):.0f} to {max(seconds):.0f}), for {statistics.mean(tokens):.0f} tokens a problem"
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--models", nargs="+", default=MODELS, help="policies, pinned or files (default: %(default)s)")
+    parser.add_argument("--policies", nargs="+", default=POLICIES, help="fields of a policy (default: %(default)s)")
     parser.add_argument("--n", type=int, default=4, help="programs for an answer (default: 4)")
     parser.add_argument("--problems", type=int, default=8, help="training problems that are asked (default: 8)")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores", flush=True)
-    for name in options.models:
-        print(measure(name, options.n, options.problems), flush=True)
+    for policy in options.policies:
+        print(measure(policy, options.n, options.problems), flush=True)

@@ -144,6 +144,12 @@ def test_tensors_that_the_engine_cannot_read_are_rewritten_once(tmp_path, monkey
         if not name.startswith("GGUF."):
             assert new.fields[name].contents() == field.contents()
 
+    unpacked = gguf.GGUFReader(readable_file(tmp_path / "m.gguf", unpacked=True))
+    assert {t.name: t.tensor_type.name for t in unpacked.tensors} == {"old": "F16", "known": "F16"}
+    for tensor in unpacked.tensors:
+        assert np.array_equal(tensor.data, before[tensor.name].astype(np.float16))
+    assert readable_file(tmp_path / "m.gguf") == copy
+
 
 class SlowEngine:
     def __init__(self, *_):

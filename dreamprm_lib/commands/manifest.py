@@ -24,7 +24,8 @@ from dreamprm_lib.study.folder import Stage, Study
 
 log = logging.getLogger(__name__)
 
-INDIFFERENT = ("budget", "slots", "timeout", "retries", "key_variable")  # fields of a policy that change no result
+# Fields of a policy that change no result.
+INDIFFERENT = ("budget", "slots", "unpacked", "timeout", "retries", "key_variable")
 CODE = (".py", ".toml", ".yaml", ".gz")  # files of the library that decide about results
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "papermill")
 

@@ -29,7 +29,8 @@ from dreamprm_lib.errors import InputError, PolicyError
 
 log = logging.getLogger(__name__)
 
-READABLE = {"F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}  # the tensor types that the engine's reader knows
+UNPACKED = {"F32", "F16"}
+READABLE = UNPACKED | {"Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}  # the tensor types that the engine's reader knows
 CACHE_GIGABYTES = 2  # of keys and values in eight bits: about 130,000 tokens of the 1.5B model
 
 
@@ -37,11 +38,11 @@ class Engine:
     """A model that writes completions on this machine's processors.
 
     `model` names pinned weights, or is the path of a GGUF file or of a folder in OpenVINO's form; `slots` samples are
-    under way at once.  Loading takes some ten seconds.  Raises `InputError` or `WeightsError` if there is no such
-    model, `PolicyError` if the engine cannot open it.
+    under way at once, and `unpacked` weights make few of them faster (`Endpoint`).  Loading takes some ten seconds.
+    Raises `InputError` or `WeightsError` if there is no such model, `PolicyError` if the engine cannot open it.
     """
 
-    def __init__(self, model: str, slots: int, threads: int | None = None):
+    def __init__(self, model: str, slots: int, unpacked: bool = False, threads: int | None = None):
         import openvino  # takes a second to load, and a replay needs no engine
         import openvino_genai
 
@@ -56,7 +57,7 @@ class Engine:
         scheduler.enable_prefix_caching = True
         scheduler.max_num_batched_tokens = 2048
         scheduler.max_num_seqs = slots
-        file = readable_file(weights_path(model))
+        file = readable_file(weights_path(model), unpacked)
         log.info("loading %s into the embedded engine", file)
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", settings, {})
@@ -145,17 +146,19 @@ class Engine:
         return Completion(text, len(output.generated_ids), "length" if cut else "stop", logprob)
 
 
-def readable_file(path: Path) -> Path:
+def readable_file(path: Path, unpacked: bool = False) -> Path:
     """A GGUF file that the engine can read: `path` itself, or a copy in the cache whose other tensors are Q8_0.
 
     Q5_0 tensors, for example, are not known to the engine.  Q8_0 holds them with an error far below their own rounding.
-    The copy is made once and belongs to the file's name, size and time of change.  Raises `InputError` for a file that
+    With `unpacked`, all tensors of fewer bits become F16, so that the engine need not unpack them at each token.  The
+    copy is made once and belongs to the file's name, size and time of change.  Raises `InputError` for a file that
     is no GGUF file.
     """
     if path.suffix != ".gguf":
         return path
     state = path.stat()
-    copy = cache_dir() / "engine" / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}.gguf"
+    form, kept = ("-unpacked", UNPACKED) if unpacked else ("", READABLE)
+    copy = cache_dir() / "engine" / f"{path.stem}{form}-{state.st_size}-{state.st_mtime_ns}.gguf"
     if copy.exists():
         return copy
     import gguf  # slow to load, and needed once for each file
@@ -164,20 +167,22 @@ def readable_file(path: Path) -> Path:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, OSError) as error:
         raise InputError(f"{path} is no GGUF file that can be read ({error}). Fetch it again.") from error
-    if all(tensor.tensor_type.name in READABLE for tensor in reader.tensors):
+    if all(tensor.tensor_type.name in kept for tensor in reader.tensors):
         return path
-    log.info("rewriting the tensors of %s that the engine cannot read, once", path.name)
+    log.info("rewriting %s for the engine, once", path.name)
     copy.parent.mkdir(parents=True, exist_ok=True)
     temporary = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
     try:
-        _write_readable(gguf, reader, temporary)
+        _rewrite(gguf, reader, temporary, kept)
         temporary.replace(copy)
     finally:
         temporary.unlink(missing_ok=True)
     return copy
 
 
-def _write_readable(gguf: Any, reader: Any, path: Path) -> None:
+def _rewrite(gguf: Any, reader: Any, path: Path, kept: set[str]) -> None:
+    """A copy whose tensors have the types `kept`, or else the smallest of these that loses nothing to speak of."""
+    other = gguf.GGMLQuantizationType.F16 if kept == UNPACKED else gguf.GGMLQuantizationType.Q8_0
     writer = gguf.GGUFWriter(path, reader.get_field(gguf.Keys.General.ARCHITECTURE).contents())
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:
@@ -186,9 +191,8 @@ def _write_readable(gguf: Any, reader: Any, path: Path) -> None:
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
     for tensor in reader.tensors:
         data, kind = tensor.data, tensor.tensor_type
-        if kind.name not in READABLE:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            data = gguf.quants.quantize(gguf.quants.dequantize(data, tensor.tensor_type), kind)
+        if kind.name not in kept:
+            data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, kind), other), other
         writer.add_tensor(tensor.name, data, raw_dtype=kind)
     try:
         writer.write_header_to_file()

@@ -202,7 +202,7 @@ class Policy(contextlib.AbstractContextManager["Policy"]):
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64)
+            self._engine = Engine(self.endpoint.model, self.endpoint.slots or 64, self.endpoint.unpacked)
         return self._engine
 
 
