@@ -160,7 +160,7 @@ def test_the_embedded_engine_is_loaded_and_has_read_a_prompt_before_the_first_re
     class Writes:
         """An engine whose first sample is cut off."""
 
-        def __init__(self, model, slots):
+        def __init__(self, model, *_):
             loaded.append(model)
 
         def ask(self, wanted):
