@@ -3,7 +3,7 @@
     python benchmarks/backbones.py [--study reference] [--layers 4 8 12 16 20 24] [--backbones …] [--sets starter …]
 
 For each backbone, a pairwise head learns from the labelled steps that the study's `prm_cof` learned from, except those
-of problems whose labels are all equal: a pairwise loss learns nothing from them, and the models need not read them.
+of problems whose labels are all equal: they hold no pair, so that the models need not read them.
 Its layer and its penalty are those that rank best in cross-validation on training and meta problems; only this head
 then meets the mixed test problems, alone and in a stack with the policy's mean log-probability, weighted in
 cross-validation.  The gain is on `mean_logprob`, with 95 % intervals over problems.  What was read is kept.
@@ -40,9 +40,7 @@ def main() -> None:
     parser.add_argument("--study", default="reference")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
     parser.add_argument("--layers", nargs="+", type=int, default=[4, 8, 12, 16, 20, 24])
-    parser.add_argument(
-        "--sets", nargs="+", default=["starter", "humaneval"], help="of problems (default: %(default)s)"
-    )
+    parser.add_argument("--sets", nargs="+", default=["starter", "humaneval"])
     parser.add_argument("--dtype", default=fast_dtype(), help=f"one of {', '.join(DTYPES)} (here: {fast_dtype()})")
     options = parser.parse_args()
     study = Study(Path(__file__).parent.parent / "outputs", options.study)

@@ -4,8 +4,8 @@
     python benchmarks/serving.py [--policies "{unpacked: true}" …] [--n 4] [--problems 8]
 
 For each policy a gateway of its own is started by `python -m dreamprm_lib serve`, and an `openai` client asks it one
-training problem after the other, with the samples of its statement.  Each run asks with a seed of its own, so that no
-answer comes from the store of completions.
+training problem after the other, with the samples of its statement.  All policies are asked with the same seeds, and
+each has a cache of its own, with links to the weights alone, so that nothing was written or read before.
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import openai
 
+from dreamprm_lib.engine.files import cache_dir
 from dreamprm_lib.engine.problems import load_problems
 
 POLICIES = ("{}", "{unpacked: true}", "{model: qwen2.5-coder-0.5b-instruct-q4_k_m}")
 
 
-def measure(policy: str, n: int, problems: int) -> str:
+def measure(policy: str, n: int, problems: int, cache: Path) -> str:
+    (cache_dir() / "engine").mkdir(parents=True, exist_ok=True)
+    for weights in (*cache_dir().glob("*.gguf"), cache_dir() / "engine", cache_dir() / "safetensors"):
+        (cache / weights.name).symlink_to(weights)
     command = [sys.executable, "-m", "dreamprm_lib", "serve", "--port", "0", "--n", str(n)]
     started = time.perf_counter()
     with subprocess.Popen(
-        [*command, "--policy", policy], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--policy", policy],
+        env=os.environ | {"DREAMPRM_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as server:
         try:
             address = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
@@ -44,7 +54,7 @@ def measure(policy: str, n: int, problems: int) -> str:
                 answer = client.chat.completions.create(
                     model="dreamprm",
                     messages=[{"role": "user", "content": problem.statement}],
-                    seed=int(time.time()) % 10**6,
+                    seed=0,
                     extra_body={"dreamprm": {"samples": samples}},
                 )
                 costs.append(answer.dreamprm["cost"])
@@ -65,4 +75,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores", flush=True)
     for policy in options.policies:
-        print(measure(policy, options.n, options.problems), flush=True)
+        with tempfile.TemporaryDirectory() as cache:
+            print(measure(policy, options.n, options.problems, Path(cache)), flush=True)

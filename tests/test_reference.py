@@ -100,3 +100,5 @@ def test_with_more_to_learn_from_the_stack_gains_what_the_formats_page_says():
             gain = pool.best_of("prm_cof + mean_logprob", 16) - pool.best_of(base, 16)
             gain = 100 * np.array(mean_with_interval(gain[chosen]))
             assert "{:+.1f} points ({:+.1f} to {:+.1f})".format(*gain) in said
+    change = 100 * np.array(mean_with_interval(pool.best_of("dreamprm_code", 16) - pool.best_of("prm_cof", 16)))
+    assert "differs from `prm_cof` by {:+.1f} points ({:+.1f} to {:+.1f})".format(*change) in said
