@@ -5,8 +5,8 @@
 For each backbone, a pairwise head learns from the labelled steps that the study's `prm_cof` learned from, except those
 of problems whose labels are all equal: they hold no pair, so that the models need not read them.
 Its layer and its penalty are those that rank best in cross-validation on training and meta problems; only this head
-then meets the mixed test problems, alone and in a stack with the policy's mean log-probability, weighted in
-cross-validation.  The gain is on `mean_logprob`, with 95 % intervals over problems.  What was read is kept.
+then meets the test problems, alone and in a stack with the policy's mean log-probability, weighted in cross-validation.
+Intervals are 95 % over problems.  Only mixed problems are read, and what was read is kept.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ def main() -> None:
     folds = rm.folds_by_problem(table.problem, FOLDS, np.random.default_rng(0))
     folds = np.where(of_meta, FOLDS, folds)
 
-    candidates = of_mixed_problems(in_order(study.read("candidates.jsonl", Program)))
-    candidates = [p for p in candidates if p.problem in problems]
+    pool = [p for p in in_order(study.read("candidates.jsonl", Program)) if p.problem in problems]
+    candidates = of_mixed_problems(pool)
+    mixed = np.isin([p.problem for p in pool], [p.problem for p in candidates])
     ends = np.cumsum([len(p.steps) for p in candidates]) - 1
     owners, passed = list(table.problem[table.is_last]), table.outcome[table.is_last]
     of_policy = np.array([p.mean_logprob for p in train + meta])
-    scores = {"mean_logprob": np.array([p.mean_logprob for p in candidates])}
+    scores = {"mean_logprob": np.array([p.mean_logprob for p in pool])}
 
     for name in options.backbones:
         backbone = Backbone(name, tuple(options.layers), dtype=options.dtype)
@@ -85,11 +86,12 @@ def main() -> None:
 
         rows = replace(table, states=viewed(states, [options.layers.index(best.layer)], VIEWS)).take(taught)
         read = read_states(replace(backbone, layers=(int(best.layer),)), problems, candidates)
-        scores[name] = rm.fit_rows(rows, best.ridge, "pairwise").logits(viewed(read, [0], VIEWS)[ends])
+        scores[name] = np.zeros(len(pool))
+        scores[name][mixed] = rm.fit_rows(rows, best.ridge, "pairwise").logits(viewed(read, [0], VIEWS)[ends])
         evidence = np.column_stack([best.logits, of_policy])
         stack = rm.fit_head(evidence, passed.astype(float), 1e-3, loss="pairwise", problems=owners)
         scores[f"{name} + mean_logprob"] = stack.logits(np.column_stack([scores[name], scores["mean_logprob"]]))
-        print(by_set(problems, train, candidates, scores).round(3).to_string(index=False), flush=True)
+        print(by_set(problems, train, pool, scores).round(3).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def main() -> None:
         for name, programs in judged.items():
             scores[name][f"lora, {loss}"] = last_scores(model, problems, programs)
     for name, programs in judged.items():
-        print(f"\n{name}\n{by_set(problems, train, programs, scores[name]).round(3).to_string(index=False)}")
+        ranked = by_set(problems, train, programs, scores[name]).query("measure == 'ranking'")
+        print(f"\n{name}\n{ranked.round(3).to_string(index=False)}")
 
 
 if __name__ == "__main__":

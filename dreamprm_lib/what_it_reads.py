@@ -12,6 +12,7 @@ from dreamprm_lib.engine.problems import Problem
 from dreamprm_lib.evidence.statistics import mean_with_interval
 from dreamprm_lib.reward_model import within_problem_ranking
 from dreamprm_lib.study.rows import Program
+from dreamprm_lib.test_time_scaling import best_of_n
 
 
 def by_set(
@@ -21,30 +22,42 @@ def by_set(
     scores: Mapping[str, np.ndarray],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well each of `scores` [candidates] ranks the candidates of each set of problems, and what it gains on
-    `blind`, or on the first one if that is not there; a variant (`A, …`) is compared with `A`.
+    """How well each of `scores` [candidates] ranks the candidates of each set of problems (the measure `ranking`), and
+    how often the candidate that it scores highest passes (`best of N`).
 
     Our own problems are two sets: those of kinds that the programs in `taught` have, and those of other kinds; `all`
-    has all sets.  Columns: set, problems (mixed ones), method, on (what the gain is on), ranking, gain, and for both
-    low and high (95 %, bootstrap over problems)."""
+    has all sets.  Only mixed problems can be ranked, and what the candidates of others score decides nothing.  A
+    choice at `random` is added.  Columns: set, measure, problems (their number), method, on, value, gain, and for both
+    low and high (95 %, bootstrap over problems).  Every gain on another method has a row, those that say most first:
+    a variant (`A, …`) is compared with `A`, all rankings with `blind` if it is there, and all choices with `random`."""
     known = {problems[p.problem].kind for p in taught}
-    names, passed = [c.problem for c in candidates], np.array([c.passed for c in candidates])
-    ranks = pd.DataFrame({method: within_problem_ranking(own, passed, names) for method, own in scores.items()})
+    names, passed = np.array([c.problem for c in candidates]), np.array([c.passed for c in candidates])
+    scores = {**scores, "random": np.zeros(len(candidates))}
+    places = {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+    measures = {
+        "ranking": {m: within_problem_ranking(own, passed, list(names)) for m, own in scores.items()},
+        f"best of {max(map(len, places.values()))}": {
+            m: {name: best_of_n(own[k], passed[k], len(k)) for name, k in places.items()} for m, own in scores.items()
+        },
+    }
 
     def set_of(problem: Problem) -> str:
         if problem.source != "starter":
             return problem.source
         return "kinds of training" if problem.kind in known else "other kinds"
 
-    sets = np.array([set_of(problems[name]) for name in ranks.index])
-    usual = "blind" if "blind" in ranks else str(ranks.columns[0])
     rows = []
-    for name in [*dict.fromkeys(sets), "all"]:
-        part = ranks[(sets == name) | (name == "all")]
-        for method, ranking in part.items():
-            whole, comma, _ = str(method).partition(", ")
-            on = whole if comma and whole in part else usual
-            gain = mean_with_interval(ranking - part[on], seed=seed)
-            rows.append((name, len(part), method, on, *mean_with_interval(ranking, seed=seed), *gain))
-    columns = ["ranking", "low", "high", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows, columns=["set", "problems", "method", "on", *columns])
+    for measure, found in measures.items():
+        values = pd.DataFrame(found)
+        sets = np.array([set_of(problems[str(name)]) for name in values.index])
+        usual = ["blind", "mean_logprob", "random"] if measure == "ranking" else ["random", "mean_logprob"]
+        for name in [*dict.fromkeys(sets), "all"]:
+            part = values[(sets == name) | (name == "all")]
+            for method, own in part.items():
+                level = mean_with_interval(own, seed=seed)
+                for on in dict.fromkeys([str(method).partition(", ")[0], *usual]):
+                    if on in part and on != method:
+                        gain = mean_with_interval(own - part[on], seed=seed)
+                        rows.append((name, measure, len(part), method, on, *level, *gain))
+    columns = ["value", "low", "high", "gain", "gain_low", "gain_high"]
+    return pd.DataFrame(rows, columns=["set", "measure", "problems", "method", "on", *columns])

@@ -11,6 +11,7 @@ import pytest
 from dreamprm_lib.engine.files import file_digest
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.evidence.statistics import mean_with_interval
+from dreamprm_lib.reward_model import RewardModel
 from dreamprm_lib.study.folder import STAGES, Study
 from dreamprm_lib.study.rows import CandidateScores, Program, Repair
 from dreamprm_lib.test_time_scaling import aggregation_rules, make_pool
@@ -87,18 +88,23 @@ def test_the_later_candidates_pass_as_often_as_the_formats_page_says():
     assert "less often by {:.1f} points ({:+.1f} to {:+.1f})".format(*fewer) in became_of_it("all 2,536 came in")
 
 
-def test_with_more_to_learn_from_the_stack_gains_what_the_formats_page_says():
-    said, candidates = became_of_it("all came in. On the 40 new states"), REFERENCE.read("candidates.jsonl", Program)
+def test_deeper_layers_gain_what_the_formats_page_says():
+    said, candidates = became_of_it("chapter 4 chose layer 16"), REFERENCE.read("candidates.jsonl", Program)
+    assert RewardModel.load(REFERENCE.shipped / "prm_cof.safetensors").about["layer"] == 16
     test = load_problems("starter,humaneval?split=test")
     taught = {p.kind for p in test if p.split == "train"}
     scores = REFERENCE.read("free_scores.jsonl", CandidateScores) + REFERENCE.read("scores.jsonl", CandidateScores)
     pool = make_pool([p for p in test if p.split == "test"], candidates, scores, aggregation_rules(scores, "mean"))
     known = np.array([p.source == "starter" and p.kind in taught for p in pool.problems])
     assert f"{known.sum()} starter problems of known kinds" in said and pool.size == 16
-    for chosen in (known, np.full(len(known), True)):
-        for base in ("random", "mean_logprob"):
-            gain = pool.best_of("prm_cof + mean_logprob", 16) - pool.best_of(base, 16)
-            gain = 100 * np.array(mean_with_interval(gain[chosen]))
-            assert "{:+.1f} points ({:+.1f} to {:+.1f})".format(*gain) in said
-    change = 100 * np.array(mean_with_interval(pool.best_of("dreamprm_code", 16) - pool.best_of("prm_cof", 16)))
-    assert "differs from `prm_cof` by {:+.1f} points ({:+.1f} to {:+.1f})".format(*change) in said
+    everywhere = np.full(len(known), True)
+    stack = "prm_cof + mean_logprob"
+    compared = [(stack, base, part) for part in (known, everywhere) for base in ("random", "mean_logprob")]
+    for method, base, part in [*compared, ("dreamprm_code", "prm_cof", everywhere)]:
+        gain = 100 * np.array(mean_with_interval((pool.best_of(method, 16) - pool.best_of(base, 16))[part]))
+        assert "{:+.1f} points ({:+.1f} to {:+.1f})".format(*gain) in said
+    read = REFERENCE.read_table("reading_test.csv").query("measure == 'ranking' and method == 'prm_cof'")
+    for row in read[read.set != "all"].itertuples():
+        if row.on == "blind" or (row.set, row.on) == ("humaneval", "mean_logprob"):
+            assert f"{row.gain:+.3f} ({row.gain_low:+.3f} to {row.gain_high:+.3f})" in said
+    assert f"`prm_cof` ranks {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" in said

@@ -57,10 +57,13 @@ DIFFERENCES = [
 ]
 
 
-READ = pd.DataFrame({"method": ["prm_cof", "blind"], "gain": [0.1, 0.0]})
-READ = READ.assign(
-    gain_low=READ.gain, gain_high=READ.gain, set="codeio", problems=9, on="blind", ranking=0.5, low=0.4, high=0.6
-)
+READ = pd.DataFrame(
+    [("ranking", "prm_cof", "blind", 0.1), ("ranking", "prm_cof", "random", 0.2), ("ranking", "blind", "random", 0.1),
+     ("ranking", "prm_cof, half", "prm_cof", -0.1), ("ranking", "prm_cof, half", "blind", 0.0),
+     ("best of 4", "prm_cof", "random", 0.3), ("best of 4", "random", "prm_cof", -0.3)],
+    columns=["measure", "method", "on", "gain"],
+)  # fmt: skip
+READ = READ.assign(gain_low=READ.gain, gain_high=READ.gain, set="codeio", problems=9, value=0.5, low=0.4, high=0.6)
 
 
 def priced(method, samples, n, rate):
@@ -187,11 +190,12 @@ def test_what_labels_are_worth_is_said_of_error_and_ranking_each_by_its_own_inte
     [(0.0, "no clear change", "nothing that can be shown"), (-0.05, "a clear loss", "0.050 (0.030 to")],
 )
 def test_what_is_read_is_said_of_each_reader_and_what_the_statement_gives_at_the_end(gain, change, needed):
-    first, length, *rest = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]))
+    first, length, *rest = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("length", -0.25)]), READ)
     assert first == "`prm_cof` ranks 0.750 (0.730 to 0.770)." and not rest
     assert length == "`length` ranks 0.500, -0.250 (-0.270 to -0.230): a clear loss."
-    *_, blind, statement = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("blind", gain)]))
+    *_, blind, statement = reading_in_words(pd.DataFrame([reading("prm_cof", 0.0), reading("blind", gain)]), READ)
     assert f"`blind` ranks {0.75 + gain:.3f}" in blind and blind.endswith(f": {change}.") and needed in statement
+    assert statement.endswith("; 0.100 (0.100 to 0.100) on the test problems (codeio).")
 
 
 def test_the_table_of_labels_is_read_with_intervals_and_signs():
@@ -203,8 +207,13 @@ def test_the_table_of_labels_is_read_with_intervals_and_signs():
 
 
 def test_readers_are_shown_by_set_with_their_gain_on_one_of_them():
-    table = report.reading_table(READ)
-    assert table["codeio (9)"].to_dict() == {"prm_cof": "0.500 (+0.100: +0.100 to +0.100)", "blind": "0.500"}
+    ranking, best = (report.reading_table(READ, measure) for measure in ("ranking", "best"))
+    assert ranking["codeio (9)"].to_dict() == {
+        "prm_cof": "0.500 (+0.100: +0.100 to +0.100)", "blind": "0.500",
+        "prm_cof, half": "0.500 (-0.100: -0.100 to -0.100)",
+    }  # fmt: skip
+    assert best["codeio (9)"].to_dict() == {"prm_cof": "0.500 (+0.300: +0.300 to +0.300)", "random": "0.500"}
+    assert best.columns.name == "best of 4 (gain on random)"
 
 
 def test_selectors_are_shown_with_all_candidates_and_their_price_without_samples():
@@ -230,7 +239,7 @@ def test_more_is_told_of_a_study_with_the_stack_and_less_of_one_without_samples_
 
 def test_new_problems_have_a_finding_and_a_question_of_their_own(study):
     write_confirmed(study, "new")
-    said = "whose programs were written when all methods were fixed, the gain on a random choice is "
+    said = "whose programs were written after the claims, the gain on a random choice is "
     assert f"On 7 new problems alone, {said}+10.0 points (+2.0 to +20.0) for `prm_cof`." in answer_of(study).findings
     groups = grouped_verdicts(*(study.read_table(f"{name}.csv") for name in ("differences", "confirmed")))
     question, first, later = groups[-1]

@@ -73,10 +73,17 @@ def test_scores_are_judged_on_each_set_of_problems_alone_and_on_all():
     taught = [Program("d", 0, "x", ["x"], True, "", 1)]
     scores = {"prm_cof": right, "prm_cof, 1 problem": 1 - right, "blind": np.ones(len(right))}
     table = wr.by_set(problems, taught, candidates, scores)
-    assert list(table.set) == [s for s in ("kinds of training", "other kinds", "humaneval", "all") for _ in range(3)]
-    assert table.problems.tolist() == [*[1] * 9, 3, 3, 3]  # `d` is not mixed
-    variant = table[table.method == "prm_cof, 1 problem"]
-    assert (variant.on == "prm_cof").all() and (variant.gain == -1).all()
-    prm = table[table.method == "prm_cof"]
-    assert (prm.on == "blind").all() and (prm.ranking == 1).all() and (prm.gain == 0.5).all()
-    assert (table[table.method == "blind"].gain == 0).all()
+    sets = ["kinds of training", "other kinds", "humaneval", "all"]
+    assert list(table.set.unique()) == sets and list(table.measure.unique()) == ["ranking", "best of 2"]
+    of = table.drop_duplicates(["measure", "set"]).problems
+    assert of.tolist() == [1, 1, 1, 3, 2, 1, 1, 4]  # `d` is not mixed, and yet one has to be chosen
+    gain = table.set_index(["measure", "set", "method", "on"]).gain
+    for name in sets[1:3]:
+        assert gain["ranking", name, "prm_cof", "blind"] == 0.5
+        assert gain["ranking", name, "prm_cof, 1 problem", "prm_cof"] == -1
+        assert gain["best of 2", name, "prm_cof", "random"] == 0.5
+        assert gain["best of 2", name, "blind", "random"] == 0
+    assert gain["best of 2", "kinds of training", "prm_cof", "random"] == 0.25  # half of the problems have no choice
+    first = table.drop_duplicates(["measure", "set", "method"])
+    assert set(first[first.method == "prm_cof, 1 problem"].on) == {"prm_cof"}
+    assert set(first[first.method == "prm_cof"].on) == {"blind", "random"}

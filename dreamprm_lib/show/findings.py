@@ -75,18 +75,24 @@ def worth_in_words(worth: pd.DataFrame, kind: str) -> str:
     )
 
 
-def reading_in_words(reading: pd.DataFrame) -> list[str]:
-    """How well each reader of chapter 11 ranks beside `prm_cof`, a sentence on each row of `reading.csv`; the last one
-    says how much of the ranking needs the statement, if a head was trained without it."""
+def reading_in_words(reading: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
+    """How well each reader of chapter 11 ranks beside `prm_cof`, a sentence on each row of `reading.csv`; if a head was
+    trained without the statement, the last one says how much of the ranking needs it, there and on each set of test
+    problems (`reading_test.csv`)."""
     prm, blind = (_row(reading, method=method) for method in ("prm_cof", "blind"))
     said = [f"`prm_cof` ranks {prm.ranking:.3f} ({prm.ci_low:.3f} to {prm.ci_high:.3f})."]
     for row in reading[reading.method != "prm_cof"].itertuples():
         gain = f"{row.gain:+.3f} ({row.gain_low:+.3f} to {row.gain_high:+.3f})"
         said.append(f"`{row.method}` ranks {row.ranking:.3f}, {gain}: {_change(row.gain_low, row.gain_high)}.")
     if blind:
-        lost = f"{-blind.gain:.3f} ({-blind.gain_high:.3f} to {-blind.gain_low:.3f})"
-        how_much = lost if blind.gain_high < 0 else "nothing that can be shown"
-        said.append(f"How much of the ranking of `prm_cof` needs the statement: {how_much}.")
+        needed = {"held-out problems": (-blind.gain, -blind.gain_high, -blind.gain_low)}
+        for row in tested.query("measure == 'ranking' and method == 'prm_cof' and on == 'blind'").itertuples():
+            needed[f"the test problems ({row.set})"] = (row.gain, row.gain_low, row.gain_high)
+        how_much = [
+            f"{gain:.3f} ({low:.3f} to {high:.3f}) on {where}" if low > 0 else f"nothing that can be shown on {where}"
+            for where, (gain, low, high) in needed.items()
+        ]
+        said.append(f"How much of the ranking of `prm_cof` needs the statement: {'; '.join(how_much)}.")
     return said
 
 

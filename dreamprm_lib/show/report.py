@@ -52,6 +52,7 @@ def results_markdown(study: Study) -> str:
     """The results of a study as a page of the book: its findings, its tables, and what may be concluded."""
     manifest = json.loads(study.existing("manifest.json").read_text(encoding="utf-8"))
     planted = study.read_table("planted.csv")
+    tested = study.read_table("reading_test.csv")
     one = planted[(planted.rollouts == planted.rollouts.iloc[0]) & (planted.meta == planted.meta.iloc[-1])]
     return filled(
         "results.md",
@@ -59,8 +60,8 @@ def results_markdown(study: Study) -> str:
         setting=one.iloc[0],
         worlds=planted.seed.nunique(),
         planted=planted_table(one),
-        reading=reading_in_words(study.read_table("reading.csv")),
-        reading_test=reading_table(study.read_table("reading_test.csv")),
+        reading=reading_in_words(study.read_table("reading.csv"), tested),
+        reading_test=[reading_table(tested, measure) for measure in ("ranking", "best")],
         asking=asking_in_words(*map(study.read_table, ("written_tests.csv", "asking.csv", "repair.csv"))),
         worth=worth_table(study.read_table("label_worth.csv")),
         by_running=study.read_table("selection_differences.csv").query("samples == 0").verdict,
@@ -125,15 +126,22 @@ def worth_table(worth: pd.DataFrame) -> pd.DataFrame:
     return wide.rename_axis(index=None, columns="labels")
 
 
-def reading_table(tested: pd.DataFrame) -> pd.DataFrame:
-    """`reading_test.csv` as people read it: a row a method, a column a set, cells `ranking (gain: low to high)`."""
+def reading_table(tested: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """One measure of `reading_test.csv` (by its first word) as people read it: a row a method, a column a set, cells
+    `value (gain: low to high)`.  A gain is on `blind`, or on the first of the others that is there; a variant's
+    (`A, …`) is on `A`."""
+    part = tested[tested.measure.str.startswith(measure)]
+    others = ["blind", "mean_logprob", "random"] if measure == "ranking" else ["random"]
+    base = next(method for method in others if method in set(part.method))
+    part = part[(part.on == base) | (part.method == base) | (part.on == part.method.str.partition(", ")[0])]
+    part = part.drop_duplicates(["set", "method"])
     cells = [
-        f"{r.ranking:.3f}" + ("" if r.method == r.on else f" ({r.gain:+.3f}: {r.gain_low:+.3f} to {r.gain_high:+.3f})")
-        for r in tested.itertuples()
+        f"{r.value:.3f}" + ("" if r.method == base else f" ({r.gain:+.3f}: {r.gain_low:+.3f} to {r.gain_high:+.3f})")
+        for r in part.itertuples()
     ]
-    table = tested.assign(cell=cells, head=[f"{r.set} ({r.problems})" for r in tested.itertuples()])
+    table = part.assign(cell=cells, head=[f"{r.set} ({r.problems})" for r in part.itertuples()])
     wide = table.pivot(index="method", columns="head", values="cell").loc[table.method.unique(), table["head"].unique()]
-    return wide.rename_axis(index=None, columns=f"ranking (gain on {tested.on.iloc[0]})")
+    return wide.rename_axis(index=None, columns=f"{part.measure.iloc[0]} (gain on {base})")
 
 
 def _chapters(study: Study) -> Iterator[tuple[str, list[dict]]]:
