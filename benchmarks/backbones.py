@@ -44,15 +44,15 @@ def main() -> None:
     parser.add_argument("--dtype", default=fast_dtype(), help=f"one of {', '.join(DTYPES)} (here: {fast_dtype()})")
     options = parser.parse_args()
     study = Study(Path(__file__).parent.parent / "outputs", options.study)
-    solutions, labels = study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel)
+    written, labels = study.read("solutions.jsonl", Program), study.read("labels.jsonl", StepLabel)
     problems = {p.id: p for name in options.sets for p in load_problems(name)}
     worth = pd.DataFrame(
-        [(x.problem, x.label) for x in labels] + [(p.problem, p.passed) for p in solutions],
+        [(x.problem, x.label) for x in labels] + [(p.problem, p.passed) for p in written],
         columns=["problem", "label"],
     )
     told = worth.groupby("problem").label.nunique() > 1
-    solutions = [p for p in solutions if told[p.problem]]
-    train, meta = rm.training_programs(problems, solutions, labels)
+    of_training, _ = rm.training_programs(problems, written, labels)  # of all problems, for their kinds
+    train, meta = rm.training_programs(problems, [p for p in written if told[p.problem]], labels)
     table = StepTable.join(problems, train + meta, labels)
     of_meta = table.split == "meta"
     taught = ~np.isnan(table.label) & ~of_meta
@@ -91,7 +91,7 @@ def main() -> None:
         evidence = np.column_stack([best.logits, of_policy])
         stack = rm.fit_head(evidence, passed.astype(float), 1e-3, loss="pairwise", problems=owners)
         scores[f"{name} + mean_logprob"] = stack.logits(np.column_stack([scores[name], scores["mean_logprob"]]))
-        print(by_set(problems, train, pool, scores).round(3).to_string(index=False), flush=True)
+        print(by_set(problems, of_training, pool, scores).round(3).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

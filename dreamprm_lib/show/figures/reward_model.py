@@ -26,7 +26,8 @@ def choice_figure(table: pd.DataFrame, x: str, hue: str, chosen: Mapping[str, An
     axes.axhline(0.5, color=draw.INK, lw=1, ls=":")
     axes.annotate("chance", (table[x].min(), 0.5), xytext=(0, 4), textcoords="offset points", fontsize=10)
     axes.axvline(chosen[x], color=draw.BLUE, lw=1, ls="--")
-    axes.set(xlabel=x, ylabel="within-problem ranking", ylim=axes.get_ylim(), xlim=axes.get_xlim())
+    axes.set(xlabel=x, xticks=table[x].unique(), ylabel="within-problem ranking")
+    axes.set(ylim=axes.get_ylim(), xlim=axes.get_xlim())
     draw.end_labels(axes, ends)
     best = table[(table[x] == chosen[x]) & (table[hue] == chosen[hue])].ranking.iloc[0]
     said = ", ".join(f"{name} {value}" for name, value in chosen.items())
