@@ -28,8 +28,9 @@ def by_set(
     Our own problems are two sets: those of kinds that the programs in `taught` have, and those of other kinds; `all`
     has all sets.  Only mixed problems can be ranked, and what the candidates of others score decides nothing.  A
     choice at `random` is added.  Columns: set, measure, problems (their number), method, on, value, gain, and for both
-    low and high (95 %, bootstrap over problems).  Every gain on another method has a row, those that say most first:
-    a variant (`A, …`) is compared with `A`, all rankings with `blind` if it is there, and all choices with `random`."""
+    low and high (95 %, bootstrap over problems).  Each gain on another method (`on`) has a row: that of a variant
+    (`A, …`) on `A` first, then those of a ranking on `blind`, `mean_logprob` and `random`, as far as they are there,
+    and those of a choice on `random` and `mean_logprob`."""
     known = {problems[p.problem].kind for p in taught}
     names, passed = np.array([c.problem for c in candidates]), np.array([c.passed for c in candidates])
     scores = {**scores, "random": np.zeros(len(candidates))}

@@ -90,7 +90,10 @@ def test_the_later_candidates_pass_as_often_as_the_formats_page_says():
 
 def test_deeper_layers_gain_what_the_formats_page_says():
     said, candidates = became_of_it("chapter 4 chose layer 16"), REFERENCE.read("candidates.jsonl", Program)
-    assert RewardModel.load(REFERENCE.shipped / "prm_cof.safetensors").about["layer"] == 16
+    about = RewardModel.load(REFERENCE.shipped / "prm_cof.safetensors").about
+    tried = REFERENCE.read_table("layers.csv")
+    assert (about["layer"], about["ridge"]) == (16, 0.1) and tried.ridge.min() == 0.1
+    assert tuple(tried.loc[tried.ranking.idxmax(), ["layer", "ridge"]]) == (16, 0.1)
     test = load_problems("starter,humaneval?split=test")
     taught = {p.kind for p in test if p.split == "train"}
     scores = REFERENCE.read("free_scores.jsonl", CandidateScores) + REFERENCE.read("scores.jsonl", CandidateScores)
@@ -100,11 +103,17 @@ def test_deeper_layers_gain_what_the_formats_page_says():
     everywhere = np.full(len(known), True)
     stack = "prm_cof + mean_logprob"
     compared = [(stack, base, part) for part in (known, everywhere) for base in ("random", "mean_logprob")]
-    for method, base, part in [*compared, ("dreamprm_code", "prm_cof", everywhere)]:
+    compared += [("prm_cof", "random", everywhere), ("dreamprm_code", "prm_cof", everywhere)]
+    for method, base, part in compared:
         gain = 100 * np.array(mean_with_interval((pool.best_of(method, 16) - pool.best_of(base, 16))[part]))
         assert "{:+.1f} points ({:+.1f} to {:+.1f})".format(*gain) in said
+    alone = REFERENCE.read_table("differences.csv").query(
+        "method == 'prm_cof' and baseline == 'random' and samples == 0"
+    )
+    assert f"{alone.p_holm.item():.3f} after Holm's adjustment" in said
     read = REFERENCE.read_table("reading_test.csv").query("measure == 'ranking' and method == 'prm_cof'")
     for row in read[read.set != "all"].itertuples():
         if row.on == "blind" or (row.set, row.on) == ("humaneval", "mean_logprob"):
             assert f"{row.gain:+.3f} ({row.gain_low:+.3f} to {row.gain_high:+.3f})" in said
-    assert f"`prm_cof` ranks {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" in said
+    foreign = read[read.set == "humaneval"].iloc[0]
+    assert f"`prm_cof` ranks {foreign.value:.3f} ({foreign.low:.3f} to {foreign.high:.3f})" in said
