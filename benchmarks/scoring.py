@@ -4,7 +4,9 @@
 
 Prints the measured ratio beside the one that token counts allow (tokens the plain way must read, over tokens each read
 once), and the useful FLOPs a second of the one pass as a share of the machine's measured matrix-product limit.  Real
-candidates, real step counts; `--statement N` lengthens statements to N tokens (LiveCodeBench's have about 500).
+candidates, real step counts; `--statement N` lengthens statements to N tokens (LiveCodeBench's have about 500).  The
+last line says what the states of all layers and their means cost, beside those of the last layer alone.  Every time is
+the median of five.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from dreamprm_lib.engine.backbone import DTYPES, Template, Tree, fast_dtype, open_model
+from dreamprm_lib.engine.backbone import DTYPES, Backbone, Template, Tree, fast_dtype, layer_count, open_model
 from dreamprm_lib.engine.problems import load_problems
 from dreamprm_lib.study.folder import Study
 from dreamprm_lib.study.rows import Program
 
-ROUNDS = 3
+ROUNDS = 5
 
 
 def seconds(action) -> float:
@@ -48,6 +50,12 @@ def once(model, tree: Tree) -> None:
     """One pass over the tree."""
     for _ in tree.passes(model, (len(model.layers),)):
         pass
+
+
+def medians(*actions) -> list[float]:
+    """Seconds of each action, the median of five rounds in which they take turns; a first round warms up."""
+    rounds = [[seconds(action) for action in actions] for _ in range(ROUNDS + 1)]
+    return [statistics.median(of_action) for of_action in zip(*rounds[1:], strict=True)]
 
 
 def main() -> None:
@@ -76,12 +84,10 @@ def main() -> None:
             trees.append(tree)
         tokens, many = sum(tree.tokens for tree in trees), sum(tree.tokens_by_prefix for tree in trees)
         with torch.inference_mode():
-            once(model, trees[0])  # warm
-            ours, theirs = [], []
-            for _ in range(ROUNDS):
-                ours.append(seconds(lambda trees=trees: [once(model, tree) for tree in trees]))
-                theirs.append(seconds(lambda trees=trees: [plain(model, tree) for tree in trees]))
-        a, b = statistics.median(ours), statistics.median(theirs)
+            a, b = medians(
+                lambda trees=trees: [once(model, tree) for tree in trees],
+                lambda trees=trees: [plain(model, tree) for tree in trees],
+            )
         steps = statistics.mean(len(program) for tree in trees for program in tree.branches)
         roots = statistics.mean(len(tree.root) for tree in trees)
         print(
@@ -89,6 +95,15 @@ def main() -> None:
             f"token counts allow {many / tokens:.2f} ({b / a * tokens / many:.0%}); "
             f"{tokens / a:.0f} tokens/s, {2 * weights * tokens / a / limit:.0%} of the limit"
         )
+    top = layer_count(options.backbone)
+    _, model = open_model(options.backbone, options.dtype, top)
+    eye = Backbone(options.backbone, tuple(range(1, top + 1)), dtype=options.dtype)
+    before = Template().root(problems[rows[0].problem])
+    programs = [row.steps for row in rows if row.problem == rows[0].problem][: max(options.candidates)]
+    tree = Tree.of(tokenizer, before, "", programs)
+    with torch.inference_mode():
+        one, every = medians(lambda: once(model, tree), lambda: eye._read(before, programs))
+    print(f"all {top} layers, with the means of steps and prefixes: {every / one:.2f} times the time of the last one")
 
 
 if __name__ == "__main__":

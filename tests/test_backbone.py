@@ -76,7 +76,7 @@ def test_states_equal_those_of_a_plain_forward_pass(tiny_backbone, ragged_progra
 def test_the_mask_of_a_small_tree():
     """Two candidates of two steps with a leaf of one token: rows are tokens, columns whom they see."""
     tree = Tree([7, 7], [[[1], [2]], [[3]]], [9])
-    (pack,) = tree.packs()
+    (pack,) = tree.packs(1024)
     assert pack.ids[0].tolist() == [1, 2, 9, 9, 3, 9] and pack.depth[0].tolist() == [2, 3, 3, 4, 2, 3]
     assert pack.mask[0, 0].int().tolist() == [
         [1, 1, 1, 0, 0, 0, 0, 0],
@@ -99,7 +99,7 @@ def test_each_token_is_read_once_and_a_pack_that_carries_the_root_reads_the_same
     with torch.inference_mode():
         passes = list(tree.passes(model, (3,)))
         hook.remove()
-        for (shared, hidden), own in zip(passes, tree.packs(carry_root=True), strict=True):
+        for (shared, hidden), own in zip(passes, tree.packs(bb.PACK_TOKENS, carry_root=True), strict=True):
             alone = model(**own.inputs("cpu"), use_cache=False).last_hidden_state[0]
             for a, b in zip(shared.ends, own.ends, strict=True):
                 np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)

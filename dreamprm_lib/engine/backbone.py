@@ -32,7 +32,7 @@ from dreamprm_lib.errors import InputError, WeightsError
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 2048  # a statement with one program
-PACK_TOKENS = 1024  # tokens of candidates in one pass: many enough to keep the processor busy, few enough for the mask
+PACK_TOKENS = 640  # of candidates read in one pass: more would keep attention busy with what the mask then hides
 DTYPES = ("bfloat16", "float32")
 VIEWS = ("last", "step", "prefix")  # of a step: its last token, the mean of its tokens, the mean of its prefix
 FEATURE_CACHE_BYTES = 2 * 1024**3
@@ -242,15 +242,15 @@ class Tree:
         """Read the tree: the root once, then pack by pack; yields packs and hidden states [tokens, layers, width]."""
         root = torch.tensor([self.root], device=model.device)
         known = [(k.keys, k.values) for k in model(input_ids=root, use_cache=True).past_key_values.layers]
-        for pack in self.packs():
+        for pack in self.packs(PACK_TOKENS):
             past = transformers.DynamicCache(known)
             hidden = model(
                 **pack.inputs(model.device), past_key_values=past, use_cache=True, output_hidden_states=True
             ).hidden_states
             yield pack, torch.stack([hidden[layer][0] for layer in layers], dim=1)
 
-    def packs(self, carry_root: bool = False) -> Iterator["Pack"]:
-        """The branches in packs of about `PACK_TOKENS` tokens, those without a step left out.
+    def packs(self, most: int, carry_root: bool = False) -> Iterator["Pack"]:
+        """The branches in packs of at most `most` tokens (a longer branch alone), those without a step left out.
 
         With `carry_root` each pack begins with the root, and can be read by itself.
         """
@@ -258,7 +258,7 @@ class Tree:
         size = 0
         for owner, steps in enumerate(self.branches):
             length = sum(map(len, steps)) + len(steps) * len(self.leaf)
-            if owners and size + length > PACK_TOKENS:
+            if owners and size + length > most:
                 yield self._pack(owners, carry_root)
                 owners, size = [], 0
             if steps:

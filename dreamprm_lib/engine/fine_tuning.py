@@ -95,6 +95,7 @@ class Recipe:
             raise InputError("Labels are corrected under the loss mse or cross_entropy; the recipe's is pairwise.")
 
 
+PACK_TOKENS = 1024  # of candidates in one pass: only programs that share it are compared
 CORRECTING = ("iterations", "meta_lr", "smoothing")  # parameters of chapter 5 that a head and a recipe share
 
 
@@ -448,7 +449,8 @@ def _packs(backbone: Backbone, problems: Mapping[str, Problem], table: Steps, to
         programs = np.split(rows, np.flatnonzero(table.step[rows] == 0)[1:])
         template = backbone.template
         texts = [table.text[own].tolist() for own in programs]
-        for pack in Tree.of(tokenizer, template.root(problems[name]), template.after, texts).packs(carry_root=True):
+        tree = Tree.of(tokenizer, template.root(problems[name]), template.after, texts)
+        for pack in tree.packs(PACK_TOKENS, carry_root=True):
             mine = np.concatenate([programs[owner] for owner in pack.owners])
             if not np.isnan(table.label[mine]).all():
                 arguments = torch.from_numpy(np.concatenate(pack.ends)), pack.inputs(device)
