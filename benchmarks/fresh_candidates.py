@@ -1,12 +1,13 @@
 """Is a gain more than the luck of the programs that were drawn?  A study's selectors choose among fresh candidates.
 
-    python benchmarks/fresh_candidates.py [--study reference] [--samples 48] [--n 16] [--record]
+    python benchmarks/fresh_candidates.py [--study reference] [--samples 32] [--n 16] [--record]
 
 The starter's test problems of kinds that training has get so many `--samples` each.  The first ones are the study's own
 candidates; all others are fresh: no number of the study depends on them.  Prints what each selector gains for best of N
-without a public sample, exactly over all choices of N programs, and how it ranks, on the fresh candidates alone and on
-all of them; 95 % intervals over problems.  Checkpoints and the weights of the stack are the study's.  Completions come
-from the shipped recording, which `--record` extends by asking the embedded model for what it lacks.
+without a public sample, exactly over all choices of N programs, and how it ranks by the score of the last step, on the
+fresh candidates alone and on all of them; 95 % intervals over problems.  Checkpoints and the weights of the stack are
+the study's.  Completions come from the shipped recording, which `--record` extends by asking the embedded model for
+what it lacks.
 """
 
 from __future__ import annotations
@@ -78,13 +79,14 @@ def compare(
     mixed = of_mixed_problems(candidates)
     pool = tts.make_pool(problems, mixed, scores, tts.aggregation_rules(scores, "mean"))
     print(f"\n{what}: {len(candidates)} candidates, {len(pool.problems)} of {len(problems)} problems are mixed")
-    print(gains(pool, n, len(problems)).to_string(), rankings(pool).to_string(), sep="\n", flush=True)
+    by_last_step = tts.make_pool(problems, mixed, scores, "last")
+    print(gains(pool, n, len(problems)).to_string(), rankings(by_last_step).to_string(), sep="\n", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="reference")
-    parser.add_argument("--samples", type=int, default=48, help="for each problem, with those of the study")
+    parser.add_argument("--samples", type=int, default=32, help="for each problem, with those of the study")
     parser.add_argument("--n", type=int, default=16, help="of best of N (default: 16)")
     parser.add_argument("--record", action="store_true", help="ask for what is not recorded yet")
     options = parser.parse_args()
