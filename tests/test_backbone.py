@@ -104,6 +104,9 @@ def test_each_token_is_read_once_and_a_pack_that_carries_the_root_reads_the_same
             for a, b in zip(shared.ends, own.ends, strict=True):
                 np.testing.assert_allclose(hidden[a, 0], alone[b], rtol=1e-4, atol=1e-5)
     assert sum(read) == tree.tokens
+    for most in (1, 5, 6, 100):  # branches of 5 and 2 tokens, leaves among them, and one without a step
+        owners = [pack.owners for pack in Tree([7], [[[1], [2, 2]], [], [[3]]], [9]).packs(most)]
+        assert owners == ([[0, 2]] if most >= 7 else [[0], [2]])
     small = Tree([7, 7], [[[1], [2, 2]], [], [[3]]], [9])
     assert small.tokens == 2 + (1 + 1) + (2 + 1) + (1 + 1)
     assert small.tokens_by_prefix == (2 + 1 + 1) + (2 + 3 + 1) + (2 + 1 + 1)
